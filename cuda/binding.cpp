@@ -1,0 +1,164 @@
+// The binding: PyTorch operators on one side, plain pointers on the other. It owns the tensors, the
+// checks that keep a kernel inside them, and the registration; it uses the stable ABI only, which
+// compiles in seconds and runs on any later PyTorch.
+//
+// Compiled twice: as it is for the CPU, and with RSK_CUDA for the GPU. The first defines the
+// operators' schemas, so it is loaded first.
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <tuple>
+
+#include "kernels.h"
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using rsk::Batch;
+
+// The public Python functions say what is wrong in full; these checks are the last line of defence
+// for whoever calls the operators directly.
+void check_tensor(const Tensor& tensor, const char* name, int64_t dims, const Tensor& like) {
+  STD_TORCH_CHECK(tensor.dim() == dims, name, ": expected ", dims, " dimensions, got ",
+                  tensor.dim());
+  STD_TORCH_CHECK(tensor.stride(dims - 1) == 1 || tensor.size(dims - 1) <= 1, name,
+                  ": expected the last dimension to be contiguous");
+  STD_TORCH_CHECK(tensor.is_cuda() == like.is_cuda() &&
+                      tensor.get_device_index() == like.get_device_index(),
+                  name, ": expected the device of the other tensors");
+}
+
+const int64_t* per_request(const std::optional<Tensor>& tensor, const char* name, int64_t size,
+                           const Tensor& like) {
+  if (!tensor) return nullptr;
+  check_tensor(*tensor, name, 1, like);
+  STD_TORCH_CHECK(tensor->scalar_type() == ScalarType::Long && tensor->size(0) == size, name,
+                  ": expected int64 [", size, "]");
+  return (const int64_t*)tensor->data_ptr();
+}
+
+rsk::Dtype dtype_of(const Tensor& probs, const char* name) {
+  switch (probs.scalar_type()) {
+    case ScalarType::Float: return rsk::Dtype::float32;
+    case ScalarType::BFloat16: return rsk::Dtype::bfloat16;
+    case ScalarType::Half: return rsk::Dtype::float16;
+    default: STD_TORCH_CHECK(false, name, ": expected float32, bfloat16 or float16");
+  }
+}
+
+Tensor new_int64(std::initializer_list<int64_t> shape, const Tensor& like) {
+  return torch::stable::new_empty(like, shape, ScalarType::Long);
+}
+
+// What the two operators have in common: p, the random numbers and the sizes.
+Batch make_batch(const Tensor& probs, const std::optional<Tensor>& seed, int64_t seed0,
+                 const std::optional<Tensor>& position, int64_t position0) {
+  Batch batch{};
+  const int64_t batch_size = probs.size(0), vocab_size = probs.size(probs.dim() - 1);
+  STD_TORCH_CHECK(batch_size <= INT32_MAX, "expected at most 2^31 - 1 requests, got ", batch_size);
+  STD_TORCH_CHECK(vocab_size >= 1 && vocab_size <= 1 << 20, "expected 1 <= V <= 2^20, got ",
+                  vocab_size);
+  batch.dtype = dtype_of(probs, "probs");
+  batch.target_probs = probs.data_ptr();
+  batch.target_probs_stride[0] = probs.stride(0);
+  batch.seeds = per_request(seed, "seed", batch_size, probs);
+  batch.positions = per_request(position, "position", batch_size, probs);
+  batch.seed = seed0;
+  batch.position = position0;
+  batch.batch_size = (int32_t)batch_size;
+  batch.vocab_size = (int32_t)vocab_size;
+  return batch;
+}
+
+void run(const Batch& batch, const Tensor& like) {
+  if (batch.batch_size == 0) return;
+#if defined(RSK_CUDA)
+  const int32_t device = like.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  const cudaError_t error = rsk::block_per_sequence(batch, (cudaStream_t)stream);
+  STD_TORCH_CHECK(error == cudaSuccess, "rsk: launch failed: ", cudaGetErrorString(error));
+#else
+  // Waking a thread costs about as much as 32768 probabilities.
+  const int64_t grain = std::max<int64_t>(1, (1 << 15) / batch.vocab_size);
+  torch::stable::parallel_for(0, batch.batch_size, grain, [&](int64_t begin, int64_t end) {
+    rsk::fused_cpu(batch, (int32_t)begin, (int32_t)end);
+  });
+#endif
+}
+
+std::tuple<Tensor, Tensor> rejection_sample(
+    const Tensor& draft_tokens, const std::optional<Tensor>& draft_probs,
+    const Tensor& target_probs, const std::optional<Tensor>& seed, int64_t seed0,
+    const std::optional<Tensor>& position, int64_t position0) {
+  check_tensor(draft_tokens, "draft_tokens", 2, target_probs);
+  check_tensor(target_probs, "target_probs", 3, target_probs);
+  const int64_t batch_size = draft_tokens.size(0), spec_len = draft_tokens.size(1);
+  STD_TORCH_CHECK(spec_len <= 128, "expected K <= 128, got ", spec_len);
+  STD_TORCH_CHECK(target_probs.size(0) == batch_size && target_probs.size(1) == spec_len + 1,
+                  "target_probs: expected [B, K+1, V] for draft_tokens [B, K]");
+  const ScalarType tokens_dtype = draft_tokens.scalar_type();
+  STD_TORCH_CHECK(tokens_dtype == ScalarType::Long || tokens_dtype == ScalarType::Int,
+                  "draft_tokens: expected int64 or int32");
+
+  Batch batch = make_batch(target_probs, seed, seed0, position, position0);
+  batch.spec_len = (int32_t)spec_len;
+  batch.sample_stream = rsk::SAMPLE;
+  batch.draft_tokens = draft_tokens.data_ptr();
+  batch.draft_tokens_stride = draft_tokens.stride(0);
+  batch.wide_tokens = tokens_dtype == ScalarType::Long;
+  batch.target_probs_stride[1] = target_probs.stride(1);
+  if (draft_probs) {
+    check_tensor(*draft_probs, "draft_probs", 3, target_probs);
+    STD_TORCH_CHECK(draft_probs->scalar_type() == target_probs.scalar_type(),
+                    "draft_probs: expected the dtype of target_probs");
+    STD_TORCH_CHECK(draft_probs->size(0) == batch_size && draft_probs->size(1) == spec_len &&
+                        draft_probs->size(2) == batch.vocab_size,
+                    "draft_probs: expected [B, K, V]");
+    batch.draft_probs = draft_probs->data_ptr();
+    batch.draft_probs_stride[0] = draft_probs->stride(0);
+    batch.draft_probs_stride[1] = draft_probs->stride(1);
+  }
+  Tensor tokens = new_int64({batch_size, spec_len + 1}, target_probs);
+  Tensor num_accepted = new_int64({batch_size}, target_probs);
+  batch.tokens = (int64_t*)tokens.data_ptr();
+  batch.num_accepted = (int64_t*)num_accepted.data_ptr();
+  run(batch, target_probs);
+  return {tokens, num_accepted};
+}
+
+// Drawing a token from a row is the same rule with no draft (K = 0) and a stream of its own.
+Tensor sample(const Tensor& probs, const std::optional<Tensor>& seed, int64_t seed0,
+              const std::optional<Tensor>& position, int64_t position0) {
+  check_tensor(probs, "probs", 2, probs);
+  Batch batch = make_batch(probs, seed, seed0, position, position0);
+  batch.sample_stream = rsk::DRAFT;
+  Tensor tokens = new_int64({batch.batch_size}, probs);
+  batch.tokens = (int64_t*)tokens.data_ptr();
+  run(batch, probs);
+  return tokens;
+}
+
+}  // namespace
+
+#if defined(RSK_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(rsk, CUDA, m) {
+#else
+STABLE_TORCH_LIBRARY(rsk, m) {
+  m.def(
+      "rejection_sample(Tensor draft_tokens, Tensor? draft_probs, Tensor target_probs, "
+      "Tensor? seed, int seed0, Tensor? position, int position0) -> (Tensor, Tensor)");
+  m.def("sample(Tensor probs, Tensor? seed, int seed0, Tensor? position, int position0) -> Tensor");
+}
+STABLE_TORCH_LIBRARY_IMPL(rsk, CPU, m) {
+#endif
+  m.impl("rejection_sample", TORCH_BOX(&rejection_sample));
+  m.impl("sample", TORCH_BOX(&sample));
+}
