@@ -2,8 +2,8 @@
 // checks that keep a kernel inside them, and the registration; it uses the stable ABI only, which
 // compiles in seconds and runs on any later PyTorch.
 //
-// Compiled twice: as it is for the CPU, and with RSK_CUDA for the GPU. The first defines the
-// operators' schemas, so it is loaded first.
+// Compiled for the CPU as it is; with RSK_CUDA for the GPU; with RSK_CUDA and RSK_EMULATED for the
+// CUDA kernels on the CPU. The first defines the operators' schemas, so it is loaded first.
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -76,15 +76,37 @@ Batch make_batch(const Tensor& probs, const std::optional<Tensor>& seed, int64_t
   return batch;
 }
 
-void run(const Batch& batch, const Tensor& like) {
-  if (batch.batch_size == 0) return;
 #if defined(RSK_CUDA)
-  const int32_t device = like.get_device_index();
-  const torch::stable::accelerator::DeviceGuard guard(device);
+
+// Launch a kernel on the current stream of the tensors' device.
+void run_kernel(int64_t index, const Batch& batch, const Tensor& like) {
+  STD_TORCH_CHECK(index >= 0 && index < rsk::NUM_KERNELS, "kernel: expected 0 to ",
+                  rsk::NUM_KERNELS - 1, ", got ", index);
+  const rsk::Kernel kernel = rsk::kernel_at((int32_t)index);
+  std::optional<Tensor> workspace;  // PyTorch frees it in the order of the stream
+  if (kernel.workspace_bytes) {
+    const int64_t words = (int64_t)(kernel.workspace_bytes(batch) + 7) / 8;
+    workspace = new_int64({words}, like);
+  }
   void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  const cudaError_t error = rsk::block_per_sequence(batch, (cudaStream_t)stream);
-  STD_TORCH_CHECK(error == cudaSuccess, "rsk: launch failed: ", cudaGetErrorString(error));
+#if !defined(RSK_EMULATED)
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(like.get_device_index(), &stream));
+#endif
+  const cudaError_t error =
+      kernel.launch(batch, workspace ? workspace->data_ptr() : nullptr, (cudaStream_t)stream);
+  STD_TORCH_CHECK(error == cudaSuccess, "rsk: the launch failed: ", cudaGetErrorString(error));
+}
+
+#endif
+
+// kernel: an index in rsk.KERNELS, or -1 for the fused sampler.
+void run(int64_t kernel, const Batch& batch, const Tensor& like) {
+  if (batch.batch_size == 0) return;
+#if defined(RSK_EMULATED)
+  run_kernel(kernel, batch, like);
+#elif defined(RSK_CUDA)
+  const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
+  run_kernel(kernel < 0 ? rsk::best_kernel(batch) : kernel, batch, like);
 #else
   // Waking a thread costs about as much as 32768 probabilities.
   const int64_t grain = std::max<int64_t>(1, (1 << 15) / batch.vocab_size);
@@ -94,8 +116,8 @@ void run(const Batch& batch, const Tensor& like) {
 #endif
 }
 
-std::tuple<Tensor, Tensor> rejection_sample(
-    const Tensor& draft_tokens, const std::optional<Tensor>& draft_probs,
+std::tuple<Tensor, Tensor> launch(
+    int64_t kernel, const Tensor& draft_tokens, const std::optional<Tensor>& draft_probs,
     const Tensor& target_probs, const std::optional<Tensor>& seed, int64_t seed0,
     const std::optional<Tensor>& position, int64_t position0) {
   check_tensor(draft_tokens, "draft_tokens", 2, target_probs);
@@ -130,8 +152,15 @@ std::tuple<Tensor, Tensor> rejection_sample(
   Tensor num_accepted = new_int64({batch_size}, target_probs);
   batch.tokens = (int64_t*)tokens.data_ptr();
   batch.num_accepted = (int64_t*)num_accepted.data_ptr();
-  run(batch, target_probs);
+  run(kernel, batch, target_probs);
   return {tokens, num_accepted};
+}
+
+std::tuple<Tensor, Tensor> rejection_sample(
+    const Tensor& draft_tokens, const std::optional<Tensor>& draft_probs,
+    const Tensor& target_probs, const std::optional<Tensor>& seed, int64_t seed0,
+    const std::optional<Tensor>& position, int64_t position0) {
+  return launch(-1, draft_tokens, draft_probs, target_probs, seed, seed0, position, position0);
 }
 
 // Drawing a token from a row is the same rule with no draft (K = 0) and a stream of its own.
@@ -142,23 +171,39 @@ Tensor sample(const Tensor& probs, const std::optional<Tensor>& seed, int64_t se
   batch.sample_stream = rsk::DRAFT;
   Tensor tokens = new_int64({batch.batch_size}, probs);
   batch.tokens = (int64_t*)tokens.data_ptr();
-  run(batch, probs);
+  run(-1, batch, probs);
   return tokens;
 }
 
 }  // namespace
 
-#if defined(RSK_CUDA)
+#if defined(RSK_EMULATED)
+
+STABLE_TORCH_LIBRARY_IMPL(rsk, CPU, m) { m.impl("launch", TORCH_BOX(&launch)); }
+
+#elif defined(RSK_CUDA)
+
 STABLE_TORCH_LIBRARY_IMPL(rsk, CUDA, m) {
+  m.impl("rejection_sample", TORCH_BOX(&rejection_sample));
+  m.impl("sample", TORCH_BOX(&sample));
+  m.impl("launch", TORCH_BOX(&launch));
+}
+
 #else
+
 STABLE_TORCH_LIBRARY(rsk, m) {
   m.def(
       "rejection_sample(Tensor draft_tokens, Tensor? draft_probs, Tensor target_probs, "
       "Tensor? seed, int seed0, Tensor? position, int position0) -> (Tensor, Tensor)");
   m.def("sample(Tensor probs, Tensor? seed, int seed0, Tensor? position, int position0) -> Tensor");
+  m.def(
+      "launch(int kernel, Tensor draft_tokens, Tensor? draft_probs, Tensor target_probs, "
+      "Tensor? seed, int seed0, Tensor? position, int position0) -> (Tensor, Tensor)");
 }
+
 STABLE_TORCH_LIBRARY_IMPL(rsk, CPU, m) {
-#endif
   m.impl("rejection_sample", TORCH_BOX(&rejection_sample));
   m.impl("sample", TORCH_BOX(&sample));
 }
+
+#endif

@@ -13,8 +13,28 @@ namespace rsk {
 void fused_cpu(const Batch& batch, int32_t begin, int32_t end);
 
 #if defined(RSK_CUDA)
-// One launch each, on the given stream; the order is that of rsk.KERNELS.
-cudaError_t block_per_sequence(const Batch& batch, cudaStream_t stream);
+// The CUDA kernels: each launch is one kernel on the stream; the workspace belongs to the call.
+namespace thread_per_sequence {
+cudaError_t launch(const Batch& batch, void* workspace, cudaStream_t stream);
+}
+namespace block_per_sequence {
+cudaError_t launch(const Batch& batch, void* workspace, cudaStream_t stream);
+}
+namespace split_vocabulary {
+cudaError_t launch(const Batch& batch, void* workspace, cudaStream_t stream);
+size_t workspace_bytes(const Batch& batch);
+}  // namespace split_vocabulary
+namespace cluster {
+cudaError_t launch(const Batch& batch, void* workspace, cudaStream_t stream);
+}
+
+struct Kernel {
+  cudaError_t (*launch)(const Batch& batch, void* workspace, cudaStream_t stream);
+  size_t (*workspace_bytes)(const Batch& batch);  // null: it needs none
+};
+constexpr int32_t NUM_KERNELS = 4;
+Kernel kernel_at(int32_t index);  // in the order of rsk.KERNELS
+int32_t best_kernel(const Batch& batch);
 #endif
 
 }  // namespace rsk

@@ -61,6 +61,8 @@ def available(device_type: str) -> bool:
 def load(device_type: str) -> None:
     """Make ``torch.ops.rsk`` available for "cpu" or "cuda" tensors, compiling if needed.
 
+    "emulator" adds the CUDA kernels on CPU tensors, which is for learning and testing.
+
     Raises:
         BuildError: there is no compiler, or it failed. The failure is remembered: a process does
             not try twice.
@@ -73,8 +75,8 @@ def load(device_type: str) -> None:
         if device_type in _failed:
             raise _failed[device_type]
         try:
-            if device_type == "cuda":
-                load("cpu")  # it defines the operators that the other one implements
+            if device_type != "cpu":
+                load("cpu")  # it defines the operators that the others implement
             torch.ops.load_library(str(_library(device_type)))
             if device_type == "cpu":
                 _register_fakes()
@@ -186,6 +188,11 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
         flags = [*_RELEASE_FLAGS, "-std=c++17", target, *cpu_flags()]
     if device_type == "cpu":
         return ["fused_cpu.cpp", "binding.cpp"], flags, []
+    if device_type == "emulator":
+        if sys.platform == "win32":
+            raise BuildError("the CUDA emulator needs Linux or macOS, or WSL on Windows")
+        shims = f"-I{source_dir() / 'emulator'}"
+        return [*_cuda_sources(), "binding.cpp"], [*flags, "-DRSK_CUDA", "-DRSK_EMULATED", shims], []
     if find_nvcc() is None:
         raise BuildError("nvcc was not found; install the CUDA toolkit that matches PyTorch's")
     capabilities = {
@@ -195,15 +202,19 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
         f"-gencode=arch=compute_{major}{minor},code=sm_{major}{minor}"
         for major, minor in sorted(capabilities)
     ]
-    cuda_flags = ["-O3", "-std=c++17", "-DRSK_CUDA", *architectures]
+    cuda_flags = ["-O3", "-std=c++17", "-fmad=false", "-DRSK_CUDA", *architectures]
     return ["binding.cpp"], [*flags, "-DRSK_CUDA", "-DUSE_CUDA"], cuda_flags
+
+
+def _cuda_sources() -> list[str]:
+    return sorted(path.name for path in source_dir().glob("*.cu"))
 
 
 def _fingerprint(flags: list[str], cuda_flags: list[str]) -> str:
     """A hash of all that a library depends on."""
     digest = hashlib.sha256()
-    for path in sorted(source_dir().iterdir()):
-        if path.is_file():
+    for path in sorted(source_dir().rglob("*")):
+        if path.suffix in (".h", ".cpp", ".cu"):
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     parts = [torch.__version__, sys.platform, platform.machine(), *flags, *cuda_flags]
     parts.append(_version_of(find_compiler()))
@@ -273,13 +284,13 @@ def _compile(
     folder.mkdir()
     _say(f"compiling the {device_type} kernels (once)")
     start = time.perf_counter()
-    cuda_sources = [f'#include "{path.name}"' for path in sorted(source_dir().glob("*.cu"))]
     try:
         with _toolchain():
+            cuda_sources = _cuda_sources() if cuda_flags else []
             cpp_extension.load_inline(
                 name=target.name.replace("-", "_"),
                 cpp_sources=[f'#include "{name}"' for name in sources],
-                cuda_sources=cuda_sources if cuda_flags else None,
+                cuda_sources=[f'#include "{name}"' for name in cuda_sources] or None,
                 extra_cflags=flags,
                 extra_cuda_cflags=cuda_flags,
                 extra_include_paths=[str(source_dir())],
@@ -313,13 +324,21 @@ def _toolchain() -> Iterator[None]:
 def _register_fakes() -> None:
     """Tell ``torch.compile`` the shapes that the operators return."""
 
-    @torch.library.register_fake("rsk::rejection_sample")
-    def _(draft_tokens: Tensor, draft_probs: object, target_probs: Tensor, *_: object) -> object:
+    def fake_samples(draft_tokens: Tensor, target_probs: Tensor) -> tuple[Tensor, Tensor]:
         batch_size, spec_len = draft_tokens.shape
         return (
             target_probs.new_empty((batch_size, spec_len + 1), dtype=torch.int64),
             target_probs.new_empty((batch_size,), dtype=torch.int64),
         )
+
+    @torch.library.register_fake("rsk::rejection_sample")
+    def _(draft_tokens: Tensor, draft_probs: object, target_probs: Tensor, *_: object) -> object:
+        return fake_samples(draft_tokens, target_probs)
+
+    @torch.library.register_fake("rsk::launch")
+    def _(kernel: int, *arguments: Tensor) -> object:
+        draft_tokens, _, target_probs = arguments[:3]
+        return fake_samples(draft_tokens, target_probs)
 
     @torch.library.register_fake("rsk::sample")
     def _(probs: Tensor, *_: object) -> object:

@@ -21,8 +21,8 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 backends = pytest.mark.parametrize("backend", rsk.BACKENDS)
 
 
-def both(batch, seed, position=0):
-    """Check all backends against the reference; return its answer."""
+def both(batch, seed, position=0, kernels=False):
+    """Check all backends, and perhaps the emulated kernels, against the reference's answer."""
     batch_size = batch[0].shape[0]
     seeds = seed.tolist() if isinstance(seed, torch.Tensor) else range(seed, seed + batch_size)
     positions = position.tolist() if isinstance(position, torch.Tensor) else [position] * batch_size
@@ -31,6 +31,10 @@ def both(batch, seed, position=0):
         got = rsk.rejection_sample(*batch, seed=seed, position=position, backend=backend)
         assert got.tokens.dtype == got.num_accepted.dtype == torch.int64
         assert (got.tokens.tolist(), got.num_accepted.tolist()) == expected, backend
+    if kernels:
+        for name, kernel in rsk.KERNELS.items():
+            got = kernel(*batch, seed=seed, position=position)
+            assert (got.tokens.tolist(), got.num_accepted.tolist()) == expected, name
     return expected
 
 
@@ -230,6 +234,61 @@ class TestAgreement:
         target = tensor(batch_size, spec_len + 1, vocab_size)
         seed = data.draw(st.sampled_from([584198681, 477644333]) | st.integers(-(2**63), 2**62))
         both((tokens, draft, target), seed)
+
+
+class TestKernels:
+    """The CUDA kernels in the emulator."""
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("vocab_size", [1, 7, 129, 1032, 5000])
+    def test_random_batches(self, dtype, vocab_size):
+        both(random_batch(3, 3, vocab_size, dtype), seed=vocab_size, kernels=True)
+
+    def test_ragged_long_and_certain_drafts(self):
+        tokens, draft, target = random_batch(4, 70, 9)
+        draft[1:] = target[1:, :70]
+        tokens[1:] = draft[1:].argmax(-1)
+        tokens[2, 40] = -1
+        tokens[3, 65] = 9  # invalid
+        both((tokens, draft, target), 3, kernels=True)
+        both((tokens[:, :3].int(), None, target[:, :4]), 3, kernels=True)
+
+    def test_no_drafts(self):
+        both(random_batch(3, 0, 40), 5, kernels=True)
+
+    def test_the_residual_is_empty(self):
+        target = torch.tensor([[[0.25, 0.25, 0.0], [1.0, 0, 0]]]).repeat(8, 1, 1)
+        draft = torch.tensor([[[0.5, 0.5, 0.0]]]).repeat(8, 1, 1)
+        num_accepted = both((torch.zeros(8, 1).int(), draft, target), 0, kernels=True)[1]
+        assert 0 in num_accepted
+        target[0, 0] = 0  # and nothing to fall back on
+        assert both((torch.zeros(8, 1).int(), draft, target), 0, kernels=True)[1][0] == -1
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_not_finite(self, value):
+        target = torch.full((3, 2, 300), 1 / 300)
+        draft = target[:, :1].clone()
+        target[1, 1, 299] = value  # the bonus row
+        target[2, 0] = 0
+        draft[2, 0, 150] = value  # the residual
+        num_accepted = both((torch.zeros(3, 1).int(), draft, target), 0, kernels=True)[1]
+        assert num_accepted == [1, -1, -1]
+
+    def test_strided_rows_that_are_not_aligned(self):
+        tokens, draft, target = random_batch(3, 2, 200)
+        shifted = torch.zeros(3, 3, 207)[:, :, 1:201]
+        shifted[:] = target
+        both((tokens, draft, shifted), 4, kernels=True)
+
+    def test_empty_batch(self):
+        empty = torch.zeros(0, 2, dtype=torch.int64), torch.ones(0, 2, 5), torch.ones(0, 3, 5)
+        for kernel in rsk.KERNELS.values():
+            assert kernel(*empty, seed=0).tokens.shape == (0, 3)
+
+    @pytest.mark.parametrize("order", range(4))
+    def test_any_order_of_threads(self, order, monkeypatch):
+        monkeypatch.setenv("RSK_EMULATOR_SEED", str(order))
+        both(random_batch(3, 3, 2000), seed=7, position=5, kernels=True)
 
 
 class TestSample:

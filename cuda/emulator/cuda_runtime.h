@@ -1,0 +1,398 @@
+// CUDA without a GPU: enough of cuda_runtime.h to compile the unmodified kernels with a plain C++
+// compiler and run them on the CPU. It serves tests and learners; it says nothing about speed.
+//
+// Each CUDA thread is a fiber, with a stack of its own. It runs until it must wait for others, at a
+// barrier or a warp operation, and then hands over. The fibers take turns in an order shuffled by
+// the seed in RSK_EMULATOR_SEED, so a result that depends on the order, because a barrier is
+// missing, differs between seeds. If no fiber can go on, a barrier was not reached by all, and after
+// a minute a loop does not end: both are errors.
+//
+// This folder is never on nvcc's include path: nvcc has the real header.
+#pragma once
+
+#if !defined(__unix__) && !defined(__APPLE__)
+#error "the CUDA emulator needs Linux or macOS (ucontext)"
+#endif
+#if defined(__APPLE__) && !defined(_XOPEN_SOURCE)
+#define _XOPEN_SOURCE 700
+#endif
+
+#include <setjmp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;  // of the running fiber
+
+namespace emulator {
+
+// Where some threads meet: it opens when all that have not returned are there.
+struct Barrier {
+  int expected = 0, arrived = 0;
+  uint64_t generation = 0;
+
+  uint64_t arrive() {
+    const uint64_t ticket = generation;
+    ++arrived;
+    open_if_complete();
+    return ticket;
+  }
+  void leave() {
+    --expected;
+    open_if_complete();
+  }
+  void open_if_complete() {
+    if (arrived > 0 && arrived >= expected) {
+      arrived = 0;
+      ++generation;
+    }
+  }
+};
+
+struct Warp {
+  Barrier barrier;
+  // What the lanes exchange, in two slots in turn, so that a fast lane cannot overwrite what a slow
+  // one has still to read. The count of a lane's exchanges tells its value from an older one.
+  uint64_t values[2][32];
+  uint64_t count[2][32] = {};
+};
+
+struct Block {
+  dim3 index;
+  unsigned rank_in_cluster;
+  Barrier barrier;
+  std::vector<Warp> warps;
+  std::map<const void*, std::vector<char>> shared;  // by the storage's type
+
+  char* shared_memory(const void* type, size_t bytes) {
+    std::vector<char>& memory = shared[type];
+    if (memory.empty()) memory.assign(bytes, (char)0xA5);  // garbage, as on a GPU
+    return memory.data();
+  }
+};
+
+struct Cluster {
+  std::vector<Block> blocks;
+  Barrier barrier;
+};
+
+struct Fiber {
+  ucontext_t context;  // where it starts
+  jmp_buf resume;      // where it goes on
+  bool started = false;
+  Cluster* cluster;
+  Block* block;
+  Warp* warp;
+  dim3 index;
+  int lane;
+  uint64_t exchanges = 0;
+  const Barrier* waits_for = nullptr;
+  uint64_t ticket = 0;
+  bool returned = false;
+
+  bool ready() const { return !returned && !(waits_for && waits_for->generation == ticket); }
+};
+
+struct Machine {
+  ucontext_t scheduler_context;
+  jmp_buf scheduler;
+  Fiber* fiber = nullptr;  // the running one
+  std::function<void()> body;
+};
+
+inline Machine& machine() {
+  static thread_local Machine instance;
+  return instance;
+}
+inline Fiber& current() { return *machine().fiber; }
+
+// swapcontext makes system calls to save the signal mask, so it only starts a fiber; jumps do the
+// rest, ten times faster. AddressSanitizer follows the one but not the other.
+#if defined(__SANITIZE_ADDRESS__)
+inline void hand_over() { swapcontext(&current().context, &machine().scheduler_context); }
+inline void resume(Fiber& fiber) { swapcontext(&machine().scheduler_context, &fiber.context); }
+#else
+__attribute__((noinline)) inline void hand_over() {
+  if (_setjmp(current().resume) == 0) _longjmp(machine().scheduler, 1);
+}
+__attribute__((noinline)) inline void resume(Fiber& fiber) {
+  if (_setjmp(machine().scheduler) != 0) return;
+  if (fiber.started) _longjmp(fiber.resume, 1);
+  fiber.started = true;
+  setcontext(&fiber.context);
+}
+#endif
+
+inline void wait(Barrier& barrier, uint64_t ticket) {
+  Fiber& fiber = current();
+  fiber.waits_for = &barrier;
+  fiber.ticket = ticket;
+  while (!fiber.ready()) hand_over();
+  fiber.waits_for = nullptr;
+}
+
+inline void synchronize(Barrier& barrier) {
+  const uint64_t ticket = barrier.arrive();
+  hand_over();  // even the last to arrive: whoever goes on first is the seed's choice
+  wait(barrier, ticket);
+}
+
+inline void run_fiber() {
+  machine().body();
+  Fiber& fiber = current();
+  fiber.returned = true;
+  fiber.warp->barrier.leave();
+  fiber.block->barrier.leave();
+  fiber.cluster->barrier.leave();
+  hand_over();
+}
+
+constexpr size_t STACK_BYTES = 64 * 1024;
+constexpr std::chrono::seconds TIME_LIMIT{60};  // for a launch
+
+inline uint64_t seed() {
+  const char* text = getenv("RSK_EMULATOR_SEED");
+  return text ? strtoull(text, nullptr, 10) : 0;
+}
+
+// Run the blocks of one cluster to the end. Returns false if they do not come to one.
+inline bool run_cluster(Cluster& cluster, std::mt19937_64& order, char* stacks,
+                        std::chrono::steady_clock::time_point deadline) {
+  Machine& m = machine();
+  const unsigned threads = blockDim.x;
+  const size_t count = cluster.blocks.size() * threads;
+  std::vector<Fiber> fibers(count);
+  cluster.barrier.expected = (int)count;
+  for (Block& block : cluster.blocks) {
+    block.barrier.expected = (int)threads;
+    block.warps.resize((threads + 31) / 32);
+  }
+  std::vector<uint32_t> turns(count);
+  for (size_t i = 0; i < count; ++i) {
+    Fiber& fiber = fibers[i];
+    fiber.cluster = &cluster;
+    fiber.block = &cluster.blocks[i / threads];
+    fiber.index = dim3((unsigned)(i % threads), 0, 0);
+    fiber.warp = &fiber.block->warps[fiber.index.x / 32];
+    fiber.lane = (int)(fiber.index.x % 32);
+    fiber.warp->barrier.expected += 1;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = stacks + i * STACK_BYTES;
+    fiber.context.uc_stack.ss_size = STACK_BYTES;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, run_fiber, 0);
+    turns[i] = (uint32_t)i;
+  }
+  for (size_t remaining = count; remaining > 0;) {
+    for (size_t i = count; i > 1; --i) std::swap(turns[i - 1], turns[order() % i]);
+    bool progress = false;
+    for (const uint32_t turn : turns) {
+      Fiber& fiber = fibers[turn];
+      if (!fiber.ready()) continue;
+      progress = true;
+      m.fiber = &fiber;
+      threadIdx = fiber.index;
+      blockIdx = fiber.block->index;
+      resume(fiber);
+      remaining -= fiber.returned;
+    }
+    if (!progress || std::chrono::steady_clock::now() > deadline) return false;
+  }
+  return true;
+}
+
+}  // namespace emulator
+
+// ---------------------------------------------------------------------- what a thread can call
+
+inline void __syncthreads() { emulator::synchronize(emulator::current().block->barrier); }
+inline void __syncwarp(unsigned = 0xFFFFFFFFu) {
+  emulator::synchronize(emulator::current().warp->barrier);
+}
+inline void __threadfence() {}  // one fiber runs at a time
+
+namespace emulator {
+
+// Give a value; then see those of the other lanes.
+struct Exchange {
+  const Warp& warp;
+  uint64_t count;
+
+  explicit Exchange(uint64_t value) : warp(*current().warp), count(++current().exchanges) {
+    current().warp->values[count % 2][current().lane] = value;
+    current().warp->count[count % 2][current().lane] = count;
+    synchronize(current().warp->barrier);
+  }
+  bool has(int lane) const { return warp.count[count % 2][lane] == count; }
+  const uint64_t& of(int lane) const { return warp.values[count % 2][lane]; }
+};
+
+template <class T>
+T from_lane(T value, int lane) {
+  static_assert(sizeof(T) <= 8, "warp shuffles move at most 8 bytes");
+  uint64_t bits = 0;
+  memcpy(&bits, &value, sizeof value);
+  const Exchange all(bits);
+  if (lane < 0 || lane > 31) return value;
+  memcpy(&value, &all.of(lane), sizeof value);
+  return value;
+}
+
+}  // namespace emulator
+
+template <class T>
+T __shfl_sync(unsigned, T value, int lane) {
+  return emulator::from_lane(value, lane & 31);
+}
+template <class T>
+T __shfl_up_sync(unsigned, T value, unsigned step) {
+  return emulator::from_lane(value, emulator::current().lane - (int)step);
+}
+template <class T>
+T __shfl_down_sync(unsigned, T value, unsigned step) {
+  return emulator::from_lane(value, emulator::current().lane + (int)step);
+}
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+  return emulator::from_lane(value, emulator::current().lane ^ mask);
+}
+inline unsigned __ballot_sync(unsigned, bool predicate) {
+  const emulator::Exchange all(predicate);
+  unsigned ballot = 0;
+  for (int lane = 0; lane < 32; ++lane) {
+    ballot |= (unsigned)(all.has(lane) && all.of(lane)) << lane;
+  }
+  return ballot;
+}
+inline bool __any_sync(unsigned mask, bool predicate) { return __ballot_sync(mask, predicate) != 0; }
+inline bool __all_sync(unsigned mask, bool predicate) { return __ballot_sync(mask, !predicate) == 0; }
+inline int __ffs(unsigned x) { return __builtin_ffs((int)x); }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline unsigned atomicAdd(unsigned* address, unsigned value) {
+  const unsigned before = *address;
+  *address += value;
+  return before;
+}
+
+namespace rsk {
+// One struct of shared memory per block.
+template <class Storage>
+Storage& shared_memory() {
+  static const char type = 0;
+  return *(Storage*)emulator::current().block->shared_memory(&type, sizeof(Storage));
+}
+}  // namespace rsk
+
+// ------------------------------------------------------------------------ what the host can call
+
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorLaunchTimeout = 702,
+  cudaErrorNotSupported = 801
+};
+typedef void* cudaStream_t;
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75 };
+enum cudaFuncAttribute { cudaFuncAttributeNonPortableClusterSizeAllowed = 13 };
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4 };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    struct {
+      unsigned x, y, z;
+    } clusterDim;
+  } val;
+};
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+  cudaLaunchAttribute* attrs = nullptr;
+  unsigned numAttrs = 0;
+};
+
+inline const char* cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess: return "no error";
+    case cudaErrorInvalidValue: return "invalid argument";
+    case cudaErrorMemoryAllocation: return "out of memory for the emulated threads' stacks";
+    case cudaErrorLaunchTimeout: return 
+      return "the kernel does not end: a barrier was not reached by all, or a loop goes on for ever";
+    case cudaErrorNotSupported: return "not supported by this device";
+  }
+  return "unknown error";
+}
+inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
+  memset(memory, value, bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+// A small GPU with clusters: few multiprocessors, so that emulated runs stay small.
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 4 : 9;
+  return cudaSuccess;
+}
+inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
+
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
+  using namespace emulator;
+  Machine& m = machine();
+  blockDim = config->blockDim;
+  gridDim = config->gridDim;
+  m.body = [&] { kernel(arguments...); };
+  unsigned per_cluster = 1;
+  for (unsigned i = 0; i < config->numAttrs; ++i) {
+    if (config->attrs[i].id == cudaLaunchAttributeClusterDimension)
+      per_cluster = config->attrs[i].val.clusterDim.x;
+  }
+  if (config->blockDim.x > 1024 || config->gridDim.x % per_cluster) return cudaErrorInvalidValue;
+
+  const size_t bytes = (size_t)per_cluster * config->blockDim.x * STACK_BYTES;
+  void* stacks = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
+  if (stacks == MAP_FAILED) return cudaErrorMemoryAllocation;
+  std::mt19937_64 order(seed());
+  const unsigned num_clusters = config->gridDim.x / per_cluster;
+  std::vector<unsigned> turns(num_clusters);
+  for (unsigned i = 0; i < num_clusters; ++i) turns[i] = i;
+  for (size_t i = num_clusters; i > 1; --i) std::swap(turns[i - 1], turns[order() % i]);
+  const auto deadline = std::chrono::steady_clock::now() + TIME_LIMIT;
+  bool finished = true;
+  for (const unsigned turn : turns) {
+    Cluster cluster;
+    cluster.blocks.resize(per_cluster);
+    for (unsigned rank = 0; rank < per_cluster; ++rank) {
+      cluster.blocks[rank].index = dim3(turn * per_cluster + rank, 0, 0);
+      cluster.blocks[rank].rank_in_cluster = rank;
+    }
+    if (!(finished = run_cluster(cluster, order, (char*)stacks, deadline))) break;
+  }
+  munmap(stacks, bytes);
+  return finished ? cudaSuccess : cudaErrorLaunchTimeout;
+}

@@ -1,0 +1,35 @@
+// Host side of a launch: the configuration, and a kernel's template argument from the dtype.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "specification.h"
+
+namespace rsk {
+
+inline cudaLaunchConfig_t launch_config(int64_t blocks, int32_t threads, cudaStream_t stream) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3((uint32_t)blocks);
+  config.blockDim = dim3((uint32_t)threads);
+  config.stream = stream;
+  return config;
+}
+
+// Call f(Probability{}) with the type of the batch's probabilities.
+template <class Function>
+cudaError_t with_probability_type(const Batch& batch, const Function& f) {
+  switch (batch.dtype) {
+    case Dtype::float32: return f(float{});
+    case Dtype::bfloat16: return f(BFloat16{});
+    case Dtype::float16: return f(Float16{});
+  }
+  return cudaErrorInvalidValue;
+}
+
+// Launch kernel<Probability>(batch, arguments...).
+#define RSK_LAUNCH(config, kernel, batch, ...)                                           \
+  rsk::with_probability_type(batch, [&](auto probability) {                              \
+    return cudaLaunchKernelEx(config, kernel<decltype(probability)>, batch, ##__VA_ARGS__); \
+  })
+
+}  // namespace rsk
