@@ -25,6 +25,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <map>
@@ -72,6 +73,7 @@ struct Barrier {
 
 struct Warp {
   Barrier barrier;
+  uint64_t held_until = 0;  // round
   // What the lanes exchange, in two slots in turn, so that a fast lane cannot overwrite what a slow
   // one has still to read. The count of a lane's exchanges tells its value from an older one.
   uint64_t values[2][32];
@@ -170,54 +172,61 @@ inline void run_fiber() {
 
 constexpr size_t STACK_BYTES = 64 * 1024;
 constexpr std::chrono::seconds TIME_LIMIT{60};  // for a launch
+constexpr size_t FIBERS_AT_ONCE = 2048;         // blocks run side by side up to this number
 
 inline uint64_t seed() {
   const char* text = getenv("RSK_EMULATOR_SEED");
   return text ? strtoull(text, nullptr, 10) : 0;
 }
 
-// Run the blocks of one cluster to the end. Returns false if they do not come to one.
-inline bool run_cluster(Cluster& cluster, std::mt19937_64& order, char* stacks,
-                        std::chrono::steady_clock::time_point deadline) {
-  Machine& m = machine();
+// Prepare the fibers of one cluster.
+inline void start(Cluster& cluster, std::vector<Fiber>& fibers, char* stacks) {
   const unsigned threads = blockDim.x;
-  const size_t count = cluster.blocks.size() * threads;
-  std::vector<Fiber> fibers(count);
-  cluster.barrier.expected = (int)count;
+  cluster.barrier.expected = (int)(cluster.blocks.size() * threads);
   for (Block& block : cluster.blocks) {
     block.barrier.expected = (int)threads;
     block.warps.resize((threads + 31) / 32);
+    for (unsigned i = 0; i < threads; ++i) {
+      Fiber& fiber = fibers.emplace_back();
+      fiber.cluster = &cluster;
+      fiber.block = &block;
+      fiber.index = dim3(i, 0, 0);
+      fiber.warp = &block.warps[i / 32];
+      fiber.warp->barrier.expected += 1;
+      fiber.lane = (int)(i % 32);
+      getcontext(&fiber.context);
+      fiber.context.uc_stack.ss_sp = stacks + (fibers.size() - 1) * STACK_BYTES;
+      fiber.context.uc_stack.ss_size = STACK_BYTES;
+      fiber.context.uc_link = nullptr;
+      makecontext(&fiber.context, run_fiber, 0);
+    }
   }
-  std::vector<uint32_t> turns(count);
-  for (size_t i = 0; i < count; ++i) {
-    Fiber& fiber = fibers[i];
-    fiber.cluster = &cluster;
-    fiber.block = &cluster.blocks[i / threads];
-    fiber.index = dim3((unsigned)(i % threads), 0, 0);
-    fiber.warp = &fiber.block->warps[fiber.index.x / 32];
-    fiber.lane = (int)(fiber.index.x % 32);
-    fiber.warp->barrier.expected += 1;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = stacks + i * STACK_BYTES;
-    fiber.context.uc_stack.ss_size = STACK_BYTES;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, run_fiber, 0);
-    turns[i] = (uint32_t)i;
-  }
-  for (size_t remaining = count; remaining > 0;) {
-    for (size_t i = count; i > 1; --i) std::swap(turns[i - 1], turns[order() % i]);
+}
+
+// Run the fibers to the end, warps at uneven speed: now and then one is held back for some rounds,
+// as one that waits for memory is. Returns false if they do not come to an end.
+inline bool run(std::vector<Fiber>& fibers, std::mt19937_64& order,
+                std::chrono::steady_clock::time_point deadline) {
+  std::vector<uint32_t> turns(fibers.size());
+  for (size_t i = 0; i < turns.size(); ++i) turns[i] = (uint32_t)i;
+  size_t remaining = fibers.size();
+  for (uint64_t round = 0; remaining > 0; ++round) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    for (size_t i = turns.size(); i > 1; --i) std::swap(turns[i - 1], turns[order() % i]);
     bool progress = false;
     for (const uint32_t turn : turns) {
       Fiber& fiber = fibers[turn];
       if (!fiber.ready()) continue;
       progress = true;
-      m.fiber = &fiber;
+      if (round < fiber.warp->held_until) continue;
+      if (order() % 256 == 0) fiber.warp->held_until = round + order() % 16;
+      machine().fiber = &fiber;
       threadIdx = fiber.index;
       blockIdx = fiber.block->index;
       resume(fiber);
       remaining -= fiber.returned;
     }
-    if (!progress || std::chrono::steady_clock::now() > deadline) return false;
+    if (!progress) return false;
   }
   return true;
 }
@@ -338,7 +347,7 @@ inline const char* cudaGetErrorString(cudaError_t error) {
     case cudaSuccess: return "no error";
     case cudaErrorInvalidValue: return "invalid argument";
     case cudaErrorMemoryAllocation: return "out of memory for the emulated threads' stacks";
-    case cudaErrorLaunchTimeout: return 
+    case cudaErrorLaunchTimeout:
       return "the kernel does not end: a barrier was not reached by all, or a loop goes on for ever";
     case cudaErrorNotSupported: return "not supported by this device";
   }
@@ -374,24 +383,31 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   }
   if (config->blockDim.x > 1024 || config->gridDim.x % per_cluster) return cudaErrorInvalidValue;
 
-  const size_t bytes = (size_t)per_cluster * config->blockDim.x * STACK_BYTES;
+  const size_t fibers_per_cluster = (size_t)per_cluster * config->blockDim.x;
+  const size_t at_once = std::max<size_t>(1, FIBERS_AT_ONCE / fibers_per_cluster);
+  const size_t bytes = at_once * fibers_per_cluster * STACK_BYTES;
   void* stacks = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
   if (stacks == MAP_FAILED) return cudaErrorMemoryAllocation;
   std::mt19937_64 order(seed());
-  const unsigned num_clusters = config->gridDim.x / per_cluster;
+  const size_t num_clusters = config->gridDim.x / per_cluster;
   std::vector<unsigned> turns(num_clusters);
-  for (unsigned i = 0; i < num_clusters; ++i) turns[i] = i;
+  for (size_t i = 0; i < num_clusters; ++i) turns[i] = (unsigned)i;
   for (size_t i = num_clusters; i > 1; --i) std::swap(turns[i - 1], turns[order() % i]);
   const auto deadline = std::chrono::steady_clock::now() + TIME_LIMIT;
   bool finished = true;
-  for (const unsigned turn : turns) {
-    Cluster cluster;
-    cluster.blocks.resize(per_cluster);
-    for (unsigned rank = 0; rank < per_cluster; ++rank) {
-      cluster.blocks[rank].index = dim3(turn * per_cluster + rank, 0, 0);
-      cluster.blocks[rank].rank_in_cluster = rank;
+  for (size_t first = 0; first < num_clusters && finished; first += at_once) {
+    std::vector<Cluster> clusters(std::min(at_once, num_clusters - first));
+    std::vector<Fiber> fibers;
+    fibers.reserve(clusters.size() * fibers_per_cluster);
+    for (size_t i = 0; i < clusters.size(); ++i) {
+      clusters[i].blocks.resize(per_cluster);
+      for (unsigned rank = 0; rank < per_cluster; ++rank) {
+        clusters[i].blocks[rank].index = dim3(turns[first + i] * per_cluster + rank, 0, 0);
+        clusters[i].blocks[rank].rank_in_cluster = rank;
+      }
+      start(clusters[i], fibers, (char*)stacks);
     }
-    if (!(finished = run_cluster(cluster, order, (char*)stacks, deadline))) break;
+    finished = run(fibers, order, deadline);
   }
   munmap(stacks, bytes);
   return finished ? cudaSuccess : cudaErrorLaunchTimeout;
