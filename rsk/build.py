@@ -23,11 +23,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rsk.data import cuda_dir
+
 if TYPE_CHECKING:
     from filelock import BaseFileLock
     from torch import Tensor
 
-_RELEASE_FLAGS = ["-O3", "-ffp-contract=off"]
+CUDA_FLAGS = ["-O3", "-std=c++17", "-fmad=false", "-DRSK_CUDA"]
+"""For ``nvcc``, besides the architecture; never ``--use_fast_math``."""
 _loaded: set[str] = set()
 _failed: dict[str, BuildError] = {}
 _mutex = threading.RLock()
@@ -77,7 +80,7 @@ def load(device_type: str) -> None:
         try:
             if device_type != "cpu":
                 load("cpu")  # it defines the operators that the others implement
-            torch.ops.load_library(str(_library(device_type)))
+            _load_library(device_type)
             if device_type == "cpu":
                 _register_fakes()
         except BuildError as error:
@@ -89,12 +92,6 @@ def load(device_type: str) -> None:
 # torch.compile calls these two while it traces, and takes their result as a constant. This is all
 # that torch.compiler.assume_constant_result does, but for importing the compiler: that takes 1 s.
 available._dynamo_marked_constant = load._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def source_dir() -> Path:
-    """The folder of the kernels: inside the installed package, or beside it in a checkout."""
-    installed = Path(__file__).parent / "_cuda"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "cuda"
 
 
 def cache_dir() -> Path:
@@ -155,24 +152,32 @@ def leftovers() -> list[Path]:
     return found
 
 
-def _library(device_type: str) -> Path:
-    """The path of the compiled library of one device, compiled now unless it is in the cache."""
-    sources, flags, cuda_flags = _recipe(device_type)
-    target = cache_dir() / f"rsk_{device_type}-{_fingerprint(flags, cuda_flags)}"
-    library = target.with_suffix(".so")
-    if library.exists():
-        return library
+def _load_library(device_type: str) -> None:
+    """Load the library of one device; compile it first unless it is in the cache."""
+    library = _library_path(device_type)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _held(_lock(target), device_type):
+        if library.exists():
+            try:
+                torch.ops.load_library(str(library))
+                return
+            except OSError:  # cut short by a full disk, say
+                library.unlink()
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with _held(_lock(library), device_type):
             if not library.exists():
-                _compile(target, library, device_type, sources, flags, cuda_flags)
+                _compile(device_type, library)  # which loads it, too
+                return
+        torch.ops.load_library(str(library))
     except OSError as error:
         raise BuildError(
-            f"cannot write the build cache {cache_dir()}: {error}; "
+            f"cannot use the build cache {cache_dir()}: {error}; "
             "set RSK_CACHE_DIR to a folder that can be written"
         ) from error
-    return library
+
+
+def _library_path(device_type: str) -> Path:
+    _, flags, cuda_flags = _recipe(device_type)
+    return cache_dir() / f"rsk_{device_type}-{_fingerprint(flags, cuda_flags)}.so"
 
 
 def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
@@ -185,13 +190,13 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
     if sys.platform == "win32":
         flags = ["/O2", "/fp:precise", "/std:c++17", target.replace("-D", "/D"), *cpu_flags()]
     else:
-        flags = [*_RELEASE_FLAGS, "-std=c++17", target, *cpu_flags()]
+        flags = ["-O3", "-ffp-contract=off", "-std=c++17", target, *cpu_flags()]
     if device_type == "cpu":
         return ["fused_cpu.cpp", "binding.cpp"], flags, []
     if device_type == "emulator":
         if sys.platform == "win32":
             raise BuildError("the CUDA emulator needs Linux or macOS, or WSL on Windows")
-        shims = f"-I{source_dir() / 'emulator'}"
+        shims = f"-I{cuda_dir() / 'emulator'}"
         return [*_cuda_sources(), "binding.cpp"], [*flags, "-DRSK_CUDA", "-DRSK_EMULATED", shims], []
     if find_nvcc() is None:
         raise BuildError("nvcc was not found; install the CUDA toolkit that matches PyTorch's")
@@ -202,18 +207,18 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
         f"-gencode=arch=compute_{major}{minor},code=sm_{major}{minor}"
         for major, minor in sorted(capabilities)
     ]
-    cuda_flags = ["-O3", "-std=c++17", "-fmad=false", "-DRSK_CUDA", *architectures]
-    return ["binding.cpp"], [*flags, "-DRSK_CUDA", "-DUSE_CUDA"], cuda_flags
+    flags = [*flags, "-DRSK_CUDA", "-DUSE_CUDA"]
+    return ["binding.cpp"], flags, [*CUDA_FLAGS, *architectures]
 
 
 def _cuda_sources() -> list[str]:
-    return sorted(path.name for path in source_dir().glob("*.cu"))
+    return sorted(path.name for path in cuda_dir().glob("*.cu"))
 
 
 def _fingerprint(flags: list[str], cuda_flags: list[str]) -> str:
     """A hash of all that a library depends on."""
     digest = hashlib.sha256()
-    for path in sorted(source_dir().rglob("*")):
+    for path in sorted(cuda_dir().rglob("*")):
         if path.suffix in (".h", ".cpp", ".cu"):
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     parts = [torch.__version__, sys.platform, platform.machine(), *flags, *cuda_flags]
@@ -244,10 +249,10 @@ def _processor() -> str:
     return "".join(sorted({x for x in lines if x.startswith(("model name", "flags", "Features"))}))
 
 
-def _lock(target: Path) -> BaseFileLock:
+def _lock(library: Path) -> BaseFileLock:
     from filelock import FileLock  # here, because most processes find everything built
 
-    return FileLock(target.with_suffix(".lock"))
+    return FileLock(library.with_suffix(".lock"))
 
 
 @contextlib.contextmanager
@@ -264,44 +269,38 @@ def _held(lock: BaseFileLock, device_type: str) -> Iterator[None]:
         lock.release()
 
 
-def _compile(
-    target: Path,
-    library: Path,
-    device_type: str,
-    sources: list[str],
-    flags: list[str],
-    cuda_flags: list[str],
-) -> None:
+def _compile(device_type: str, library: Path) -> None:
     """Compile into a folder of our own, then move the library to its name in one step."""
     from torch.utils import cpp_extension
 
     # An interrupted build leaves its folder, with a lock of PyTorch's on which load_inline would
     # wait for ever. We hold the lock of this library, so nobody is working in it.
-    folder = target.with_suffix(".building")
+    folder = library.with_suffix(".building")
     if folder.exists():
         _say(f"removing what an interrupted build left: {folder}")
         shutil.rmtree(folder)
     folder.mkdir()
     _say(f"compiling the {device_type} kernels (once)")
     start = time.perf_counter()
+    sources, flags, cuda_flags = _recipe(device_type)
+    cuda_sources = _cuda_sources() if cuda_flags else []
+    name = library.stem.replace("-", "_")
     try:
         with _toolchain():
-            cuda_sources = _cuda_sources() if cuda_flags else []
             cpp_extension.load_inline(
-                name=target.name.replace("-", "_"),
-                cpp_sources=[f'#include "{name}"' for name in sources],
-                cuda_sources=[f'#include "{name}"' for name in cuda_sources] or None,
+                name=name,
+                cpp_sources=[f'#include "{source}"' for source in sources],
+                cuda_sources=[f'#include "{source}"' for source in cuda_sources] or None,
                 extra_cflags=flags,
                 extra_cuda_cflags=cuda_flags,
-                extra_include_paths=[str(source_dir())],
+                extra_include_paths=[str(cuda_dir())],
                 build_directory=str(folder),
                 is_python_module=False,
                 no_implicit_headers=True,
             )
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         raise BuildError(f"the {device_type} kernels did not compile:\n{error}") from error
-    built = folder / f"{target.name.replace('-', '_')}.so"
-    shutil.move(built, library)
+    (folder / f"{name}{cpp_extension.LIB_EXT}").replace(library)
     shutil.rmtree(folder, ignore_errors=True)
     _say(f"compiled in {time.perf_counter() - start:.1f} s into {library}")
 

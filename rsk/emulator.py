@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rsk import build
+from rsk.data import cuda_dir
 from rsk.sampler import RejectionSamples, check_request
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -112,7 +113,7 @@ def compile_kernel(source: str, launch: str) -> Callable[..., RejectionSamples]:
 
 def include_flags() -> list[str]:
     """Compiler flags for a kernel that is to run in the emulator."""
-    folder = build.source_dir()
+    folder = cuda_dir()
     return ["-std=c++17", "-ffp-contract=off", "-DRSK_CUDA", f"-I{folder / 'emulator'}", f"-I{folder}"]
 
 
@@ -121,7 +122,7 @@ def _compile(source: str) -> Path:
     if compiler is None or os.name == "nt":
         raise build.BuildError("the emulator needs a C++ compiler on Linux or macOS")
     digest = hashlib.sha256(source.encode())
-    for header in sorted(build.source_dir().rglob("*.h")):
+    for header in sorted(cuda_dir().rglob("*.h")):
         digest.update(header.read_bytes())
     folder = build.cache_dir() / "emulated"
     folder.mkdir(parents=True, exist_ok=True)

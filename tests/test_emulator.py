@@ -13,8 +13,9 @@ from test_sampler import random_batch
 
 import rsk
 from rsk import build, emulator
+from rsk.data import cuda_dir
 
-SOURCES = build.source_dir()
+SOURCES = cuda_dir()
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the emulator needs ucontext")
 
 
