@@ -1,0 +1,63 @@
+# make report   run the notebooks and write report.html and report.pdf
+# make test     run the test suite
+# make lint     check style, types, and that the notebooks hold no outputs
+# make lab      open the notebooks in JupyterLab
+# make measure  on a GPU machine: measure everything and save the record; installs nothing
+# make clean    delete the environment, caches and everything a run has written
+#
+# PYTHON=python3.12 chooses the interpreter. SYSTEM_TORCH=1 uses the PyTorch that this interpreter
+# already has, such as a CUDA build of another version, instead of installing the pinned one.
+# After a change of either, make clean. REPORT_ARGS, TEST_ARGS and MEASURE_ARGS are passed on:
+# make report REPORT_ARGS="-p batch_sizes='[1,4]'".
+
+PYTHON ?= python3
+SYSTEM_TORCH ?=
+REPORT_ARGS ?=
+TEST_ARGS ?=
+MEASURE_ARGS ?=
+VENV = .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/installed
+RECORD ?= data/benchmarks
+
+.PHONY: report test lint lab measure clean
+
+report: $(STAMP)
+	$(BIN)/rsk report $(REPORT_ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/mypy
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab notebooks
+
+measure:
+	PYTHONPATH=. $(PYTHON) -m rsk benchmark --full --save $(RECORD) $(MEASURE_ARGS)
+
+clean:
+	rm -rf $(VENV) report/build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so that an interrupted installation starts again. The constraints
+# also hold for what the build of the package itself needs.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v < (3, 11) and sys.exit( \
+	  "rsk needs Python 3.11 or newer; $(PYTHON) is %d.%d. Try: make PYTHON=python3.12" % v[:2])'
+	rm -f $@
+	$(PYTHON) -m venv $(VENV)
+	@if [ -z "$(SYSTEM_TORCH)" ]; then cp constraints.txt $(VENV)/constraints.txt; else \
+	  grep -v -E '^(torch|triton|nvidia-[a-z0-9-]*|cuda-[a-z]*)==' constraints.txt \
+	    > $(VENV)/constraints.txt && \
+	  $(PYTHON) -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])' \
+	    > $(VENV)/system.pth && \
+	  mv $(VENV)/system.pth "$$($(BIN)/python -c \
+	    'import sysconfig; print(sysconfig.get_path("purelib"))')"; fi
+	PIP_CONSTRAINT=$(VENV)/constraints.txt PIP_BUILD_CONSTRAINT=$(VENV)/constraints.txt \
+	  $(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
+	touch $@

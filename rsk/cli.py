@@ -1,0 +1,328 @@
+"""The command line: ``rsk demo | benchmark | generate | report | doctor``.
+
+Each command imports what it needs when it runs, so that ``rsk --help`` is quick and a command whose
+packages are missing does not keep the others from working.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+import rsk
+
+DEBUG_VARIABLE = "RSK_DEBUG"
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+T = TypeVar("T")
+
+
+class _Commands(TyperGroup):
+    """Turn the errors that we raise on purpose into one clear message and an exit status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("rsk: interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            message = _explain(error)
+            if message is None or os.environ.get(DEBUG_VARIABLE):
+                raise
+            typer.echo(f"rsk: {message}", err=True)
+            raise typer.Exit(BAD_INPUT if isinstance(error, ValueError) else FAILED) from None
+
+
+def _explain(error: Exception) -> str | None:
+    """What to tell about an error, or ``None`` if nobody expected it."""
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "rsk").split(".")[0]
+        if package == "rsk":
+            return None
+        return f"this command needs the package {package}: pip install 'rsk[course]'"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    is_ours = type(error).__module__.split(".")[0] == "rsk"
+    return str(error) if is_ours or isinstance(error, ValueError | OSError) else None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rsk {rsk.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
+        ),
+    ] = False,
+) -> None:
+    """The rejection sampler of speculative decoding, and a course about it."""
+
+
+Device = Annotated[str, typer.Option(help="auto (the GPU if there is one), cpu or cuda.")]
+Seed = Annotated[int, typer.Option(help="Seed of the synthetic data.")]
+
+
+def _console() -> Console:
+    """The terminal, or a page wide enough for the tables."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=140)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    has_gpu = torch.cuda.is_available()
+    if name == "auto":
+        return "cuda" if has_gpu else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"--device: expected auto, cpu or cuda, got {name!r}")
+    if name != "cpu" and not has_gpu:
+        raise ValueError(f"--device {name}: PyTorch finds no NVIDIA GPU (see rsk doctor)")
+    return name
+
+
+def _entries(text: str | None, kind: type[T], option: str) -> tuple[T, ...] | None:
+    """Read a comma-separated list; ``None`` if the option was not given."""
+    if text is None:
+        return None
+    try:
+        return tuple(kind(entry.strip()) for entry in text.split(","))  # type: ignore[call-arg]
+    except ValueError:
+        wanted = "integers" if kind is int else "numbers"
+        raise ValueError(
+            f"{option}: expected {wanted} with commas between them, got {text!r}"
+        ) from None
+
+
+@app.command()
+def demo(
+    batch_sizes: Annotated[str, typer.Option(help="B, with commas between them.")] = "1,4,16,64",
+    spec_len: Annotated[int, typer.Option(help="K, draft tokens per request.")] = 4,
+    vocab_size: Annotated[int, typer.Option(help="V.")] = 32000,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw the comparison to this file (.png, .svg or .pdf).")
+    ] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Show that the implementations agree, and how fast each is."""
+    from rsk import demo as demonstration
+
+    demonstration.run(
+        batch_sizes=_entries(batch_sizes, int, "--batch-sizes") or (),
+        spec_len=spec_len,
+        vocab_size=vocab_size,
+        figure=figure,
+        device=_device(device),
+        seed=seed,
+        console=_console(),
+    )
+
+
+@app.command()
+def benchmark(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="With --compare: records to compare.")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Measure nothing; set saved records side by side.")
+    ] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="File (.json) or folder to save the record to.")
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full", help="The sweep of a recorded run, of which other options change parts."
+        ),
+    ] = False,
+    batch_sizes: Annotated[
+        str | None, typer.Option(help="B, with commas between them.", show_default="1,4,16,64")
+    ] = None,
+    spec_lens: Annotated[
+        str | None, typer.Option(help="K; the first is the usual one.", show_default="4,1,8")
+    ] = None,
+    vocab_sizes: Annotated[
+        str | None,
+        typer.Option(help="V; the first is the usual one.", show_default="32000,1000,128256"),
+    ] = None,
+    dtypes: Annotated[
+        str | None, typer.Option(help="float32, bfloat16, float16.", show_default="float32")
+    ] = None,
+    acceptances: Annotated[
+        str | None, typer.Option(help="Mean acceptance rates.", show_default="0.7")
+    ] = None,
+    caches: Annotated[
+        str | None, typer.Option(help="State of the last cache: warm, cold.", show_default="warm")
+    ] = None,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Every combination of B, K and V, not only the axes.")
+    ] = False,
+    runs: Annotated[
+        int | None, typer.Option(min=1, help="Whole runs, to compare them.", show_default="1")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Implementations, with commas; all by default.")
+    ] = None,
+    budget: Annotated[float, typer.Option(min=0.001, help="Seconds for each time.")] = 0.3,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds for everything.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of PyTorch.")] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Measure the implementations; save and compare records."""
+    from rsk import benchmark as bench
+    from rsk.data import data_dir
+    from rsk.records import Benchmark, Quoted
+
+    console = _console()
+    if compare != bool(files):
+        raise ValueError("records to compare are given as: rsk benchmark --compare FILE...")
+    if files:
+        found = [Benchmark.load(path) for path in files]
+        console.print(bench.compare(found, [path.stem for path in files]))
+        return
+    where = _device(device)
+    chosen: dict[str, Any] = {
+        "batch_sizes": _entries(batch_sizes, int, "--batch-sizes"),
+        "spec_lens": _entries(spec_lens, int, "--spec-lens"),
+        "vocab_sizes": _entries(vocab_sizes, int, "--vocab-sizes"),
+        "dtypes": _entries(dtypes, str, "--dtypes"),
+        "acceptances": _entries(acceptances, float, "--acceptances"),
+        "caches": _entries(caches, str, "--caches"),
+        "grid": grid or None,
+        "runs": runs,
+        "seed": seed,
+    }
+    sweep = dataclasses.replace(
+        bench.full_sweep(where) if full else bench.Sweep(),
+        **{name: value for name, value in chosen.items() if value is not None},
+    )
+    measured = bench.run(
+        sweep,
+        device=where,
+        chosen=_entries(only, str, "--only"),
+        threads=threads,
+        budget_s=budget,
+        time_limit_s=time_limit,
+        save=save,
+        console=console,
+    )
+    bench.show(measured, console, Quoted.load(data_dir() / "benchmarks" / "earlier-work.json"))
+    if save is not None:
+        console.print(f"saved to {bench.save_path(save, measured)}", soft_wrap=True)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[
+        str | None, typer.Argument(help="Text to continue; a shipped one by default.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Folder or hub id of the target model.")
+    ] = None,
+    draft: Annotated[
+        str | None, typer.Option(help="Folder or hub id of the draft model, or ngram.")
+    ] = None,
+    spec_len: Annotated[int, typer.Option(help="K, draft tokens per step.")] = 4,
+    max_new_tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Keep this share of the probability.")] = 1.0,
+    seed: Annotated[
+        int | None, typer.Option(help="Reproduces the text; another each time by default.")
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help=f"Of the sampler: auto, {', '.join(rsk.BACKENDS)}.")
+    ] = "auto",
+    device: Device = "auto",
+    plain: Annotated[bool, typer.Option("--plain", help="Only text, no colours.")] = False,
+) -> None:
+    """Continue a text by speculative decoding."""
+    from rsk import generate_cli
+
+    generate_cli.run(
+        prompt,
+        target=target,
+        draft=draft,
+        spec_len=spec_len,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        backend=backend,
+        device=_device(device),
+        plain=plain,
+    )
+
+
+@app.command()
+def report(
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param", "-p", metavar="NAME=VALUE", help="A notebook parameter; may be repeated."
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NN", help="Run only this notebook, such as 05; may be repeated."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write to.", show_default="report/build")
+    ] = None,
+    quick: Annotated[
+        bool | None,
+        typer.Option("--quick/--full", help="Few points, or all of them.", show_default="quick"),
+    ] = None,
+    export: Annotated[
+        bool, typer.Option("--export/--no-export", help="Make report.html and report.pdf.")
+    ] = True,
+) -> None:
+    """Run the notebooks and make the report from them."""
+    from rsk import course
+
+    parameters = course.parse_parameters(param or [])
+    if quick is not None:
+        parameters["quick"] = quick
+    course.run_course(parameters, only=only or (), output=output, export=export)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what works on this machine, and what to do if not."""
+    from rsk import doctor as examination
+
+    findings = examination.examine()
+    examination.show(findings, _console())
+    if any(finding.status == "problem" for finding in findings):
+        raise typer.Exit(FAILED)
+
+
+def main() -> None:
+    """Entry point of the command ``rsk``."""
+    app(prog_name="rsk")
