@@ -1,0 +1,325 @@
+"""A document as one HTML page that needs nothing else: no script, no font, no network."""
+
+from __future__ import annotations
+
+import base64
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from rsk import data
+from rsk.export import formula, pandoc
+from rsk.export.document import (
+    Banner,
+    Code,
+    Document,
+    Figure,
+    Fold,
+    Heading,
+    Item,
+    Listing,
+    Output,
+    Table,
+    Text,
+    Tokens,
+    formula_key,
+)
+from rsk.export.formula import FormulaError
+from rsk.export.pandoc import Node, block, raw
+
+MIME_TYPES = {"svg": "image/svg+xml", "png": "image/png"}
+MOST_ROWS = 200
+"""A longer table behind a figure is offered as a file only."""
+
+_POINT = 4 / 3  # CSS pixels
+
+
+def write(document: Document, navigation: str = "") -> str:
+    """The page of a document.
+
+    Args:
+        document: what to write.
+        navigation: HTML put above and below it, such as links to the neighbouring pages.
+
+    Raises:
+        ExportError: a formula that cannot be drawn, with the notebook and the cell.
+    """
+    try:
+        formulas, glyphs = formula.draw(document.formulas)
+    except FormulaError as error:
+        raise document.cells_of_formulas[error.key].error(str(error)) from error
+    rewrite = _rewriter(formulas)
+    blocks = [pandoc.walk(_blocks(item), rewrite) for _, item in document.items]
+    return page(
+        title=document.plain_title,
+        heading=_inline(document.title, rewrite),
+        byline=" · ".join(filter(None, [*document.authors, document.date])),
+        contents=_contents(document.headings, rewrite),
+        body=glyphs + _keep_together(pandoc.write([b for part in blocks for b in part], "html5")),
+        navigation=navigation,
+    )
+
+
+def _keep_together(body: str) -> str:
+    """No line break between a formula and the punctuation beside it."""
+    return re.sub(
+        r'(\(?)(<svg role="img".*?</svg>)([.,;:!?)]*)',
+        lambda m: f'<span class="whole">{m[0]}</span>' if m[1] or m[3] else m[0],
+        body,
+        flags=re.DOTALL,
+    )
+
+
+def page(
+    *, title: str, heading: str, byline: str, contents: str, body: str, navigation: str = ""
+) -> str:
+    """Fill the page template; everything but ``title`` and ``byline`` is HTML."""
+    folder = data.templates_dir()
+    template = string.Template((folder / "page.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=escape(title),
+        style=(folder / "style.css").read_text(encoding="utf-8"),
+        heading=heading,
+        byline=f'<p class="byline">{escape(byline)}</p>' if byline else "",
+        contents=contents,
+        body=body,
+        navigation=navigation,
+        navigation_below=navigation.replace('"Pages"', '"Pages, again"'),
+    )
+
+
+def links(entries: Sequence[tuple[str, str, str]]) -> str:
+    """Links between pages: relation ("prev", "next" or "index"), address, text."""
+    shown = {"prev": "← {}", "next": "{} →", "index": "{}"}
+    anchors = "".join(
+        f'<a rel="{relation}" href="{escape(address)}">{shown[relation].format(escape(text))}</a>'
+        for relation, address, text in entries
+    )
+    return f'<nav class="pages" aria-label="Pages">{anchors}</nav>'
+
+
+# --- items ------------------------------------------------------------------------------------
+
+
+def _blocks(item: Item) -> list[Node]:
+    match item:
+        case Text():
+            return item.blocks
+        case Figure():
+            return _figure(item)
+        case Table():
+            content = list(item.table["c"])
+            content[0] = [item.label, [], []]
+            content[1] = [None, [block(_captioned(item.word, item.number, item.caption))]]
+            return [{"t": "Table", "c": content}]
+        case Listing():
+            head = f'<span class="where">{escape(item.where)}</span>'
+            if not item.label:
+                opening, caption = '<figure class="listing">', [raw("html", head)]
+            else:
+                opening = f'<figure class="listing" id="{escape(item.label)}">'
+                caption = [
+                    *_captioned(item.word, item.number, item.caption),
+                    raw("html", f" {head}"),
+                ]
+            code = highlight(item.code, item.language, item.where)
+            return _enclosed(opening, caption, f"{code}</figure>")
+        case Tokens():
+            return _tokens(item)
+        case Banner():
+            text = f"<strong>{escape(item.opening)}</strong>{escape(item.detail)}"
+            return [_html(f'<p class="banner {escape(item.mode)}">{text}</p>')]
+        case Code():
+            return [_html(highlight(item.code, "python", "code cell"))]
+        case Fold():
+            opening = f"<details><summary>{escape(item.title)}</summary>"
+            return [_html(opening if item.title else "</details>")]
+        case Output():
+            return [_html(_pre("output", "Output", escape(item.text)))]
+
+
+def _html(text: str) -> Node:
+    return {"t": "RawBlock", "c": ["html", text]}
+
+
+def _enclosed(opening: str, caption: list[Node], rest: str) -> list[Node]:
+    return [
+        block([raw("html", f"{opening}<figcaption>"), *caption, raw("html", "</figcaption>")]),
+        _html(rest),
+    ]
+
+
+def _captioned(word: str, number: int, caption: list[Node]) -> list[Node]:
+    return [raw("html", f'<span class="label">{word} {number}.</span> '), *caption]
+
+
+def _figure(item: Figure) -> list[Node]:
+    address = f"data:{MIME_TYPES[item.suffix]};base64,{base64.b64encode(item.image).decode()}"
+    width, height = (round(value * _POINT) for value in item.size)
+    image = f'<img src="{address}" width="{width}" height="{height}" alt="{escape(item.alt)}">'
+    opening = raw("html", f'<figure id="{escape(item.label)}">{image}<figcaption>')
+    closing = raw("html", "</figcaption></figure>")
+    figure = block([opening, *_captioned(item.word, item.number, item.caption), closing])
+    return [figure, *([] if item.data is None else [_data(item, item.data)])]
+
+
+def _data(item: Figure, behind: Any) -> Node:
+    """The numbers behind a figure: a table to unfold, and a file to keep."""
+    csv = base64.b64encode(behind["csv"].encode()).decode()
+    name = f"{item.word} {item.number}"
+    file = f'<a download="{escape(item.label)}.csv" href="data:text/csv;base64,{csv}">CSV file</a>'
+    rows = behind["rows"]
+    table = ""
+    if len(rows) <= MOST_ROWS:
+        sides = behind["align"]
+
+        def row(cells: list[str], tag: str) -> str:
+            return "".join(
+                f'<{tag} style="text-align: {side};">{escape(text)}</{tag}>'
+                for text, side in zip(cells, sides, strict=True)
+            )
+
+        body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
+        table = _scrolling(
+            f"<table><thead><tr>{row(behind['columns'], 'th')}</tr></thead>"
+            f"<tbody>{body}</tbody></table>",
+            f"Data of {name}",
+        )
+    return _html(
+        f'<details class="data"><summary>Data of {name}</summary>{table}<p>{file}</p></details>'
+    )
+
+
+def _tokens(item: Tokens) -> list[Node]:
+    spans = "".join(
+        f'<span class="{escape(kind)}">{escape(text)}</span>' for text, kind in item.runs
+    )
+    kinds = dict.fromkeys(kind for _, kind in item.runs if kind != "prompt")
+    legend = ", ".join(f'<span class="{kind}">{kind}</span>' for kind in kinds)
+    opening = f'<figure class="tokens" id="{escape(item.label)}">'
+    caption = [
+        *_captioned(item.word, item.number, item.caption),
+        raw("html", f' <span class="legend">Marked: {legend}.</span>'),
+    ]
+    return _enclosed(opening, caption, f'<div class="text">{spans}</div></figure>')
+
+
+def highlight(code: str, language: str, name: str) -> str:
+    """Code as a ``<pre>`` in which tokens have pygments' short class names."""
+    from pygments import highlight as colour
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import get_lexer_by_name
+    from pygments.util import ClassNotFound
+
+    try:
+        lexer = get_lexer_by_name(language or "text", stripnl=False)
+    except ClassNotFound:
+        lexer = get_lexer_by_name("text", stripnl=False)
+    inner = colour(code, lexer, HtmlFormatter(nowrap=True)).rstrip("\n")
+    return _pre("code", name, f"<code>{inner}</code>")
+
+
+def _pre(kind: str, name: str, inner: str) -> str:
+    """Text that scrolls sideways, with the keyboard too."""
+    frame = f'class="{kind}" tabindex="0" role="group" aria-label="{escape(name)}"'
+    return f"<pre {frame}>{inner}</pre>"
+
+
+def _scrolling(table: str, name: str) -> str:
+    return f'<div class="wide" tabindex="0" role="group" aria-label="{escape(name)}">{table}</div>'
+
+
+# --- nodes ------------------------------------------------------------------------------------
+
+
+Rewrite = Callable[[Node], Node | list[Node] | None]
+
+
+def _rewriter(formulas: Mapping[formula.Key, str]) -> Rewrite:
+    def change(node: Node) -> Node | list[Node] | None:
+        match node:
+            case {"t": "Math", "c": [{"t": style}, _]}:
+                drawn = formulas[formula_key(node)]
+                if style == "DisplayMath":
+                    frame = 'class="formula" tabindex="0" role="group" aria-label="Formula"'
+                    drawn = f"<span {frame}>{drawn}</span>"
+                return raw("html", drawn)
+            case {"t": "CodeBlock", "c": [[_, classes, _], code]}:
+                return _html(highlight(code, classes[0] if classes else "", "code"))
+            case {"t": "Header", "c": [level, [anchor, _, [[_, number]]], inlines]}:
+                mark = f'<span class="number">{number}</span> ' if number else ""
+                return {
+                    "t": "Header",
+                    "c": [level + 1, [anchor, [], []], [raw("html", mark), *inlines]],
+                }
+            case {"t": "Div", "c": [[_, ["details"], _], [title, *blocks]]}:
+                opening = [raw("html", "<details><summary>"), *title["c"]]
+                return [
+                    block([*opening, raw("html", "</summary>")]),
+                    *blocks,
+                    _html("</details>"),
+                ]
+            case {"t": "Table"}:
+                start, end = _scrolling("\0", "Table").split("\0")
+                return [_html(start), node, _html(end)]
+            case _:
+                return None
+
+    return change
+
+
+def _inline(inlines: list[Node], rewrite: Rewrite) -> str:
+    return pandoc.write([block(pandoc.walk(inlines, rewrite))], "html5").strip()
+
+
+def _contents(headings: Sequence[Heading], rewrite: Rewrite) -> str:
+    """Table of contents down to the second level, as nested lists."""
+    shown = [heading for heading in headings if heading.level <= 2]
+    if not shown:
+        return ""
+    # One call of pandoc: a paragraph for each title.
+    titles: list[Node] = []
+    for heading in shown:
+        mark = f'<span class="number">{heading.number}</span> ' if heading.number else ""
+        opening = raw("html", f'<a href="#{escape(heading.anchor)}">{mark}')
+        inner = pandoc.walk(heading.title, rewrite)
+        titles += [block([opening, *inner, raw("html", "</a>\0")])]
+    anchors = pandoc.write(titles, "html5").split("\0")
+    out = []
+    depth = 0
+    for heading, anchor in zip(shown, anchors, strict=False):
+        level = min(heading.level, depth + 1)
+        out.append("<ol><li>" if level > depth else "</li></ol>" * (depth - level) + "</li><li>")
+        depth = level
+        out.append(anchor.strip())
+    entries = "".join(out) + "</li></ol>" * depth
+    return (
+        '<nav class="contents" aria-label="Contents"><details><summary>Contents</summary>'
+        f"{entries}</details></nav>"
+    )
+
+
+def index(documents: Sequence[Document], title: str, extra: Sequence[tuple[str, str]]) -> str:
+    """Index page of a site.
+
+    Args:
+        documents: the pages, each shown with its first paragraph.
+        title: heading of the index.
+        extra: names and addresses of more links.
+    """
+    entries = []
+    for document in documents:
+        texts = (
+            node for _, item in document.items if isinstance(item, Text) for node in item.blocks
+        )
+        summary = next((document.plain(node) for node in texts if node["t"] == "Para"), "")
+        entries.append((f"{document.name}.html", document.plain_title, summary))
+    entries += [(address, name, "") for name, address in extra]
+    body = "".join(
+        f'<li><a href="{escape(address)}">{escape(name)}</a><p>{escape(summary)}</p></li>'
+        for address, name, summary in entries
+    )
+    body = f'<ul class="index">{body}</ul>'
+    return page(title=title, heading=escape(title), byline="", contents="", body=body)
