@@ -113,8 +113,8 @@ def compile_kernel(source: str, launch: str) -> Callable[..., RejectionSamples]:
 
 def include_flags() -> list[str]:
     """Compiler flags for a kernel that is to run in the emulator."""
-    folder = cuda_dir()
-    return ["-std=c++17", "-ffp-contract=off", "-DRSK_CUDA", f"-I{folder / 'emulator'}", f"-I{folder}"]
+    includes = [f"-I{cuda_dir() / 'emulator'}", f"-I{cuda_dir()}"]
+    return ["-std=c++17", "-ffp-contract=off", "-DRSK_CUDA", *includes]
 
 
 def _compile(source: str) -> Path:

@@ -44,7 +44,7 @@ def _launcher(index: int) -> Callable[..., RejectionSamples]:
 
     name = _NAMES[index]
     launch.__name__ = launch.__qualname__ = name
-    launch.__doc__ = f"""Run ``cuda/{name}.cu``: arguments and result of :func:`rsk.rejection_sample`.
+    launch.__doc__ = f"""Run ``cuda/{name}.cu``; otherwise as :func:`rsk.rejection_sample`.
 
         On CPU tensors it runs in the emulator, whose order of threads is shuffled by the
         environment variable RSK_EMULATOR_SEED.

@@ -81,9 +81,9 @@ def zipf_rows(batch_size: int, vocab_size: int, generator: torch.Generator) -> T
     """
     device = generator.device
     order = torch.randperm(vocab_size, generator=generator, device=device)
-    shift = torch.randint(vocab_size, (batch_size, 1), generator=generator, device=device)
-    rows = torch.arange(vocab_size, device=device).expand(batch_size, -1)
-    ranks = order[(rows + shift) % vocab_size]
-    noise = torch.rand(batch_size, vocab_size, generator=generator, device=device) + 0.5
-    weights = noise * (ranks + 1).float() ** -1.5
-    return weights / weights.sum(1, keepdim=True)
+    shift = torch.randint(vocab_size, (batch_size,), generator=generator, device=device)
+    table = (order + 1).float() ** -1.5
+    # Row b is the table, rotated by shift[b]: a window of the table written twice.
+    weights = torch.cat([table, table]).unfold(0, vocab_size, 1)[shift]
+    weights *= torch.rand(batch_size, vocab_size, generator=generator, device=device).add_(0.5)
+    return weights.div_(weights.sum(1, keepdim=True))
