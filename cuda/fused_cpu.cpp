@@ -79,6 +79,7 @@ inline int32_t sum_lanes(Ints x) {
   return sum;
 }
 
+// region sum in halves
 // Sum the weights max(p - q, 0), or max(p, 0) if q is null, of each block of a row in fixed point.
 // Returns whether every p - q is finite.
 template <class Probability>
@@ -109,6 +110,7 @@ bool sum_blocks(const Probability* p, const Probability* q, int32_t size, int64_
   }
   return sum_lanes(largest >= 0x7F800000) == 0;
 }
+// endregion
 
 #else
 

@@ -1,8 +1,29 @@
 """rsk: the rejection sampler of speculative decoding, exact and fast, and a course about it."""
 
+from typing import TYPE_CHECKING, Any
+
 from rsk.build import BuildError
 from rsk.kernels import KERNELS
 from rsk.sampler import BACKENDS, RejectionSamples, rejection_sample, sample
 
-__all__ = ["BACKENDS", "KERNELS", "BuildError", "RejectionSamples", "rejection_sample", "sample"]
+if TYPE_CHECKING:
+    from rsk.generate import speculative_generate
+
+__all__ = [
+    "BACKENDS",
+    "KERNELS",
+    "BuildError",
+    "RejectionSamples",
+    "rejection_sample",
+    "sample",
+    "speculative_generate",
+]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "speculative_generate":  # on demand: the sampler needs none of what it imports
+        from rsk.generate import speculative_generate
+
+        return speculative_generate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

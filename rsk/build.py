@@ -199,7 +199,7 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
         shims = f"-I{cuda_dir() / 'emulator'}"
         return [*_cuda_sources(), "binding.cpp"], [*flags, "-DRSK_CUDA", "-DRSK_EMULATED", shims], []
     if find_nvcc() is None:
-        raise BuildError("nvcc was not found; install the CUDA toolkit that matches PyTorch's")
+        raise BuildError("nvcc was not found: install the CUDA toolkit of PyTorch's version")
     capabilities = {
         torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count())
     }

@@ -202,13 +202,13 @@ def _print_figures(console: Console, speculative: Generation, plain: Generation)
     rates = " ".join(
         "-" if math.isnan(r) else f"{r:.2f}" for r in speculative.acceptance_by_position
     )
-    total = speculative.total_seconds
+    total, new = speculative.total_seconds, len(speculative.tokens[0])
     shares = ", ".join(f"{part} {s / total:.0%}" for part, s in speculative.seconds.items())
     speed_up = speculative.tokens_per_second / plain.tokens_per_second
     lines = {
         "acceptance rate": f"{speculative.acceptance_rate:.3f} (by position: {rates})",
         "tokens per target pass": f"{speculative.tokens_per_target_pass:.2f}",
-        "tokens per second": f"{speculative.tokens_per_second:.0f} ({len(speculative.tokens[0])} tokens)",
+        "tokens per second": f"{speculative.tokens_per_second:.0f} ({new} tokens)",
         "plain, same run": f"{plain.tokens_per_second:.0f}",
         "speed-up": f"{speed_up:.2f}x" + ("" if speed_up > 1 else ", so it does not pay here"),
         "time": shares,

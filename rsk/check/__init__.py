@@ -1,0 +1,29 @@
+"""Checks that catch a wrong sampler, for any callable with the sampler's arguments.
+
+- :func:`assert_lossless`: does its output follow the target's distribution?
+- :func:`assert_agrees`: does it return the baseline's tokens, bit for bit?
+- :func:`assert_well_formed`: is what it returns well-formed, and its input left alone?
+- :func:`assert_reproducible`: does a request's output depend on that request alone?
+
+Each raises ``AssertionError`` and says what is wrong. ``python -m rsk.check`` runs them all.
+"""
+
+from rsk.check.agreement import assert_agrees
+from rsk.check.cases import Case, default_cases, small_cases
+from rsk.check.form import assert_well_formed
+from rsk.check.lossless import assert_lossless, examine
+from rsk.check.reproducible import assert_reproducible
+from rsk.check.verdict import NotLossless, Verdict
+
+__all__ = [
+    "Case",
+    "NotLossless",
+    "Verdict",
+    "assert_agrees",
+    "assert_lossless",
+    "assert_reproducible",
+    "assert_well_formed",
+    "default_cases",
+    "examine",
+    "small_cases",
+]

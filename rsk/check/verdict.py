@@ -1,0 +1,165 @@
+"""What a check of the output's law has found, and how it is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_MEANING = {
+    "accepted length": "draft token d must be accepted with probability min(1, p[d] / q[d]), each "
+    "position with a coin of its own",
+    "recovered token": "after a rejection the token must be drawn from max(p - q, 0), "
+    "renormalised, with a random number of its own",
+    "bonus token": "after the whole draft is accepted, one more token must be drawn from the "
+    "target's next row",
+    "token": "the token emitted at a position must follow the target's row, however it came about",
+    "joint": "everything that a request emits must have the probability that the rule gives it; "
+    "parts that are right by themselves may depend on one another",
+}
+
+
+class Look(NamedTuple):
+    """What one part of the output looked like when so many of its values had been seen."""
+
+    total: float
+    distance: float
+    """Total variation distance of the observed shares from the law."""
+    noise_floor: float
+    """The distance to expect if the output does follow the law."""
+    log_evidence: float
+    """Natural logarithm of the likelihood ratio against the law."""
+
+
+@dataclass
+class Finding:
+    """One part of the output of one kind of request, beside its law."""
+
+    case: str
+    kind: str
+    part: str
+    labels: list[Any]
+    """What the cells stand for: a number of tokens, a token, or all tokens that are emitted."""
+    law: Tensor
+    """float64 [cells]: probabilities."""
+    counts: Tensor = field(default_factory=lambda: torch.zeros(0))
+    """float64 [cells]: how often each was seen."""
+    looks: list[Look] = field(default_factory=list)
+
+    @property
+    def last(self) -> Look:
+        """The look after all requests."""
+        return self.looks[-1] if self.looks else Look(0, 0, 0, 0)
+
+
+@dataclass
+class Verdict:
+    """What :func:`rsk.check.examine` has found. ``print`` it."""
+
+    lossless: bool
+    level: float
+    """A correct sampler is called wrong with at most this probability."""
+    power: float
+    """A sampler that is off by ``bias`` is called wrong with at least this probability."""
+    bias: float
+    """The smallest detectable bias: total variation distance of all that a request emits."""
+    kinds: int
+    """In how many kinds of request such a bias is looked for."""
+    needed: float
+    """Natural logarithm of the evidence that settles it."""
+    findings: list[Finding] = field(default_factory=list, repr=False)
+    requests: int = 0
+    """How many requests were sent to the sampler."""
+    seconds: float = 0.0
+    culprit: Finding | None = field(default=None, repr=False)
+    """The part that gave the sampler away, if it is not lossless."""
+    impossible: str | None = None
+    """An outcome of probability 0 that was seen, and why it cannot be."""
+
+    def find(self, part: str, kind: str | None = None, case: str | None = None) -> Finding:
+        """The first finding with this part, kind and case.
+
+        Raises:
+            KeyError: there is none; the message lists what there is.
+        """
+        for found in self.findings:
+            if found.part == part and kind in (None, found.kind) and case in (None, found.case):
+                return found
+        known = ", ".join(f"{f.part!r} of {f.kind!r}" for f in self.findings)
+        raise KeyError(f"no {part!r} of {kind!r} was looked at; there is {known}")
+
+    def __str__(self) -> str:
+        return "\n".join([*self._story(), *self._errors()])
+
+    def _story(self) -> Iterator[str]:
+        if self.culprit is None:
+            yield "lossless: the output follows the target"
+            shown = max(self.findings, key=lambda f: f.last.distance - f.last.noise_floor)
+            yield f"  furthest from its law: the {shown.part}, {shown.case}, {shown.kind}"
+        else:
+            shown = self.culprit
+            yield f"not lossless: {self.impossible or f'the {shown.part} is wrong'}"
+            yield f"  seen in the {shown.part}, {shown.case}, {shown.kind}"
+            meanings = (text for name, text in _MEANING.items() if shown.part.startswith(name))
+            yield f"  {next(meanings)}"
+        look = shown.last
+        yield (
+            f"  total variation distance {look.distance:.4f}, noise floor {look.noise_floor:.4f}, "
+            f"in {look.total:,.0f} values"
+        )
+        yield (
+            f"  evidence against it {_power_of_ten(look.log_evidence)} to 1, "
+            f"{_power_of_ten(self.needed)} needed"
+        )
+        if self.culprit is not None:
+            yield from _table(shown)
+
+    def _errors(self) -> Iterator[str]:
+        yield (
+            f"  level {self.level:g}: a correct sampler is called wrong with at most this "
+            "probability"
+        )
+        if self.kinds:
+            yield (
+                f"  power {self.power:g}: a sampler off by {self.bias:g} or more (total variation "
+                f"distance) in any of {self.kinds} kinds of request is called wrong with at least "
+                "this probability"
+            )
+        yield f"  {self.requests:,} requests, {self.seconds:.1f} s"
+
+
+def _power_of_ten(log: float) -> str:
+    return "infinite" if math.isinf(log) else f"10^{log / math.log(10):.1f}"
+
+
+def _table(finding: Finding, rows: int = 6) -> Iterator[str]:
+    """The cells that deviate most, in units of their standard error."""
+    total = finding.last.total
+    expected = total * finding.law
+    error = (expected * (1 - finding.law)).sqrt().clamp(min=0.5)
+    deviation = (finding.counts - expected) / error
+    yield f"  {'value':>16}  {'expected':>9}  {'observed':>9}  {'deviation':>9}"
+    for i in deviation.abs().argsort(descending=True, stable=True)[:rows].tolist():
+        if deviation[i] == 0:
+            continue
+        share = finding.counts[i] / total
+        line = f"  {cell_label(finding.labels[i]):>16}  {finding.law[i]:9.4f}  {share:9.4f}"
+        never = f"  never seen, expected {expected[i]:.0f} times" if share == 0 else ""
+        yield f"{line}  {deviation[i]:+7.1f} s{never}"
+
+
+def cell_label(label: Any) -> str:
+    """A cell in words: a number, or the tokens that are emitted."""
+    return "malformed" if label == () else str(label).strip("(,)")
+
+
+class NotLossless(AssertionError):
+    """A sampler whose output does not follow the target; ``verdict`` holds the evidence."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(str(verdict))
+        self.verdict = verdict

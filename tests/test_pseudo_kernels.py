@@ -1,0 +1,80 @@
+"""The Python kernels of the course return the tokens of CUDA, and load what they log."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+import rsk
+from rsk import pseudo_kernels
+from rsk.synthetic import make_batch
+
+
+def batches():
+    """Small batches that take every way through a kernel."""
+    yield make_batch(5, 3, 33, acceptance=0.6)
+    yield make_batch(4, 6, 50, acceptance=0.9, seed=1)
+    yield make_batch(3, 2, 7, dtype=torch.float16, acceptance=0.3, seed=2)
+    yield make_batch(2, 0, 16)
+    ragged = make_batch(4, 3, 20, acceptance=0.9, seed=3)
+    ragged.draft_tokens[1, 1] = -1
+    ragged.draft_tokens[2, 0] = 20  # invalid
+    yield ragged
+    target = torch.rand(4, 2, 24) / 24
+    yield torch.zeros(4, 1, dtype=torch.int64), target[:, :1] * 2, target  # no residual
+
+
+@pytest.mark.parametrize("name", rsk.KERNELS)
+def test_the_tokens_are_those_of_cuda_in_any_order(name):
+    for batch in batches():
+        expected = rsk.rejection_sample(*batch, seed=7, position=3, backend="baseline")
+        compiled = rsk.KERNELS[name](*batch, seed=7, position=3)
+        for order in range(4):
+            got, _ = pseudo_kernels.launch(name, *batch, seed=7, position=3, order=order)
+            for one, other, third in zip(got, expected, compiled, strict=True):
+                assert torch.equal(one, other) and torch.equal(one, third)
+
+
+def test_the_order_is_that_of_the_ladder():
+    assert list(pseudo_kernels.KERNELS) == list(rsk.KERNELS)
+
+
+@pytest.mark.parametrize("name", rsk.KERNELS)
+def test_each_probability_of_a_row_is_summed_once(name):
+    batch = make_batch(3, 1, 45, acceptance=0.0)
+    _, loads = pseudo_kernels.launch(name, *batch, seed=0)
+    for request in range(3):
+        times = Counter(load.v for load in loads if load.request == request)
+        assert set(times) == set(range(45))
+        assert set(times.values()) <= {1, 2}, "once to sum, and perhaps once to find the token"
+        twice = [v for v, count in times.items() if count == 2]
+        assert len(twice) < 45 or name == "thread_per_sequence"
+
+
+def test_a_warp_loads_neighbours_together():
+    batch = make_batch(4, 1, 64)
+    sectors = {}
+    for name in ("thread_per_sequence", "block_per_sequence"):
+        _, loads = pseudo_kernels.launch(name, *batch, seed=0)
+        first = [x for x in loads if x.load == 0 and x.block == 0 and x.thread < 4]
+        sectors[name] = len({(x.request, x.v // 8) for x in first})
+    assert sectors == {"thread_per_sequence": 4, "block_per_sequence": 1}
+
+
+def test_a_thread_that_waits_for_nobody_is_an_error(monkeypatch):
+    def lonely(block, thread, call):
+        if thread == 0:
+            yield pseudo_kernels.BLOCK
+        else:
+            yield *pseudo_kernels.WARP, 0
+
+    monkeypatch.setattr(pseudo_kernels, "KERNELS", {"cluster": lambda b, t, c, _: lonely(b, t, c)})
+    with pytest.raises(RuntimeError, match="not reached by all"):
+        pseudo_kernels.launch("cluster", *make_batch(1, 1, 8), seed=0)
+
+
+def test_an_unknown_kernel_is_refused():
+    with pytest.raises(ValueError, match="expected one of thread_per_sequence"):
+        pseudo_kernels.launch("nonsense", *make_batch(1, 1, 8), seed=0)

@@ -1,0 +1,286 @@
+"""The report's sentences and tables follow the data: other data, other words."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import pytest
+import torch
+from measured import GPU_PROVENANCE, benchmark, record, spread, story
+from studied import made_up
+
+from rsk import lesson, report
+from rsk.records import Benchmark, Quoted
+from rsk.report import Evidence
+
+pytest.importorskip("matplotlib")
+
+QUOTED = Quoted.load(report.data_dir() / "benchmarks" / "earlier-work.json")
+
+
+def evidence(here=None, gpu=None, study=None, **changes) -> Evidence:
+    fields = {
+        "benchmark": here or story(),
+        "is_recorded": False,
+        "gpu": gpu,
+        "study": study or made_up(),
+        "study_is_recorded": False,
+        "quoted": QUOTED,
+    }
+    return Evidence(**{**fields, **changes})
+
+
+def everything(found: Evidence) -> str:
+    """All that the report says about some evidence."""
+    return "\n".join(
+        [
+            report.abstract(found),
+            report.the_earlier_work(found),
+            report.machines(found),
+            report.limits(found),
+            report.conclusions(found),
+            report.future_work(found),
+            report.operations(found.benchmark),
+            report.over_all_points(found.benchmark, "[@fig-speed-up]"),
+            report.repeatability(found.benchmark),
+            report.growth(found.benchmark),
+            report.roof(found.benchmark),
+            report.earlier(found),
+            report.peers(found.benchmark),
+            report.solutions_caption(found),
+            report.times_caption(found),
+            report.kernels_caption(found),
+            report.beside_caption(found),
+        ]
+    )
+
+
+@pytest.mark.parametrize("gpu", [None, story(gpu=True)])
+@pytest.mark.parametrize("here", [story(), story(gpu=True)])
+def test_nothing_is_left_out_or_not_a_number(here, gpu):
+    text = everything(evidence(here, gpu if here.provenance.device == "cpu" else None))
+    assert "nan" not in text.lower().split()
+    assert not re.search(r"\bNone\b(?! was taken| has been)", text)
+    assert "{" not in text
+
+
+def test_the_abstract_states_the_measured_ratio():
+    here = story()
+    last = report.largest(here)
+    ratio = last["baseline"].call.median_us / last["fused"].call.median_us
+    assert f"**{ratio:.1f} times**" in report.abstract(evidence(here))
+    slower = [
+        dataclasses.replace(r, device=t, host=t, call=t)
+        if r.implementation == "baseline" and (t := spread(r.call.median_us * 3))
+        else r
+        for r in here.records
+    ]
+    other = dataclasses.replace(here, records=tuple(slower))
+    assert f"**{ratio * 3:.1f} times**" in report.abstract(evidence(other))
+
+
+def test_without_a_gpu_record_the_report_says_so_everywhere():
+    found = evidence()
+    assert "None was taken on a GPU yet" in report.abstract(found)
+    assert "**not measured**" in report.machines(found)
+    assert "**No GPU.**" in report.limits(found)
+    assert "make measure" in report.future_work(found)
+    assert set(report.kernels_frame(found)["time on the device"]) == {"not measured"}
+
+
+def test_a_gpu_record_corrects_the_text():
+    found = evidence(gpu=story(gpu=True))
+    text = everything(found)
+    assert "None was taken on a GPU" not in text
+    assert "not measured**" not in text
+    assert "No GPU" not in text
+    assert "On a GPU the fused kernel takes" in report.abstract(found)
+    times = report.kernels_frame(found).set_index("kernel")["time on the device"]
+    assert times["cluster"] != "not measured"
+    assert times["split_vocabulary"] == "not measured"  # that run holds no time of it
+    assert "[@fig-latency-gpu]" in report.gpu_results(found.gpu)
+    assert "from the first kernel to the fastest, cluster" in report.ladder(found.gpu)
+    assert list(report.environment_frame(found).columns)[-1] == "CUDA kernels"
+
+
+def test_a_run_on_a_gpu_is_the_gpu_run():
+    found = evidence(story(gpu=True))
+    assert found.gpu_run is found.benchmark
+    assert "measured in this run on a GPU" in report.kernels_caption(found)
+    assert "recorded on a GPU" in report.kernels_caption(
+        dataclasses.replace(found, is_recorded=True)
+    )
+
+
+def test_recorded_data_is_labelled():
+    found = evidence(is_recorded=True, study_is_recorded=True)
+    assert "(recorded on a processor, 2 threads" in report.abstract(found)
+    assert "measured in this run" not in report.machines(found)
+
+
+def test_the_conclusion_on_vectorizing_depends_on_the_times():
+    slow = report.conclusions(evidence())
+    assert "Removing the loop is not enough" in slow
+    assert "slower than the loop at B = 1." not in slow  # it names every size where it is slower
+    fast = [record(n, t, batch_size=4) for n, t in (("baseline", 90), ("vectorized", 30))]
+    fast.append(record("fused", 12, batch_size=4))
+    assert "Removing the loop helps" in report.conclusions(evidence(benchmark(fast)))
+
+
+def test_without_a_compiler_there_is_no_fused_sampler():
+    records = [r for r in story().records if r.implementation != "fused"]
+    operations = [c for c in story().operations if c.implementation != "fused"]
+    found = evidence(benchmark(records, operations))
+    assert report.best(found.benchmark) == "vectorized"
+    everything(found)
+    assert list(report.solutions_frame(found.benchmark)["implementation"]) == [
+        "baseline",
+        "vectorized",
+    ]
+
+
+def test_what_was_refused_or_skipped_is_said():
+    found = evidence(dataclasses.replace(story(), skipped=("a: no GPU",), refused=("b: wrong",)))
+    assert "- Not measured: a: no GPU." in report.machines(found)
+    assert "- Refused as wrong or impossible: b: wrong." in report.machines(found)
+
+
+def test_a_busy_machine_is_admitted():
+    records = [
+        dataclasses.replace(r, call=spread(r.call.median_us, disturbed=0.9))
+        for r in story().records
+    ]
+    found = evidence(benchmark(records, story().operations))
+    assert f"{len(records)} of {len(records)} times" in report.limits(found)
+    assert "Other processes disturbed" in report.abstract(found)
+    assert "disturbed" not in report.limits(evidence())
+
+
+def test_two_runs_are_compared():
+    again = [dataclasses.replace(r, run=1) for r in story().records]
+    both = dataclasses.replace(story(), records=(*story().records, *again))
+    assert "more than once" in report.repeatability(both)
+    assert "run once" in report.repeatability(story())
+
+
+def test_the_tables_hold_the_times():
+    found = evidence()
+    times = report.times_frame(found.benchmark)
+    assert times["B"].tolist() == [1, 4, 16]
+    assert times["baseline"].iloc[0] == "40.0 µs ± 5%"
+    beside = report.beside_frame(found)
+    assert beside["B"].tolist() == [1, 4, 16, 64]
+    assert beside["fused"].iloc[0] == pytest.approx(0.012)
+    assert beside["quoted baseline"].iloc[0] == 1.48
+
+
+def test_the_earlier_works_own_mean_is_computed():
+    assert "The mean of its own four rows is 16.7." in report.earlier(evidence())
+
+
+# --- gathering ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """An empty run's folder, and a data folder with the quoted table alone."""
+    data = tmp_path / "data"
+    (data / "benchmarks").mkdir(parents=True)
+    (data / "decoding").mkdir()
+    text = (report.data_dir() / "benchmarks" / "earlier-work.json").read_text(encoding="utf-8")
+    (data / "benchmarks" / "earlier-work.json").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("RSK_RUN_DIR", str(tmp_path / "run"))
+    monkeypatch.setattr("rsk.data.data_dir", lambda: data)
+    monkeypatch.setattr(report, "data_dir", lambda: data)
+    return data
+
+
+def write(path, value):
+    path.write_text(json.dumps(dataclasses.asdict(value)), encoding="utf-8")
+
+
+CPU = torch.device("cpu")
+
+
+def test_this_runs_results_come_first(folders):
+    write(folders / "benchmarks" / "cpu-old.json", benchmark([record("baseline", 100.0)]))
+    write(folders / "decoding" / "pair.json", made_up(rate=0.3))
+    lesson.save_result(report.BENCHMARK, story())
+    lesson.save_result(report.STUDY, made_up(rate=0.6))
+    found = report.gather(CPU)
+    assert found.benchmark == story() and not found.is_recorded
+    assert found.study == made_up(rate=0.6) and not found.study_is_recorded
+
+
+def test_recorded_data_stands_in(folders):
+    write(folders / "benchmarks" / "cpu-a-processor.json", story())
+    write(folders / "benchmarks" / "nvidia-a-gpu.json", story(gpu=True))
+    write(folders / "decoding" / "pair.json", made_up())
+    found = report.gather(CPU)
+    assert found.is_recorded and found.study_is_recorded
+    assert found.benchmark.provenance.device == "cpu"
+    assert found.gpu is not None and found.gpu.provenance == GPU_PROVENANCE
+
+
+def test_a_run_that_was_cut_short_is_not_reported(folders):
+    write(folders / "benchmarks" / "cpu-a-processor.json", story())
+    write(folders / "decoding" / "pair.json", made_up())
+    usual = [r for r in story().records if r.batch_size != 4]  # the middle size, which all vary
+    lesson.save_result(report.BENCHMARK, dataclasses.replace(story(), records=tuple(usual)))
+    assert report.gather(CPU).is_recorded
+
+
+def test_a_study_that_is_nowhere_is_asked_for(folders):
+    lesson.save_result(report.BENCHMARK, story())
+    with pytest.raises(lesson.LessonError, match="06_real_llm"):
+        report.gather(CPU)
+
+
+def test_a_change_in_the_data_changes_the_report(folders):
+    write(folders / "decoding" / "pair.json", made_up())
+    path = folders / "benchmarks" / "cpu-a-processor.json"
+    write(path, story())
+    before = everything(report.gather(CPU))
+    value = json.loads(path.read_text())
+    for one in value["records"]:
+        if one["implementation"] == "fused":
+            for time in ("device", "host", "call"):
+                for name in ("median_us", "q25_us", "q75_us"):
+                    one[time][name] *= 2
+    path.write_text(json.dumps(value))
+    after = everything(report.gather(CPU))
+    assert before != after
+
+
+# --- the picture ----------------------------------------------------------------------------------
+
+
+def test_the_picture_is_drawn_from_the_newest_record(folders, tmp_path):
+    with pytest.raises(lesson.LessonError, match="no recorded run"):
+        report.write_picture(tmp_path / "picture.svg")
+    write(folders / "benchmarks" / "cpu-a-processor.json", story())
+    report.write_picture(tmp_path / "one.svg")
+    report.write_picture(tmp_path / "two.svg")
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+    write(folders / "benchmarks" / "nvidia-a-gpu.json", story(gpu=True))
+    report.write_picture(tmp_path / "gpu.svg")
+    assert (tmp_path / "gpu.svg").read_bytes() != (tmp_path / "one.svg").read_bytes()
+
+
+def test_a_wrong_kernel_is_not_reported_as_right(monkeypatch):
+    from rsk import build
+    from rsk.mutants import MUTANTS
+
+    if not build.available("emulator"):
+        pytest.skip("no compiler")
+    wrong = {"thread_per_sequence": MUTANTS["residual_argmax"]}
+    monkeypatch.setattr(report, "KERNELS", wrong)
+    with pytest.raises(AssertionError):
+        report.check_kernels(CPU, examples=200, seed=0)
+
+
+def test_every_kernel_has_an_idea():
+    assert list(report.IDEAS) == list(report.KERNELS)
+    assert isinstance(story(), Benchmark)
