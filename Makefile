@@ -2,7 +2,8 @@
 # make test     run the test suite
 # make lint     check style, types, and that the notebooks hold no outputs
 # make lab      open the notebooks in JupyterLab
-# make measure  on a GPU machine: measure everything and save the record; installs nothing
+# make measure  on a GPU machine: check the kernels, measure everything, save both; installs nothing
+# make fuzz     compare every backend and kernel with the baseline on random calls for 5 minutes
 # make clean    delete the environment, caches and everything a run has written
 #
 # PYTHON=python3.12 chooses the interpreter. SYSTEM_TORCH=1 uses the PyTorch that this interpreter
@@ -20,7 +21,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
 RECORD ?= data/benchmarks
 
-.PHONY: report test lint lab measure clean
+.PHONY: report test lint lab fuzz measure clean
 
 report: $(STAMP)
 	$(BIN)/rsk report $(REPORT_ARGS)
@@ -37,7 +38,11 @@ lint: $(STAMP)
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
 
+fuzz: $(STAMP)
+	$(BIN)/python -m rsk.check --minutes 5
+
 measure:
+	PYTHONPATH=. $(PYTHON) -m rsk.grid --save data/kernels/agreement.json
 	PYTHONPATH=. $(PYTHON) -m rsk benchmark --full --save $(RECORD) $(MEASURE_ARGS)
 
 clean:

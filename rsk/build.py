@@ -197,7 +197,8 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
         if sys.platform == "win32":
             raise BuildError("the CUDA emulator needs Linux or macOS, or WSL on Windows")
         shims = f"-I{cuda_dir() / 'emulator'}"
-        return [*_cuda_sources(), "binding.cpp"], [*flags, "-DRSK_CUDA", "-DRSK_EMULATED", shims], []
+        flags = [*flags, "-DRSK_CUDA", "-DRSK_EMULATED", shims]
+        return [*_cuda_sources(), "binding.cpp"], flags, []
     if find_nvcc() is None:
         raise BuildError("nvcc was not found: install the CUDA toolkit of PyTorch's version")
     capabilities = {

@@ -183,7 +183,7 @@ def check_kernel(name: str, batch: Batch, *, seed: int = 0, examples: int = 15) 
     where = "on the GPU" if device.type == "cuda" else "in the emulator"
     print(
         f"{name}, {where}: the baseline's tokens at V = {batch.target_probs.shape[2]:,} and in "
-        f"{calls} random calls. So does the Python version, on its tiny GPU."
+        f"{calls} random calls.\nThe Python version, on its tiny GPU: the same tokens too."
     )
 
 

@@ -180,7 +180,9 @@ def ratio_frame(benchmark: Benchmark) -> pd.DataFrame:
             "× vectorized": summary.ratio(by_name["vectorized"], by_name["fused"])
             if "vectorized" in by_name
             else None,
-            "% of the memory roof": 100 * by_name["fused"].roof_share,
+            "% of the memory roof": None
+            if by_name["fused"].roof.busy  # such a roof is too slow, and says nothing
+            else 100 * by_name["fused"].roof_share,
         }
         for size, by_name in usual_line(benchmark).items()
         if "fused" in by_name

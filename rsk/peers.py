@@ -18,6 +18,7 @@ import functools
 import importlib.metadata
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,29 +69,25 @@ def transformers_peer(device: torch.device) -> Implementation:
     """
     from transformers.generation import utils
 
-    sampling = utils._speculative_sampling
-    expected = ["candidate_input_ids", "candidate_logits", "candidate_length", "new_logits"]
+    sampling: Callable[..., tuple[Tensor, Any]] = utils._speculative_sampling
+    known = {"candidate_input_ids", "candidate_logits", "candidate_length", "new_logits"}
+    known.add("is_done_candidate")  # older versions ask whether the draft met a stop token
     parameters = inspect.signature(sampling).parameters.values()
     required = [p.name for p in parameters if p.default is p.empty]
-    if required != expected:
-        raise PeerError(
-            f"_speculative_sampling takes {', '.join(required)}; expected {', '.join(expected)}"
-        )
+    if not set(required) <= known:
+        unknown = ", ".join(sorted(set(required) - known))
+        raise PeerError(f"_speculative_sampling takes {unknown}, which is not known here")
 
     def bind(inputs: Inputs) -> Call:
         spec_len = inputs.draft_tokens.shape[1]
-        arguments = dict(
-            zip(
-                expected,
-                (
-                    inputs.draft_tokens,
-                    inputs.draft_probs.log(),
-                    spec_len,
-                    inputs.target_probs.log(),
-                ),
-                strict=True,
-            )
-        )
+        values = {
+            "candidate_input_ids": inputs.draft_tokens,
+            "candidate_logits": inputs.draft_probs.log(),
+            "candidate_length": spec_len,
+            "new_logits": inputs.target_probs.log(),
+            "is_done_candidate": False,
+        }
+        arguments = {name: values[name] for name in required}
 
         # n_matches is a tensor on the device; the caller needs it on the host, as generate() does.
         def call() -> tuple[int, Tensor, int]:

@@ -68,6 +68,14 @@ def test_yardsticks():
     assert frame.loc[1, "% of the memory roof"] == pytest.approx(100 * 2.5 / 12)
 
 
+def test_a_roof_taken_on_a_busy_machine_is_left_out():
+    busy = spread(900.0, disturbed=0.9)
+    frame = findings.ratio_frame(
+        benchmark([record("baseline", 50.0), record("fused", 9.0, roof=busy)])
+    )
+    assert frame["% of the memory roof"].isna().all()
+
+
 def test_a_step_gains_less_than_its_sampler():
     assert findings.step_saving(100, 25, 0) == 1.25
     assert findings.step_saving(0, 30, 10) == 3

@@ -114,7 +114,8 @@ def test_notebook_sources_hold_no_outputs(name):
         assert cell.outputs == []
         assert cell.execution_count is None
     for cell in notebook(name).cells:
-        assert set(cell.metadata) <= {"tags"}, cell.metadata
+        assert set(cell.metadata) <= {"tags", "jupyter"}, cell.metadata
+        assert cell.metadata.get("jupyter", {}) in ({}, {"source_hidden": True})
     assert set(notebook(name).metadata) <= {"kernelspec", "language_info"}
     assert notebook(name).metadata.kernelspec.name == "python3"
 

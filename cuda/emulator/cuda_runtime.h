@@ -17,6 +17,7 @@
 #define _XOPEN_SOURCE 700
 #endif
 
+#include <math.h>
 #include <setjmp.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -296,6 +297,13 @@ inline unsigned __ballot_sync(unsigned, bool predicate) {
 }
 inline bool __any_sync(unsigned mask, bool predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline bool __all_sync(unsigned mask, bool predicate) { return __ballot_sync(mask, !predicate) == 0; }
+inline float __saturatef(float x) { return x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f; }
+inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
+inline float __fadd_rz(float x, float y) {  // for numbers whose sum a double holds well enough
+  const double sum = (double)x + y;
+  const float rounded = (float)sum;
+  return fabs((double)rounded) > fabs(sum) ? nextafterf(rounded, 0.0f) : rounded;
+}
 inline int __ffs(unsigned x) { return __builtin_ffs((int)x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline unsigned atomicAdd(unsigned* address, unsigned value) {
