@@ -41,7 +41,7 @@ size_t bytes_of_tickets(const Batch& batch) {
 }
 
 template <class Probability>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 4)  // blocks at once: up to 64 registers
     kernel(Batch batch, Workspace workspace, int32_t split) {
   Shared& shared = shared_memory<Shared>();
   const int32_t b = (int32_t)blockIdx.x / split, part = (int32_t)blockIdx.x % split;
