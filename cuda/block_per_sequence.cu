@@ -9,15 +9,20 @@
 
 namespace rsk::block_per_sequence {
 
-constexpr int32_t THREADS = 1024;
+constexpr int32_t THREADS = 512;
 constexpr int32_t WARPS = THREADS / 32;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int32_t CHUNKS = 2;  // of a tile; before Hopper the compiler has no registers for more
+#else
+constexpr int32_t CHUNKS = 4;
+#endif
 
 struct Shared {
-  int64_t piece_total[WARPS];
+  int64_t warp_total[WARPS];
 };
 
 template <class Probability>
-__global__ void __launch_bounds__(THREADS, 1) kernel(Batch batch) {
+__global__ void __launch_bounds__(THREADS, 2) kernel(Batch batch) {
   Shared& shared = shared_memory<Shared>();
   const int32_t b = (int32_t)blockIdx.x;
   const int32_t warp = (int32_t)threadIdx.x / 32, lane = (int32_t)threadIdx.x % 32;
@@ -28,21 +33,28 @@ __global__ void __launch_bounds__(THREADS, 1) kernel(Batch batch) {
     return;
   }
   Row<Probability> row = row_to_sample<Probability>(batch, b, walk);
-  const Piece piece = piece_of_row<Probability>(row.size, warp, WARPS);
+  const Piece piece =
+      piece_of_row(row.size, warp, piece_length<Probability>(row.size, WARPS));
 
-  Choice choice;
+  Tile<Probability, CHUNKS> tile;
+  Totals warps;
   for (;;) {
-    const int64_t total = sum_piece(row, piece, lane);
-    if (lane == 0) shared.piece_total[warp] = total;
+    const int64_t sum = sum_piece(row, piece, tile, lane);
+    if (lane == 0) shared.warp_total[warp] = sum;
     __syncthreads();
-    choice = choose_piece(batch, b, walk.n, shared.piece_total, WARPS, lane);
-    if (choice.total != 0 || !row.is_residual()) break;
-    row.q = nullptr;  // the residual is empty: sample from p
-    row.certain = -1;
+    warps = add_totals<WARPS>(shared.warp_total, WARPS, lane);
+    if (warps.all != 0 || !row.is_residual()) break;
+    row.certain = row.NO_Q;  // the residual is empty: sample from p
     __syncthreads();  // before the totals are overwritten
   }
-  if (warp != choice.piece) return;  // piece 0 if there is no token
-  const int64_t token = choice.total > 0 ? find_token(row, piece, choice.rest, lane) : -1;
+  if (warps.all <= 0) {  // nothing to sample from, or not finite
+    if (warp == 0) write_result_with_warp(batch, b, walk.n, -1, lane);
+    return;
+  }
+  int64_t rest = threshold(sample_word(batch, b, walk.n), warps.all);
+  if (warp != warps.choose(rest)) return;
+  tile.run(lane);
+  const int64_t token = find_token(row, piece, tile, rest, lane);
   write_result_with_warp(batch, b, walk.n, token, lane);
 }
 

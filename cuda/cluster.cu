@@ -1,99 +1,131 @@
 // Step 4: the blocks of a request form a thread-block cluster (compute capability 9.0 and above).
 //
 // A cluster's blocks do run at once, on neighbouring multiprocessors, and can write to each other's
-// shared memory. Each warp sends its total to every block; after one cluster barrier each block
-// knows all of them, and the warp that owns the token's piece finishes the request. There is no
-// workspace, no memset, no atomic, and global memory is written only with the result.
+// shared memory. Each block sends its total to every other one (mailbox.h); then all know all of
+// them, and the warp that owns the token's piece finishes the request. There is no workspace, no
+// memset, no atomic, and global memory is written only with the result.
+//
+// A kernel this short spends a good part of its time on starting. So it allows the next one in the
+// stream to start at once, as far as it can without reading what this one writes, and does the same
+// itself (programmatic dependent launch).
 #include "kernels.h"
 #include "launch.h"
+#include "mailbox.h"
 #include "warp.h"
-
-#include <cooperative_groups.h>
 
 namespace rsk::cluster {
 
-constexpr int32_t THREADS = 256;
-constexpr int32_t WARPS = THREADS / 32;
-constexpr int32_t MAX_CLUSTER = 16;  // more than 8 must be asked for
-constexpr int32_t RESIDENT = 4;      // blocks that a multiprocessor runs at once: up to 64 registers
+constexpr int32_t CHUNKS = 4;  // of a tile
 
+// Blocks that a multiprocessor runs at once, with up to 64 registers a thread.
+template <int32_t WARPS>
+constexpr int32_t resident = 32 / WARPS;
+
+template <int32_t WARPS>
 struct Shared {
-  // Once for the residual and once more for p, should the residual be empty: nobody overwrites
-  // totals that another block may still be reading.
-  int64_t piece_total[2][MAX_CLUSTER * WARPS];
+  int64_t warp_total[WARPS];
+  Mailbox mailboxes[2];  // for the residual's totals, and for p's should the residual be empty
 };
 
-// Blocks per request: as many as run at once, while each warp still has 16 bytes a lane to read.
-int32_t cluster_size(const Batch& batch, int32_t multiprocessors) {
-  const int32_t pack = batch.dtype == Dtype::float32 ? 4 : 8;
-  const int64_t resident = (int64_t)multiprocessors * RESIDENT;
-  int32_t size = 1;
-  while (size < MAX_CLUSTER && 2 * size * (int64_t)batch.batch_size <= resident &&
-         size * THREADS * pack < batch.vocab_size) {
-    size *= 2;
-  }
-  return size;
-}
-
-template <class Probability>
-__global__ void __launch_bounds__(THREADS, RESIDENT) kernel(Batch batch, int32_t cluster_size) {
+template <class Probability, int32_t WARPS>
+__global__ void __launch_bounds__(32 * WARPS, resident<WARPS>)
+    kernel(Batch batch, int32_t cluster_size, int32_t length) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  namespace cg = cooperative_groups;
-  const cg::cluster_group cluster = cg::this_cluster();
-  // A block may write to another one's shared memory once that one has started: announce it now,
-  // and wait for the others only when there is something to send.
-  auto started = cluster.barrier_arrive();
-  Shared& shared = shared_memory<Shared>();
-  const int32_t b = (int32_t)blockIdx.x / cluster_size, part = (int32_t)cluster.block_rank();
+  cudaTriggerProgrammaticLaunchCompletion();  // the next kernel may be launched, to wait below
+  Shared<WARPS>& shared = shared_memory<Shared<WARPS>>();
+  const int32_t b = (int32_t)index_of_cluster(), part = (int32_t)rank_in_cluster();
   const int32_t warp = (int32_t)threadIdx.x / 32, lane = (int32_t)threadIdx.x % 32;
-  const int32_t count = cluster_size * WARPS, mine = part * WARPS + warp;
+  const int32_t mine = part * WARPS + warp;
+  if (threadIdx.x == 0) {
+    for (Mailbox& mailbox : shared.mailboxes) open_mailbox(mailbox, cluster_size);
+  }
+  announce_mailboxes();
+  cudaGridDependencySynchronize();  // for what the kernel before has written
 
   const Walk walk = walk_drafts<Probability>(batch, b, lane);
   Row<Probability> row = row_to_sample<Probability>(batch, b, walk);
-  const Piece piece = piece_of_row<Probability>(row.size, mine, count);
-
-  cluster.barrier_wait(static_cast<decltype(started)&&>(started));
-  Choice choice{-1, 0, 0};
-  for (int32_t round = 0; walk.verdict != Verdict::invalid; ++round) {
-    int64_t* totals = shared.piece_total[round];
-    const int64_t total = sum_piece(row, piece, lane);
-    if (lane < cluster_size) *cluster.map_shared_rank(&totals[mine], lane) = total;
-    cluster.sync();
-    choice = choose_piece(batch, b, walk.n, totals, count, lane);
-    if (choice.total != 0 || !row.is_residual()) break;
-    row.q = nullptr;  // the residual is empty: sample from p
-    row.certain = -1;
+  const Piece piece = piece_of_row(row.size, mine, length);
+  if (walk.verdict == Verdict::invalid) {  // all blocks of the request agree
+    wait_for_mailboxes();
+    if (mine == 0) write_result_with_warp(batch, b, walk.n, -1, lane);
+    return;
   }
-  if (mine != choice.piece) return;  // piece 0 if there is no token
-  const int64_t token = choice.total > 0 ? find_token(row, piece, choice.rest, lane) : -1;
+
+  Tile<Probability, CHUNKS> tile;
+  Totals warps, blocks;
+  uint64_t word;
+  for (int32_t round = 0;; ++round) {
+    Mailbox& mailbox = shared.mailboxes[round];
+    const int64_t sum = sum_piece(row, piece, tile, lane);
+    if (lane == 0) shared.warp_total[warp] = sum;
+    __syncthreads();
+    warps = add_totals<WARPS>(shared.warp_total, WARPS, lane);
+    if (round == 0) wait_for_mailboxes();
+    if (warp == 0 && lane < cluster_size) send(mailbox, lane, part, warps.all);
+    tile.run(lane);  // while the letters are on their way
+    word = sample_word(batch, b, walk.n);
+    wait_for_letters(mailbox);
+    blocks = add_totals<MAX_CLUSTER>(mailbox.letters, cluster_size, lane);
+    if (blocks.all != 0 || !row.is_residual()) break;
+    row.certain = row.NO_Q;  // the residual is empty: sample from p
+  }
+  if (blocks.all <= 0) {  // nothing to sample from, or not finite
+    if (mine == 0) write_result_with_warp(batch, b, walk.n, -1, lane);
+    return;
+  }
+  int64_t rest = threshold(word, blocks.all);
+  if (part != blocks.choose(rest) || warp != warps.choose(rest)) return;
+  const int64_t token = find_token(row, piece, tile, rest, lane);
   write_result_with_warp(batch, b, walk.n, token, lane);
 #endif
 }
 
-cudaError_t launch(const Batch& batch, void*, cudaStream_t stream) {
-  int device = 0, major = 0, multiprocessors = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error != cudaSuccess) return error;
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  if (major < 9) return cudaErrorNotSupported;
-  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+// Blocks per request: as many as run at once, while each warp has a whole tile to read.
+template <class Probability, int32_t WARPS>
+int32_t cluster_size(const Batch& batch, const Device& device) {
+  const int32_t of_a_block = CHUNKS * CHUNK_SIZE<Probability> * WARPS;
+  const int32_t useful = (batch.vocab_size + of_a_block - 1) / of_a_block;
+  const int32_t at_once = device.multiprocessors * resident<WARPS> / batch.batch_size;
+  const int32_t size = useful < at_once ? useful : at_once;
+  return size < 1 ? 1 : size < MAX_CLUSTER ? size : MAX_CLUSTER;
+}
 
-  const int32_t size = cluster_size(batch, multiprocessors);
-  auto config = launch_config((int64_t)batch.batch_size * size, THREADS, stream);
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = (uint32_t)size;
-  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  return with_probability_type(batch, [&](auto probability) {
-    const auto function = kernel<decltype(probability)>;
-    if (size > 8) {
-      const cudaError_t allowed = cudaFuncSetAttribute(
+template <class Probability, int32_t WARPS>
+cudaError_t launch(const Batch& batch, const Device& device, cudaStream_t stream) {
+  const auto function = kernel<Probability, WARPS>;
+  const int32_t size = cluster_size<Probability, WARPS>(batch, device);
+  if (size > 8) {
+    static thread_local int allowed_on = -1;  // the device
+    if (allowed_on != device.id) {
+      const cudaError_t error = cudaFuncSetAttribute(
           (const void*)function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-      if (allowed != cudaSuccess) return allowed;
+      if (error != cudaSuccess) return error;
+      allowed_on = device.id;
     }
-    return cudaLaunchKernelEx(&config, function, batch, size);
+  }
+  auto config = launch_config((int64_t)batch.batch_size * size, 32 * WARPS, stream);
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim.x = (uint32_t)size;
+  attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = attributes;
+  config.numAttrs = 2;
+  const int32_t length = piece_length<Probability>(batch.vocab_size, size * WARPS);
+  return cudaLaunchKernelEx(&config, function, batch, size, length);
+}
+
+cudaError_t launch(const Batch& batch, void*, cudaStream_t stream) {
+  Device device;
+  const cudaError_t error = current_device(device);
+  if (error != cudaSuccess) return error;
+  if (device.major < 9) return cudaErrorNotSupported;
+  return with_probability_type(batch, [&](auto probability) {
+    using Probability = decltype(probability);
+    // Large blocks for a large batch: fewer at once, so that they end less unevenly.
+    return is_large(batch, device) ? launch<Probability, 16>(batch, device, stream)
+                                   : launch<Probability, 8>(batch, device, stream);
   });
 }
 

@@ -1,5 +1,6 @@
 // The fused sampler on the GPU: the kernel that suits the batch.
 #include "kernels.h"
+#include "launch.h"
 
 namespace rsk {
 
@@ -13,15 +14,13 @@ Kernel kernel_at(int32_t index) {
   return kernels[index];
 }
 
-// A batch that fills the GPU with one block per request needs no more of them. A smaller one is
-// split: by a cluster where the device has clusters, else through a workspace.
+// Where the device has clusters, they serve every batch. Else a batch that fills the GPU takes one
+// block per request, and a smaller one is split.
 int32_t best_kernel(const Batch& batch) {
-  int device = 0, major = 0, multiprocessors = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  if (batch.batch_size >= 2 * multiprocessors) return 1;
-  return major >= 9 ? 3 : 2;
+  Device device;
+  current_device(device);
+  if (device.major >= 9) return 3;
+  return is_large(batch, device) ? 1 : 2;
 }
 
 }  // namespace rsk

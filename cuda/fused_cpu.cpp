@@ -164,7 +164,7 @@ int64_t draw(const Batch& batch, int32_t b, int32_t n, const Probability* p, con
     const bool residual = q || certain >= 0;
     return residual ? draw<Probability>(batch, b, n, p, nullptr, -1) : -1;
   }
-  int64_t rest = threshold_of(batch, b, n, total);
+  int64_t rest = threshold(sample_word(batch, b, n), total);
   int32_t i = 0;
   while (rest >= block_total[i]) rest -= block_total[i++];
   for (int32_t v = i * BLOCK;; ++v) {

@@ -15,6 +15,31 @@ inline cudaLaunchConfig_t launch_config(int64_t blocks, int32_t threads, cudaStr
   return config;
 }
 
+struct Device {
+  int id = -1, major = 0, multiprocessors = 0;
+};
+
+// The current device; it is asked about itself once, since even that takes a microsecond.
+inline cudaError_t current_device(Device& device) {
+  static thread_local Device known;
+  int id = 0;
+  cudaError_t error = cudaGetDevice(&id);
+  if (error == cudaSuccess && id != known.id) {
+    error = cudaDeviceGetAttribute(&known.major, cudaDevAttrComputeCapabilityMajor, id);
+    if (error == cudaSuccess) {
+      error = cudaDeviceGetAttribute(&known.multiprocessors, cudaDevAttrMultiProcessorCount, id);
+    }
+    if (error == cudaSuccess) known.id = id;
+  }
+  device = known;
+  return error;
+}
+
+// A batch that fills the GPU with one block per request.
+inline bool is_large(const Batch& batch, const Device& device) {
+  return batch.batch_size >= 2 * device.multiprocessors;
+}
+
 // Call f(Probability{}) with the type of the batch's probabilities.
 template <class Function>
 cudaError_t with_probability_type(const Batch& batch, const Function& f) {

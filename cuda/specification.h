@@ -106,6 +106,11 @@ RSK_FUNCTION float widen(Float16 x) {
 #endif
 }
 
+// 1 in the type of the argument.
+RSK_FUNCTION float one(float) { return 1.0f; }
+RSK_FUNCTION BFloat16 one(BFloat16) { return {0x3F80}; }
+RSK_FUNCTION Float16 one(Float16) { return {0x3C00}; }
+
 // Row k of request b: V probabilities.
 template <class Probability>
 RSK_FUNCTION const Probability* target_row(const Batch& batch, int32_t b, int32_t k) {
@@ -133,14 +138,15 @@ enum class Verdict : int32_t { accepted, rejected, ended, invalid };
 // u has 29 bits and q 24, so their product is exact in a double, and p = q > 0 always accepts.
 template <class Probability>
 RSK_FUNCTION Verdict judge(const Batch& batch, int32_t b, int32_t k) {
+  // First, so that a GPU computes it while it waits for the token and its probabilities.
+  const uint64_t word = random_word(seed_of(batch, b), position_of(batch, b) + (uint64_t)k, COIN);
+  const double u = (double)(int32_t)(word >> 35) * (1.0 / (1 << 29));
   const int64_t d = draft_token(batch, b, k);
   if (d == -1) return Verdict::ended;
   if (d < 0 || d >= batch.vocab_size) return Verdict::invalid;
   const float p = widen(target_row<Probability>(batch, b, k)[d]);
   const float q = batch.draft_probs ? widen(draft_row<Probability>(batch, b, k)[d]) : 1.0f;
   if (!is_finite(p) || !is_finite(q)) return Verdict::invalid;
-  const uint64_t word = random_word(seed_of(batch, b), position_of(batch, b) + (uint64_t)k, COIN);
-  const double u = (double)(int64_t)(word >> 35) * (1.0 / (1 << 29));
   return u * (double)q < (double)p ? Verdict::accepted : Verdict::rejected;
 }
 
@@ -168,9 +174,10 @@ RSK_FUNCTION int64_t threshold(uint64_t word, int64_t total) {
 #endif
 }
 
-RSK_FUNCTION int64_t threshold_of(const Batch& batch, int32_t b, int32_t n, int64_t total) {
+// The word that the last token of request b is sampled with, after n accepted drafts.
+RSK_FUNCTION uint64_t sample_word(const Batch& batch, int32_t b, int32_t n) {
   const uint64_t t = position_of(batch, b) + (uint64_t)n;
-  return threshold(random_word(seed_of(batch, b), t, batch.sample_stream), total);
+  return random_word(seed_of(batch, b), t, batch.sample_stream);
 }
 
 // -------------------------------------------------------------------------------------- result

@@ -18,19 +18,20 @@ constexpr int32_t MAX_SPLIT = 32;
 
 struct Shared {
   bool is_last;
-  int64_t piece_total[WARPS];
+  int64_t warp_total[WARPS];
 };
 
-// The workspace: a ticket per request, then the totals of its pieces.
+// The workspace: a ticket per request, then the totals of its blocks and of their warps.
 struct Workspace {
   uint32_t* tickets;     // [B]
-  int64_t* piece_total;  // [B, split * WARPS]
+  int64_t* block_total;  // [B, split]
+  int64_t* warp_total;   // [B, split, WARPS]
 };
 
 int32_t split_of(const Batch& batch) {
   const int32_t worth_a_block = THREADS * 16;  // probabilities; fewer cost more than they save
   const int32_t wanted = (batch.vocab_size + worth_a_block - 1) / worth_a_block;
-  const int32_t resident = 1024;  // blocks of this size that a large GPU runs at once
+  const int32_t resident = 384;  // blocks of this size that a large GPU runs at once
   const int32_t affordable = resident / batch.batch_size;
   const int32_t split = wanted < affordable ? wanted : affordable;
   return split < 1 ? 1 : split < MAX_SPLIT ? split : MAX_SPLIT;
@@ -41,8 +42,8 @@ size_t bytes_of_tickets(const Batch& batch) {
 }
 
 template <class Probability>
-__global__ void __launch_bounds__(THREADS, 4)  // blocks at once: up to 64 registers
-    kernel(Batch batch, Workspace workspace, int32_t split) {
+__global__ void __launch_bounds__(THREADS, 3)  // blocks at once: up to 80 registers
+    kernel(Batch batch, Workspace workspace, int32_t split, int32_t length) {
   Shared& shared = shared_memory<Shared>();
   const int32_t b = (int32_t)blockIdx.x / split, part = (int32_t)blockIdx.x % split;
   const int32_t warp = (int32_t)threadIdx.x / 32, lane = (int32_t)threadIdx.x % 32;
@@ -53,53 +54,73 @@ __global__ void __launch_bounds__(THREADS, 4)  // blocks at once: up to 64 regis
     return;
   }
   Row<Probability> row = row_to_sample<Probability>(batch, b, walk);
-  const int32_t count = split * WARPS;
-  int64_t* piece_total = workspace.piece_total + (int64_t)b * count;
-  const int32_t mine = part * WARPS + warp;
-  const int64_t total =
-      sum_piece(row, piece_of_row<Probability>(row.size, mine, count), lane);
-  if (lane == 0) {
-    piece_total[mine] = total;
-    __threadfence();  // the total is visible before the ticket is taken
-  }
+  const int32_t count = split * WARPS, mine = part * WARPS + warp;
+  int64_t* block_total = workspace.block_total + (int64_t)b * split;
+  int64_t* warp_total = workspace.warp_total + (int64_t)b * count;
+
+  Tile<Probability, 4> tile;
+  const int64_t sum = sum_piece(row, piece_of_row(row.size, mine, length), tile, lane);
+  if (lane == 0) shared.warp_total[warp] = sum;
   __syncthreads();
-  if (threadIdx.x == 0) {
-    shared.is_last = atomicAdd(&workspace.tickets[b], 1u) == (uint32_t)split - 1;
+  if (warp == 0) {
+    const Totals warps = add_totals<WARPS>(shared.warp_total, WARPS, lane);
+    if (lane < WARPS) warp_total[part * WARPS + lane] = shared.warp_total[lane];
+    if (lane == 0) block_total[part] = warps.all;
+    __threadfence();  // the totals are visible before the ticket is taken
+    __syncwarp();
+    if (lane == 0) {
+      shared.is_last = atomicAdd(&workspace.tickets[b], 1u) == (uint32_t)split - 1;
+    }
   }
   __syncthreads();
   if (!shared.is_last) return;
   __threadfence();
 
-  Choice choice = choose_piece(batch, b, walk.n, piece_total, count, lane);
-  Piece piece = piece_of_row<Probability>(row.size, choice.piece, count);
-  if (choice.total == 0 && row.is_residual()) {  // empty, which is rare: this block alone sums p
-    row.q = nullptr;
-    row.certain = -1;
-    piece = piece_of_row<Probability>(row.size, warp, WARPS);
-    const int64_t again = sum_piece(row, piece, lane);
-    if (lane == 0) shared.piece_total[warp] = again;
+  Totals totals = add_totals<MAX_SPLIT>(block_total, split, lane);
+  Piece piece{};  // that the token is in
+  int64_t rest = 0;
+  if (totals.all > 0) {
+    rest = threshold(sample_word(batch, b, walk.n), totals.all);
+    const int32_t block = totals.choose(rest);
+    const Totals warps = add_totals<WARPS>(warp_total + block * WARPS, WARPS, lane);
+    piece = piece_of_row(row.size, block * WARPS + warps.choose(rest), length);
+  } else if (totals.all == 0 && row.is_residual()) {  // empty, which is rare: this block sums p
+    row.certain = row.NO_Q;
+    const int32_t longer = piece_length<Probability>(row.size, WARPS);
+    const int64_t again = sum_piece(row, piece_of_row(row.size, warp, longer), tile, lane);
+    if (lane == 0) shared.warp_total[warp] = again;
     __syncthreads();
-    choice = choose_piece(batch, b, walk.n, shared.piece_total, WARPS, lane);
-    piece = piece_of_row<Probability>(row.size, choice.piece, WARPS);
+    totals = add_totals<WARPS>(shared.warp_total, WARPS, lane);
+    if (totals.all > 0) {
+      rest = threshold(sample_word(batch, b, walk.n), totals.all);
+      piece = piece_of_row(row.size, totals.choose(rest), longer);
+    }
   }
   if (warp != 0) return;
-  const int64_t token = choice.total > 0 ? find_token(row, piece, choice.rest, lane) : -1;
+  Tile<Probability, 4> other;  // than what this warp has read
+  other.begin = -1;
+  const int64_t token = totals.all > 0 ? find_token(row, piece, other, rest, lane) : -1;
   write_result_with_warp(batch, b, walk.n, token, lane);
 }
 
 size_t workspace_bytes(const Batch& batch) {
   return bytes_of_tickets(batch) +
-         (size_t)batch.batch_size * split_of(batch) * WARPS * sizeof(int64_t);
+         (size_t)batch.batch_size * split_of(batch) * (WARPS + 1) * sizeof(int64_t);
 }
 
 cudaError_t launch(const Batch& batch, void* memory, cudaStream_t stream) {
   const size_t tickets = bytes_of_tickets(batch);
-  const Workspace workspace{(uint32_t*)memory, (int64_t*)((char*)memory + tickets)};
+  const int32_t split = split_of(batch);
+  int64_t* totals = (int64_t*)((char*)memory + tickets);
+  const Workspace workspace{(uint32_t*)memory, totals, totals + (int64_t)batch.batch_size * split};
   const cudaError_t error = cudaMemsetAsync(memory, 0, tickets, stream);
   if (error != cudaSuccess) return error;
-  const int32_t split = split_of(batch);
   const auto config = launch_config((int64_t)batch.batch_size * split, THREADS, stream);
-  return RSK_LAUNCH(&config, kernel, batch, workspace, split);
+  return with_probability_type(batch, [&](auto probability) {
+    using Probability = decltype(probability);
+    const int32_t length = piece_length<Probability>(batch.vocab_size, split * WARPS);
+    return cudaLaunchKernelEx(&config, kernel<Probability>, batch, workspace, split, length);
+  });
 }
 
 }  // namespace rsk::split_vocabulary

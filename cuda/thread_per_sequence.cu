@@ -47,7 +47,7 @@ __global__ void kernel(Batch batch) {
     for (int32_t v = 0; v < batch.vocab_size; ++v) total += weight(v, finite);
     if (!finite) break;
     if (total > 0) {
-      int64_t rest = threshold_of(batch, b, n, total);
+      int64_t rest = threshold(sample_word(batch, b, n), total);
       for (token = 0;; ++token) {
         rest -= weight((int32_t)token, finite);
         if (rest < 0) break;

@@ -22,14 +22,25 @@ __device__ __forceinline__ Storage& shared_memory() {
 }
 #endif
 
+// The sum of x in [0, 2^57) over the warp.
 __device__ __forceinline__ int64_t sum_over_warp(int64_t x) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  constexpr uint32_t part = (1u << 27) - 1;  // 32 of these do not overflow
+  const uint32_t low = __reduce_add_sync(ALL_LANES, (uint32_t)x & part);
+  const uint32_t middle = __reduce_add_sync(ALL_LANES, (uint32_t)(x >> 27) & part);
+  const uint32_t high = __reduce_add_sync(ALL_LANES, (uint32_t)(x >> 54));
+  return low + ((int64_t)middle << 27) + ((int64_t)high << 54);
+#else
   for (int32_t step = 16; step > 0; step /= 2) x += __shfl_xor_sync(ALL_LANES, x, step);
   return x;
+#endif
 }
 
-// The sum of x over this lane and the ones below it.
+// The sum of x over this lane and the ones below it; from lane COUNT on, x is 0.
+template <int32_t COUNT = 32>
 __device__ __forceinline__ int64_t running_sum(int64_t x, int32_t lane) {
-  for (int32_t step = 1; step < 32; step *= 2) {
+#pragma unroll
+  for (int32_t step = 1; step < COUNT; step *= 2) {
     const int64_t below = __shfl_up_sync(ALL_LANES, x, step);
     if (lane >= step) x += below;
   }
@@ -61,35 +72,6 @@ __device__ Walk walk_drafts(const Batch& batch, int32_t b, int32_t lane) {
 
 // -------------------------------------------------------------------------------------- sample
 
-// The row that the last token is sampled from, with weights max(p - q, 0).
-template <class Probability>
-struct Row {
-  const Probability* p;
-  const Probability* q;  // null: q is 0, except for 1 at the token `certain`
-  int32_t certain;       // -1: there is no such token
-  int32_t size;
-
-  __device__ bool is_residual() const { return q || certain >= 0; }
-
-  __device__ int64_t weight(int32_t v) const {
-    const float draft = q ? widen(q[v]) : v == certain ? 1.0f : 0.0f;
-    return fixed_point(widen(p[v]) - draft);
-  }
-};
-
-template <class Probability>
-__device__ Row<Probability> row_to_sample(const Batch& batch, int32_t b, const Walk& walk) {
-  Row<Probability> row{target_row<Probability>(batch, b, walk.n), nullptr, -1, batch.vocab_size};
-  if (walk.verdict == Verdict::rejected) {
-    if (batch.draft_probs) {
-      row.q = draft_row<Probability>(batch, b, walk.n);
-    } else {
-      row.certain = (int32_t)draft_token(batch, b, walk.n);
-    }
-  }
-  return row;
-}
-
 // Loads of 16 bytes, side by side across the warp.
 template <class Probability>
 constexpr int32_t PACK_SIZE = 16 / (int32_t)sizeof(Probability);
@@ -97,153 +79,282 @@ constexpr int32_t PACK_SIZE = 16 / (int32_t)sizeof(Probability);
 template <class Probability>
 constexpr int32_t CHUNK_SIZE = 32 * PACK_SIZE<Probability>;  // what a warp loads at once
 
+// Kept as words, which stay in registers; a probability is taken out when it is needed.
 template <class Probability>
 struct alignas(16) Pack {
-  Probability x[PACK_SIZE<Probability>];
+  static constexpr int32_t BITS = 8 * (int32_t)sizeof(Probability), PER_WORD = 32 / BITS;
+
+  uint32_t words[4];
+
+  __device__ float at(int32_t j) const {
+    const uint32_t bits = words[j / PER_WORD] >> (j % PER_WORD * BITS);
+    Probability x;
+    memcpy(&x, &bits, sizeof x);  // the lower bits: every GPU is little-endian
+    return widen(x);
+  }
+  __device__ void set(int32_t j, Probability x) {  // where there was 0
+    uint32_t bits = 0;
+    memcpy(&bits, &x, sizeof x);
+    words[j / PER_WORD] |= bits << (j % PER_WORD * BITS);
+  }
 };
+
+// The row that the last token is sampled from, with weights max(p - q, 0).
+template <class Probability>
+struct Row {
+  const Probability* p;
+  const Probability* q;  // to be read only if has_q()
+  int32_t certain;       // the token at which q is 1, or one of these:
+  int32_t size;
+  bool in_packs;         // whether it can be read 16 bytes at a time
+  static constexpr int32_t NO_Q = -1;     // q is 0 everywhere
+  static constexpr int32_t ROW_OF_Q = -2;
+
+  __device__ bool has_q() const { return certain == ROW_OF_Q; }
+  __device__ bool is_residual() const { return certain != NO_Q; }
+
+  __device__ bool is_finite(int32_t i) const {
+    return rsk::is_finite(widen(p[i])) && (!has_q() || rsk::is_finite(widen(q[i])));
+  }
+
+  // p and q from element i on, but for `certain`; from `end` on they are 0.
+  __device__ void load_pack(int32_t i, int32_t end, Pack<Probability>& to_p,
+                            Pack<Probability>& to_q) const {
+    to_p = to_q = {};
+    if (i < end) to_p = *(const Pack<Probability>*)(p + i);
+    if (i < end && has_q()) to_q = *(const Pack<Probability>*)(q + i);
+  }
+  __device__ void load_elements(int32_t i, int32_t end, Pack<Probability>& to_p,
+                                Pack<Probability>& to_q) const {
+    to_p = to_q = {};
+#pragma unroll
+    for (int32_t j = 0; j < PACK_SIZE<Probability>; ++j) {
+      if (i + j < end) to_p.set(j, p[i + j]);
+    }
+    if (!has_q()) return;
+#pragma unroll
+    for (int32_t j = 0; j < PACK_SIZE<Probability>; ++j) {
+      if (i + j < end) to_q.set(j, q[i + j]);
+    }
+  }
+};
+
+template <class Probability>
+__device__ Row<Probability> row_to_sample(const Batch& batch, int32_t b, const Walk& walk) {
+  Row<Probability> row;
+  row.p = target_row<Probability>(batch, b, walk.n);
+  row.q = draft_row<Probability>(batch, b, walk.n);
+  row.size = batch.vocab_size;
+  row.certain = Row<Probability>::NO_Q;
+  if (walk.verdict == Verdict::rejected) {
+    row.certain = batch.draft_probs ? Row<Probability>::ROW_OF_Q
+                                    : (int32_t)draft_token(batch, b, walk.n);
+  }
+  const uintptr_t addresses = (uintptr_t)row.p | (row.has_q() ? (uintptr_t)row.q : 0);
+  row.in_packs = row.size % PACK_SIZE<Probability> == 0 && addresses % 16 == 0;
+  return row;
+}
+
+// A row is cut into `count` pieces of this many elements: whole chunks, so only its end is ragged.
+template <class Probability>
+__host__ __device__ constexpr int32_t piece_length(int32_t size, int32_t count) {
+  const int32_t chunks = (size + CHUNK_SIZE<Probability> - 1) / CHUNK_SIZE<Probability>;
+  return (chunks + count - 1) / count * CHUNK_SIZE<Probability>;
+}
 
 struct Piece {
   int32_t begin, end;
 };
 
-// Piece i of a row that is cut into `count`: whole chunks, so only the row's end is ragged.
-template <class Probability>
-__device__ Piece piece_of_row(int32_t size, int32_t i, int32_t count) {
-  const int32_t chunks = (size + CHUNK_SIZE<Probability> - 1) / CHUNK_SIZE<Probability>;
-  const int32_t length = (chunks + count - 1) / count * CHUNK_SIZE<Probability>;
+__device__ inline Piece piece_of_row(int32_t size, int32_t i, int32_t length) {
   const int64_t begin = (int64_t)i * length, end = begin + length;
   return {(int32_t)(begin < size ? begin : size), (int32_t)(end < size ? end : size)};
 }
 
-// A running sum of fixed_point(), without the conversion from float to int64, which a GPU does at a
-// fraction of the rate of additions. Adding 2 to a weight in [0, 1], rounding towards zero, leaves
-// its upper 22 bits in the mantissa; adding 2^-19 to what is left leaves the lower 20 there.
-struct FixedPointSum {
-  int64_t total = 0;
-  float not_finite = 0.0f;  // NaN once a difference was NaN or infinite
-
-  // Adds COUNT weights max(p - q, 0).
-  template <int32_t COUNT>
-  __device__ void add(const float (&p)[COUNT], const float (&q)[COUNT]) {
-    constexpr float upper = 2.0f, lower = 1.0f / (1 << 19);
-    uint32_t upper_bits = 0, lower_bits = 0;  // COUNT <= 8 of them fit
-    for (int32_t i = 0; i < COUNT; ++i) {
-      const float difference = p[i] - q[i];
-      not_finite = __fmaf_rn(difference, 0.0f, not_finite);
-      const float weight = __saturatef(difference);
-      const float shifted = __fadd_rz(weight, upper);
-      const float rest = weight - (shifted - upper);  // exact
-      upper_bits += bits_of(shifted) - bits_of(upper);
-      lower_bits += bits_of(__fadd_rz(rest, lower)) - bits_of(lower);
-    }
-    total += ((int64_t)upper_bits << 20) + lower_bits;
+// The sum of the weights max(p - q, 0) in fixed point; `not_finite` becomes NaN if a difference is
+// NaN or infinite.
+//
+// Without the conversion from float to int64, which a GPU does at a fraction of the rate of
+// additions: adding 2 to a weight in [0, 1], rounding towards zero, leaves its upper 22 bits in the
+// mantissa; adding 2^-19 to what is left leaves the lower 20 there.
+template <class Probability>
+__device__ int64_t sum_pack(const Pack<Probability>& p, const Pack<Probability>& q,
+                            float& not_finite) {
+  constexpr float upper = 2.0f, lower = 1.0f / (1 << 19);
+  uint32_t upper_bits = 0, lower_bits = 0;  // at most 8 of them, which fit
+#pragma unroll
+  for (int32_t j = 0; j < PACK_SIZE<Probability>; ++j) {
+    const float difference = p.at(j) - q.at(j);
+    not_finite = __fmaf_rn(difference, 0.0f, not_finite);
+    const float weight = __saturatef(difference);
+    const float shifted = __fadd_rz(weight, upper);
+    const float rest = weight - (shifted - upper);  // exact
+    upper_bits += bits_of(shifted) - bits_of(upper);
+    lower_bits += bits_of(__fadd_rz(rest, lower)) - bits_of(lower);
   }
-};
+  return ((int64_t)upper_bits << 20) + lower_bits;
+}
 
-// Sum of the weights of a piece, or -1 if a probability in it is not finite.
-template <class Probability, bool HAS_DRAFT>
-__device__ int64_t sum_piece(const Row<Probability>& row, Piece piece, int32_t lane) {
-  constexpr int32_t PACK = PACK_SIZE<Probability>;
-  FixedPointSum sum;
-  const bool aligned = ((uintptr_t)row.p | (uintptr_t)row.q) % 16 == 0;
-  int32_t v = piece.begin;
-  if (aligned) {
-#pragma unroll 4
-    for (int32_t i = v + lane * PACK; i + PACK <= piece.end; i += CHUNK_SIZE<Probability>) {
-      const Pack<Probability> target = *(const Pack<Probability>*)(row.p + i);
-      Pack<Probability> draft{};
-      if (HAS_DRAFT) draft = *(const Pack<Probability>*)(row.q + i);
-      float p[PACK], q[PACK];
-      for (int32_t j = 0; j < PACK; ++j) {
-        p[j] = widen(target.x[j]);
-        q[j] = HAS_DRAFT ? widen(draft.x[j]) : 0.0f;
+// A lane's share of what a warp reads at once: one pack of each chunk. Memory answers after some
+// hundred cycles; the more loads are on their way meanwhile, the less a warp waits for each.
+template <class Probability, int32_t CHUNKS>
+struct Tile {
+  static constexpr int32_t PACK = PACK_SIZE<Probability>, CHUNK = CHUNK_SIZE<Probability>;
+
+  int64_t sums[CHUNKS];  // of the packs; after run(), up to and including a pack, in the tile
+  int32_t begin;         // in the row; -1: nothing was read
+
+  // Elements that add() reads. A row that does not allow loads of 16 bytes fills one chunk.
+  __device__ static int32_t size(const Row<Probability>& row) {
+    return row.in_packs ? CHUNKS * CHUNK : CHUNK;
+  }
+
+  // Sum the packs from `start` on; what lies beyond the end counts as 0. Returns their sum.
+  __device__ int64_t add(const Row<Probability>& row, int32_t start, int32_t end, int32_t lane,
+                         float& not_finite) {
+    begin = start;
+    Pack<Probability> p[CHUNKS], q[CHUNKS];
+    // No branch depends on what a load brings, so that all are issued before any is waited for.
+    if (row.in_packs) {
+#pragma unroll
+      for (int32_t c = 0; c < CHUNKS; ++c) {
+        row.load_pack(start + c * CHUNK + lane * PACK, end, p[c], q[c]);
       }
-      sum.add(p, q);
+    } else {
+#pragma unroll
+      for (int32_t c = 1; c < CHUNKS; ++c) p[c] = q[c] = {};
+      row.load_elements(start + lane * PACK, end, p[0], q[0]);
     }
-    v += (piece.end - piece.begin) / PACK * PACK;
+    int64_t total = 0;
+#pragma unroll
+    for (int32_t c = 0; c < CHUNKS; ++c) total += sums[c] = sum_pack(p[c], q[c], not_finite);
+    if (start <= row.certain && row.certain < end) total += correct_certain(row, lane);
+    return total;
   }
-#pragma unroll 4
-  for (int32_t i = v + lane; i < piece.end; i += 32) {
-    const float p[1] = {widen(row.p[i])}, q[1] = {HAS_DRAFT ? widen(row.q[i]) : 0.0f};
-    sum.add(p, q);
-  }
-  if (lane == 0 && piece.begin <= row.certain && row.certain < piece.end) {
-    const float p = widen(row.p[row.certain]);  // summed with q = 0 above; there q is 1
-    sum.total += fixed_point(p - 1.0f) - fixed_point(p);
-  }
-  const int64_t total = sum_over_warp(sum.total);
-  if (__all_sync(ALL_LANES, sum.not_finite == 0.0f)) return total;
-  // p - q overflows, which is allowed, or one of them is not finite: look closely.
-  bool finite = true;
-  for (int32_t i = piece.begin + lane; i < piece.end; i += 32) {
-    finite &= is_finite(widen(row.p[i])) && (!HAS_DRAFT || is_finite(widen(row.q[i])));
-  }
-  return __all_sync(ALL_LANES, finite) ? total : -1;
-}
 
-template <class Probability>
-__device__ int64_t sum_piece(const Row<Probability>& row, Piece piece, int32_t lane) {
-  return row.q ? sum_piece<Probability, true>(row, piece, lane)
-               : sum_piece<Probability, false>(row, piece, lane);
-}
-
-struct Choice {
-  int64_t total;  // of the row; 0: no weight; -1: a probability is not finite
-  int32_t piece;  // that the token is in
-  int64_t rest;   // the token is the first in the piece whose running sum exceeds this
-};
-
-// Choose a piece from the totals of all, which other threads have written.
-__device__ inline Choice choose_piece(const Batch& batch, int32_t b, int32_t n,
-                                      const volatile int64_t* piece_total, int32_t count,
-                                      int32_t lane) {
-  int64_t total = 0;
-  bool finite = true;
-  for (int32_t i = lane; i < count; i += 32) {
-    const int64_t x = piece_total[i];
-    total += x;
-    finite &= x >= 0;
-  }
-  total = sum_over_warp(total);
-  if (!__all_sync(ALL_LANES, finite)) return {-1, 0, 0};
-  if (total == 0) return {0, 0, 0};
-  int64_t rest = threshold_of(batch, b, n, total);
-  for (int32_t start = 0;; start += 32) {
-    const int64_t x = start + lane < count ? piece_total[start + lane] : 0;
-    const int64_t running = running_sum(x, lane);
-    const uint32_t beyond = __ballot_sync(ALL_LANES, running > rest);
-    if (beyond) {
-      const int32_t first = __ffs(beyond) - 1;
-      return {total, start + first, rest - __shfl_sync(ALL_LANES, running - x, first)};
+  // Running sums in the order of the row: chunk by chunk, in each lane by lane.
+  __device__ void run(int32_t lane) {
+    int64_t before = 0;
+#pragma unroll
+    for (int32_t c = 0; c < CHUNKS; ++c) {
+      sums[c] = before + running_sum(sums[c], lane);
+      before = __shfl_sync(ALL_LANES, sums[c], 31);
     }
-    rest -= __shfl_sync(ALL_LANES, running, 31);
   }
-}
 
-// Find the token: each lane sums a few neighbours, and the lane that goes beyond looks closer.
-template <class Probability>
-__device__ int32_t find_token(const Row<Probability>& row, Piece piece, int64_t rest,
-                              int32_t lane) {
-  constexpr int32_t PACK = PACK_SIZE<Probability>;
-  for (int32_t start = piece.begin;; start += CHUNK_SIZE<Probability>) {
-    const int32_t begin = start + lane * PACK;
+  // After run(): the first element whose running sum exceeds `rest`, as its place in the row. If
+  // the sum over the tile does not exceed it: -1, and `rest` is less by that sum.
+  __device__ int32_t find(const Row<Probability>& row, int32_t end, int64_t& rest,
+                          int32_t lane) const {
+    int32_t chunk = -1, first = 0;
     int64_t sum = 0;
-    for (int32_t v = begin; v < begin + PACK; ++v) sum += v < piece.end ? row.weight(v) : 0;
-    const int64_t running = running_sum(sum, lane);
-    const uint32_t beyond = __ballot_sync(ALL_LANES, running > rest);
-    if (beyond) {
-      const int32_t first = __ffs(beyond) - 1;
-      int32_t v = begin;
-      if (lane == first) {
-        for (rest -= running - sum;; ++v) {
-          rest -= row.weight(v);
-          if (rest < 0) break;
-        }
+#pragma unroll
+    for (int32_t c = CHUNKS - 1; c >= 0; --c) {
+      const uint32_t beyond = __ballot_sync(ALL_LANES, sums[c] > rest);
+      if (beyond) {
+        chunk = c;
+        first = __ffs(beyond) - 1;
+        sum = sums[c];
       }
-      return __shfl_sync(ALL_LANES, v, first);
     }
-    rest -= __shfl_sync(ALL_LANES, running, 31);
+    if (chunk < 0) {
+      rest -= __shfl_sync(ALL_LANES, sums[CHUNKS - 1], 31);
+      return -1;
+    }
+    const int32_t place = begin + chunk * CHUNK + lane * PACK;
+    Pack<Probability> p, q;
+    if (row.in_packs) {
+      row.load_pack(place, end, p, q);
+    } else {
+      row.load_elements(place, end, p, q);
+    }
+    int32_t j = PACK;  // the element: going back, the running sum falls to `rest`
+#pragma unroll
+    for (int32_t i = PACK - 1; i >= 0; --i) {
+      if (place + i == row.certain) q.set(i, one(Probability{}));
+      j -= sum > rest;
+      sum -= fixed_point(p.at(i) - q.at(i));
+    }
+    return __shfl_sync(ALL_LANES, place + j, first);
   }
+
+ private:
+  // The token `certain` was summed with q = 0; there q is 1. Returns what that changes.
+  __device__ int64_t correct_certain(const Row<Probability>& row, int32_t lane) {
+    const float p = widen(row.p[row.certain]);
+    const int64_t change = fixed_point(p - 1.0f) - fixed_point(p);
+    int64_t changed = 0;
+#pragma unroll
+    for (int32_t c = 0; c < CHUNKS; ++c) {
+      const int32_t first = begin + c * CHUNK + lane * PACK;
+      if (first <= row.certain && row.certain < first + PACK) {
+        sums[c] += change;
+        changed = change;
+      }
+    }
+    return changed;
+  }
+};
+
+// Sum of the weights of a piece, or -1 if a probability in it is not finite. The tile that was
+// read last is left in `tile`.
+template <class Probability, int32_t CHUNKS>
+__device__ int64_t sum_piece(const Row<Probability>& row, Piece piece,
+                             Tile<Probability, CHUNKS>& tile, int32_t lane) {
+  int64_t sum = 0;
+  float not_finite = 0.0f;
+  tile.begin = -1;
+  for (int32_t start = piece.begin; start < piece.end; start += tile.size(row)) {
+    sum += tile.add(row, start, piece.end, lane, not_finite);
+  }
+  bool finite = true;
+  if (!__all_sync(ALL_LANES, not_finite == 0.0f)) {
+    // p - q overflows, which is allowed, or one of them is not finite: look closely.
+#pragma unroll 1
+    for (int32_t i = piece.begin + lane; i < piece.end; i += 32) finite &= row.is_finite(i);
+  }
+  sum = sum_over_warp(sum);
+  return __all_sync(ALL_LANES, finite) ? sum : -1;
+}
+
+// The token: the first in the piece whose running sum exceeds `rest`. `tile` is as sum_piece() left
+// it, but for run(); what is in it is not read again.
+template <class Probability, int32_t CHUNKS>
+__device__ int32_t find_token(const Row<Probability>& row, Piece piece,
+                              Tile<Probability, CHUNKS>& tile, int64_t rest, int32_t lane) {
+  for (int32_t start = piece.begin; start < piece.end; start += tile.size(row)) {
+    if (tile.begin != start) {
+      float ignored = 0.0f;
+      tile.add(row, start, piece.end, lane, ignored);
+      tile.run(lane);
+    }
+    const int32_t token = tile.find(row, piece.end, rest, lane);
+    if (token >= 0) return token;
+  }
+  return -1;  // not reached: the sum over the piece exceeds `rest`
+}
+
+// The totals of up to COUNT parts of a row, one a lane.
+struct Totals {
+  int64_t running;  // over the parts up to this lane's
+  int64_t all;      // 0: no weight; -1: a probability is not finite
+
+  // The part that the token is in: the first whose running sum exceeds `rest`, which becomes the
+  // threshold within that part.
+  __device__ int32_t choose(int64_t& rest) const {
+    const int32_t part = __ffs(__ballot_sync(ALL_LANES, running > rest)) - 1;
+    const int64_t before = __shfl_sync(ALL_LANES, running, part - 1);
+    if (part > 0) rest -= before;
+    return part;
+  }
+};
+
+template <int32_t COUNT>
+__device__ Totals add_totals(const volatile int64_t* totals, int32_t count, int32_t lane) {
+  const int64_t own = lane < count ? totals[lane] : 0;
+  const bool finite = __all_sync(ALL_LANES, own >= 0);
+  const int64_t running = running_sum<COUNT>(own, lane);
+  return {running, finite ? __shfl_sync(ALL_LANES, running, COUNT - 1) : -1};
 }
 
 // -------------------------------------------------------------------------------------- result

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from rsk.data import cuda_dir
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
-    from torch import Tensor
 
 CUDA_FLAGS = ["-O3", "-std=c++17", "-fmad=false", "-DRSK_CUDA"]
 """For ``nvcc``, besides the architecture; never ``--use_fast_math``."""
@@ -59,6 +59,11 @@ def available(device_type: str) -> bool:
         _say(f"no fused kernel on {device_type}, using 'vectorized' instead: {reason}")
         return False
     return True
+
+
+def is_loaded(device_type: str) -> bool:
+    """Whether the kernels for "cpu", "cuda" or "emulator" are in this process already."""
+    return device_type in _loaded
 
 
 def load(device_type: str) -> None:
@@ -324,24 +329,29 @@ def _toolchain() -> Iterator[None]:
 def _register_fakes() -> None:
     """Tell ``torch.compile`` the shapes that the operators return."""
 
-    def fake_samples(draft_tokens: Tensor, target_probs: Tensor) -> tuple[Tensor, Tensor]:
+    def check_devices(arguments: tuple[object, ...]) -> None:
+        devices = {x.device for x in arguments if isinstance(x, Tensor)}
+        torch._check(len(devices) == 1, lambda: f"expected one device, got {devices}")
+
+    def fake_samples(*arguments: object) -> tuple[Tensor, Tensor]:
+        check_devices(arguments)
+        draft_tokens, _, target_probs, *_ = arguments
+        assert isinstance(draft_tokens, Tensor) and isinstance(target_probs, Tensor)
         batch_size, spec_len = draft_tokens.shape
         return (
             target_probs.new_empty((batch_size, spec_len + 1), dtype=torch.int64),
             target_probs.new_empty((batch_size,), dtype=torch.int64),
         )
 
-    @torch.library.register_fake("rsk::rejection_sample")
-    def _(draft_tokens: Tensor, draft_probs: object, target_probs: Tensor, *_: object) -> object:
-        return fake_samples(draft_tokens, target_probs)
+    torch.library.register_fake("rsk::rejection_sample", fake_samples)
 
     @torch.library.register_fake("rsk::launch")
-    def _(kernel: int, *arguments: Tensor) -> object:
-        draft_tokens, _, target_probs = arguments[:3]
-        return fake_samples(draft_tokens, target_probs)
+    def _(kernel: int, *arguments: object) -> object:
+        return fake_samples(*arguments)
 
     @torch.library.register_fake("rsk::sample")
-    def _(probs: Tensor, *_: object) -> object:
+    def _(probs: Tensor, *arguments: object) -> object:
+        check_devices((probs, *arguments))
         return probs.new_empty((probs.shape[0],), dtype=torch.int64)
 
 

@@ -17,14 +17,14 @@ def rejection_sample(
     position: int | Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Run the kernel. Arguments as in :func:`rsk.rejection_sample`; the library is loaded."""
-    return torch.ops.rsk.rejection_sample(
+    return torch.ops.rsk.rejection_sample.default(
         draft_tokens, draft_probs, target_probs, *tensor_and_int(seed), *tensor_and_int(position)
     )
 
 
 def sample(probs: Tensor, seed: int | Tensor, position: int | Tensor) -> Tensor:
     """Run the kernel. Arguments as in :func:`rsk.sample`; the library is loaded."""
-    return torch.ops.rsk.sample(probs, *tensor_and_int(seed), *tensor_and_int(position))
+    return torch.ops.rsk.sample.default(probs, *tensor_and_int(seed), *tensor_and_int(position))
 
 
 def tensor_and_int(value: int | Tensor) -> tuple[Tensor | None, int]:

@@ -166,8 +166,8 @@ def check_shapes_of_input(device: str) -> dict[str, list[str]]:
 
 
 def check_streams_and_graphs() -> dict[str, list[str]]:
-    """No call may disturb another: four streams at once, and a graph replayed on new inputs."""
-    found: dict[str, list[str]] = {"streams": [], "graph": []}
+    """No call may disturb another: streams at once, graphs replayed, inputs overwritten."""
+    found: dict[str, list[str]] = {"streams": [], "graph": [], "chain": []}
     batches = [make_batch(32, 4, 32000, device="cuda", seed=i) for i in range(4)]
     expected = [rejection_sample(*batch, seed=i) for i, batch in enumerate(batches)]
     for name, run in KERNELS.items():
@@ -193,6 +193,15 @@ def check_streams_and_graphs() -> dict[str, list[str]]:
             torch.cuda.synchronize()
             if not _equal(result, rejection_sample(*batch, seed=0, backend="vectorized")):
                 found["graph"].append(f"{name} on batch {i}")
+        # Each call reads what the kernel just before it wrote, which the next one overwrites.
+        results = []
+        for i, batch in enumerate(batches * 20):
+            for x, y in zip(inputs, batch, strict=True):
+                x.copy_(y)
+            results.append(run(*inputs, seed=i % len(batches)))
+        torch.cuda.synchronize()
+        if not all(map(_equal, results, expected * 20)):
+            found["chain"].append(name)
     return found
 
 

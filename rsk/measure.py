@@ -12,7 +12,7 @@ How a time is made:
   (:mod:`rsk.clocks`).
 - Before and after, fresh inputs are run with every new tensor poisoned, and the outputs of the
   timed calls themselves are compared with the expected tokens.
-- The memory roof is the fastest of three read-only reductions over as many bytes, in the same
+- The memory roof is the fastest of a few read-only reductions over as many bytes, in the same
   cache state and on the same clock. A result more than 10 % above it is refused
   (:class:`rsk.records.Record`).
 """

@@ -87,13 +87,19 @@ def rejection_sample(
         TypeError: an argument of the wrong type.
         rsk.BuildError: ``backend="fused"`` and the kernel cannot be compiled.
     """
-    batch_size = _check_tensors(draft_tokens, draft_probs, target_probs)
-    seed = _check_seed(seed, batch_size, draft_tokens.device)
-    position = _check_int64("position", position, batch_size, draft_tokens.device)
-    module = _MODULES[_choose(backend, draft_tokens.device)]
-    samples = RejectionSamples(
-        *module.rejection_sample(draft_tokens, draft_probs, target_probs, seed, position)
-    )
+    tensors = draft_tokens, draft_probs, target_probs
+    if _is_ready(backend, target_probs, seed, position):
+        # The operator checks its arguments itself, in a tenth of the time that Python takes.
+        drawn = _draw_seed() if seed is None else seed
+        try:
+            samples = RejectionSamples(*fused.rejection_sample(*tensors, drawn, position))
+        except (RuntimeError, TypeError, OverflowError):
+            check_request(*tensors, seed, position)  # to say what is wrong with them
+            raise
+    else:
+        seed, position = check_request(*tensors, seed, position)
+        module = _MODULES[_choose(backend, target_probs.device)]
+        samples = RejectionSamples(*module.rejection_sample(*tensors, seed, position))
     if validate:
         _raise_if_invalid(samples.num_accepted)
     return samples
@@ -145,6 +151,18 @@ def check_request(
     return (
         _check_seed(seed, batch_size, draft_tokens.device),
         _check_int64("position", position, batch_size, draft_tokens.device),
+    )
+
+
+def _is_ready(backend: str, probs: object, seed: object, position: object) -> bool:
+    """Whether the fused kernel is loaded, and the arguments are plain enough to hand them on."""
+    return (
+        (backend == "auto" or backend == "fused")
+        and isinstance(probs, Tensor)
+        and build.is_loaded("cuda" if probs.is_cuda else "cpu" if probs.is_cpu else "")
+        and (seed is None or type(seed) is int or isinstance(seed, Tensor))
+        and (type(position) is int or isinstance(position, Tensor))
+        and not torch.compiler.is_compiling()
     )
 
 
@@ -222,10 +240,14 @@ def _check_range(what: str, value: int, low: int, high: int) -> None:
 def _check_seed(seed: int | Tensor | None, batch_size: int, device: torch.device) -> int | Tensor:
     if seed is not None:
         return _check_int64("seed", seed, batch_size, device)
-    drawn = torch.randint(-(2**63), 2**63 - 1, ())
     if torch.compiler.is_compiling():  # stay a tensor: .item() would break the graph
+        drawn = torch.randint(-(2**63), 2**63 - 1, ())
         return drawn.to(device) + torch.arange(batch_size, device=device)
-    return int(drawn.item())
+    return _draw_seed()
+
+
+def _draw_seed() -> int:
+    return int(torch.randint(-(2**63), 2**63 - 1, ()).item())
 
 
 def _check_int64(name: str, value: object, batch_size: int, device: torch.device) -> int | Tensor:

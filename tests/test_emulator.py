@@ -42,7 +42,9 @@ class TestBarriers:
             ("block_per_sequence", "__syncthreads();", 0),
             ("split_vocabulary", "__syncthreads();", 0),
             ("split_vocabulary", "__syncthreads();", 1),
-            ("cluster", "cluster.sync();", 0),
+            ("cluster", "__syncthreads();", 0),
+            ("cluster", "wait_for_letters(mailbox);", 0),
+            ("cluster", "if (round == 0) wait_for_mailboxes();", 0),
         ],
     )
     def test_a_missing_barrier_is_caught(self, name, barrier, occurrence, monkeypatch):
@@ -121,7 +123,8 @@ class TestMemory:
         done = self.run(tmp_path)
         assert done.returncode == 0 and "checked" in done.stdout, done.stderr[-3000:]
 
-    def test_a_read_behind_the_end_is_caught(self, tmp_path):
-        done = self.run(tmp_path, ("i < piece.end; i += 32", "i <= piece.end; i += 32"))
+    @pytest.mark.parametrize("bound", ["if (i < end) to_p", "if (i + j < end) to_p"])
+    def test_a_read_behind_the_end_is_caught(self, bound, tmp_path):
+        done = self.run(tmp_path, (bound, bound.replace("<", "<=")))
         assert done.returncode != 0
         assert "heap-buffer-overflow" in done.stderr and "warp.h" in done.stderr

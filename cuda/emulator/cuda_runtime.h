@@ -110,6 +110,7 @@ struct Fiber {
   dim3 index;
   int lane;
   uint64_t exchanges = 0;
+  uint64_t announced = 0;  // its arrival at the cluster's barrier
   const Barrier* waits_for = nullptr;
   uint64_t ticket = 0;
   bool returned = false;
@@ -242,6 +243,10 @@ inline void __syncwarp(unsigned = 0xFFFFFFFFu) {
 }
 inline void __threadfence() {}  // one fiber runs at a time
 
+// One kernel runs at a time.
+inline void cudaTriggerProgrammaticLaunchCompletion() {}
+inline void cudaGridDependencySynchronize() {}
+
 namespace emulator {
 
 // Give a value; then see those of the other lanes.
@@ -297,6 +302,12 @@ inline unsigned __ballot_sync(unsigned, bool predicate) {
 }
 inline bool __any_sync(unsigned mask, bool predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline bool __all_sync(unsigned mask, bool predicate) { return __ballot_sync(mask, !predicate) == 0; }
+inline unsigned __reduce_add_sync(unsigned, unsigned value) {
+  const emulator::Exchange all(value);
+  unsigned sum = 0;
+  for (int lane = 0; lane < 32; ++lane) sum += all.has(lane) ? (unsigned)all.of(lane) : 0;
+  return sum;
+}
 inline float __saturatef(float x) { return x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f; }
 inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
 inline float __fadd_rz(float x, float y) {  // for numbers whose sum a double holds well enough
@@ -333,13 +344,17 @@ enum cudaError_t {
 typedef void* cudaStream_t;
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75 };
 enum cudaFuncAttribute { cudaFuncAttributeNonPortableClusterSizeAllowed = 13 };
-enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4 };
+enum cudaLaunchAttributeID {
+  cudaLaunchAttributeClusterDimension = 4,
+  cudaLaunchAttributeProgrammaticStreamSerialization = 6
+};
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
   struct {
     struct {
       unsigned x, y, z;
     } clusterDim;
+    int programmaticStreamSerializationAllowed;
   } val;
 };
 struct cudaLaunchConfig_t {
@@ -414,6 +429,10 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
         clusters[i].blocks[rank].rank_in_cluster = rank;
       }
       start(clusters[i], fibers, (char*)stacks);
+      for (Block& block : clusters[i].blocks) {  // some blocks begin late
+        const uint64_t delay = order() % 2 * (order() % 128);
+        for (Warp& warp : block.warps) warp.held_until = delay;
+      }
     }
     finished = run(fibers, order, deadline);
   }
