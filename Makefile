@@ -1,4 +1,5 @@
-# make report   run the notebooks and write report.html and report.pdf
+# make report   run the notebooks; write report.html, report.pdf, slides.pdf and script.pdf
+# make publish  rebuild the copies of these four in report/, from recorded data alone
 # make test     run the test suite
 # make lint     check style, types, and that the notebooks hold no outputs
 # make lab      open the notebooks in JupyterLab
@@ -21,10 +22,13 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
 RECORD ?= data/benchmarks
 
-.PHONY: report test lint lab fuzz measure clean
+.PHONY: report publish test lint lab fuzz measure clean
 
 report: $(STAMP)
 	$(BIN)/rsk report $(REPORT_ARGS)
+
+publish: $(STAMP)
+	$(BIN)/rsk report --publish
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(TEST_ARGS)
@@ -43,6 +47,7 @@ fuzz: $(STAMP)
 
 measure:
 	PYTHONPATH=. $(PYTHON) -m rsk.grid --save data/kernels/agreement.json
+	-PYTHONPATH=. $(PYTHON) -m rsk.ideas --save data/kernels/ideas.json
 	PYTHONPATH=. $(PYTHON) -m rsk benchmark --full --save $(RECORD) $(MEASURE_ARGS)
 
 clean:

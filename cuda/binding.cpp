@@ -52,8 +52,16 @@ rsk::Dtype dtype_of(const Tensor& probs, const char* name) {
   }
 }
 
+// A contiguous tensor. (torch::stable::new_empty goes through one more operator.)
 Tensor new_int64(std::initializer_list<int64_t> shape, const Tensor& like) {
-  return torch::stable::new_empty(like, shape, ScalarType::Long);
+  std::array<int64_t, 2> strides{1, 1};
+  if (shape.size() == 2) strides[0] = std::max<int64_t>(*(shape.begin() + 1), 1);
+  AtenTensorHandle tensor = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      (int64_t)shape.size(), shape.begin(), strides.data(), aoti_torch_dtype_int64(),
+      like.is_cuda() ? aoti_torch_device_type_cuda() : aoti_torch_device_type_cpu(),
+      like.get_device_index(), &tensor));
+  return Tensor(tensor);
 }
 
 // What the two operators have in common: p, the random numbers and the sizes.
@@ -105,7 +113,10 @@ void run(int64_t kernel, const Batch& batch, const Tensor& like) {
 #if defined(RSK_EMULATED)
   run_kernel(kernel, batch, like);
 #elif defined(RSK_CUDA)
-  const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
+  int current = -1;  // most often it is the tensors' device already, and a guard costs time
+  cudaGetDevice(&current);
+  std::optional<torch::stable::accelerator::DeviceGuard> guard;
+  if (current != like.get_device_index()) guard.emplace(like.get_device_index());
   run_kernel(kernel < 0 ? rsk::best_kernel(batch) : kernel, batch, like);
 #else
   // Waking a thread costs about as much as 32768 probabilities.

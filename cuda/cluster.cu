@@ -15,8 +15,6 @@
 
 namespace rsk::cluster {
 
-constexpr int32_t CHUNKS = 4;  // of a tile
-
 // Blocks that a multiprocessor runs at once, with up to 64 registers a thread.
 template <int32_t WARPS>
 constexpr int32_t resident = 32 / WARPS;
@@ -27,7 +25,7 @@ struct Shared {
   Mailbox mailboxes[2];  // for the residual's totals, and for p's should the residual be empty
 };
 
-template <class Probability, int32_t WARPS>
+template <class Probability, int32_t WARPS, int32_t CHUNKS>
 __global__ void __launch_bounds__(32 * WARPS, resident<WARPS>)
     kernel(Batch batch, int32_t cluster_size, int32_t length) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
@@ -81,7 +79,7 @@ __global__ void __launch_bounds__(32 * WARPS, resident<WARPS>)
 }
 
 // Blocks per request: as many as run at once, while each warp has a whole tile to read.
-template <class Probability, int32_t WARPS>
+template <class Probability, int32_t WARPS, int32_t CHUNKS>
 int32_t cluster_size(const Batch& batch, const Device& device) {
   const int32_t of_a_block = CHUNKS * CHUNK_SIZE<Probability> * WARPS;
   const int32_t useful = (batch.vocab_size + of_a_block - 1) / of_a_block;
@@ -90,10 +88,10 @@ int32_t cluster_size(const Batch& batch, const Device& device) {
   return size < 1 ? 1 : size < MAX_CLUSTER ? size : MAX_CLUSTER;
 }
 
-template <class Probability, int32_t WARPS>
+template <class Probability, int32_t WARPS, int32_t CHUNKS>
 cudaError_t launch(const Batch& batch, const Device& device, cudaStream_t stream) {
-  const auto function = kernel<Probability, WARPS>;
-  const int32_t size = cluster_size<Probability, WARPS>(batch, device);
+  const auto function = kernel<Probability, WARPS, CHUNKS>;
+  const int32_t size = cluster_size<Probability, WARPS, CHUNKS>(batch, device);
   if (size > 8) {
     static thread_local int allowed_on = -1;  // the device
     if (allowed_on != device.id) {
@@ -123,9 +121,13 @@ cudaError_t launch(const Batch& batch, void*, cudaStream_t stream) {
   if (device.major < 9) return cudaErrorNotSupported;
   return with_probability_type(batch, [&](auto probability) {
     using Probability = decltype(probability);
-    // Large blocks for a large batch: fewer at once, so that they end less unevenly.
-    return is_large(batch, device) ? launch<Probability, 16>(batch, device, stream)
-                                   : launch<Probability, 8>(batch, device, stream);
+    // Large blocks for a large batch: fewer at once, so that they end less unevenly. Short tiles
+    // where each row can be spread over so many multiprocessors that these are all it takes.
+    if (is_large(batch, device)) return launch<Probability, 16, 4>(batch, device, stream);
+    const bool is_small = batch.batch_size * MAX_CLUSTER <= device.multiprocessors &&
+                          batch.vocab_size <= MAX_CLUSTER * 8 * 2 * CHUNK_SIZE<Probability>;
+    return is_small ? launch<Probability, 8, 2>(batch, device, stream)
+                    : launch<Probability, 8, 4>(batch, device, stream);
   });
 }
 

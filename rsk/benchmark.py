@@ -42,6 +42,7 @@ from rsk.sampler import BACKENDS
 from rsk.summary import digits, duration
 
 LEAST_BUDGET_S = 0.05
+GRIDS = ("", "BV", "BKV")
 ATTEMPTS = 3
 """How often a time is taken that other processes disturb, before the best of them is kept."""
 
@@ -52,8 +53,8 @@ class Sweep:
 
     Every batch size is measured at the usual values, with every dtype and in every cache state;
     every speculation length, vocabulary and acceptance rate at the middle batch size. With
-    ``grid``, the batch sizes, speculation lengths and vocabularies are combined in full, and the
-    dtypes and cache states are measured with every vocabulary too.
+    ``grid`` "BV", every batch size is measured with every vocabulary, dtype and cache state; with
+    "BKV", with every speculation length and vocabulary too.
     """
 
     batch_sizes: tuple[int, ...] = (1, 4, 16, 64)
@@ -62,7 +63,7 @@ class Sweep:
     dtypes: tuple[str, ...] = ("float32",)
     acceptances: tuple[float, ...] = (0.7,)
     caches: tuple[str, ...] = ("warm",)
-    grid: bool = False
+    grid: str = ""
     runs: int = 1
     seed: int = 0
 
@@ -78,6 +79,8 @@ class Sweep:
             for value in getattr(self, name):
                 if value not in known:
                     raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+        if self.grid not in GRIDS:
+            raise ValueError(f"grid: expected one of {', '.join(GRIDS[1:])}, got {self.grid!r}")
         for value in self.acceptances:
             if not 0 <= value <= 1:
                 raise ValueError(f"acceptances: expected rates in [0, 1], got {value}")
@@ -106,7 +109,7 @@ class Sweep:
             for v in vocab_sizes
             for b in self.batch_sizes
         ]:
-            if self.grid:
+            if "K" in self.grid:
                 chosen += [point._replace(spec_len=k) for k in self.spec_lens]
             chosen += [point._replace(dtype=dtype) for dtype in self.dtypes]
             chosen += [point._replace(cache=cache) for cache in self.caches]
@@ -123,7 +126,7 @@ def full_sweep(device: torch.device | str) -> Sweep:
         dtypes=DTYPES,
         acceptances=(0.7, 0.3, 0.5, 0.9, 1.0),
         caches=CACHES,
-        grid=True,
+        grid="BKV",
         runs=2,
     )
 

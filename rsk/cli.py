@@ -179,8 +179,9 @@ def benchmark(
         str | None, typer.Option(help="State of the last cache: warm, cold.", show_default="warm")
     ] = None,
     grid: Annotated[
-        bool, typer.Option("--grid", help="Every combination of B, K and V, not only the axes.")
-    ] = False,
+        str | None,
+        typer.Option(help="BV or BKV: every combination of these, not only the axes."),
+    ] = None,
     runs: Annotated[
         int | None, typer.Option(min=1, help="Whole runs, to compare them.", show_default="1")
     ] = None,
@@ -213,7 +214,7 @@ def benchmark(
         "dtypes": _entries(dtypes, str, "--dtypes"),
         "acceptances": _entries(acceptances, float, "--acceptances"),
         "caches": _entries(caches, str, "--caches"),
-        "grid": grid or None,
+        "grid": grid,
         "runs": runs,
         "seed": seed,
     }
@@ -300,16 +301,28 @@ def report(
         typer.Option("--quick/--full", help="Few points, or all of them.", show_default="quick"),
     ] = None,
     export: Annotated[
-        bool, typer.Option("--export/--no-export", help="Make report.html and report.pdf.")
+        bool,
+        typer.Option("--export/--no-export", help="Make report.html and .pdf, slides and script."),
     ] = True,
+    publish: Annotated[
+        bool,
+        typer.Option(
+            "--publish", help="From recorded data alone, make the copies that report/ holds."
+        ),
+    ] = False,
 ) -> None:
-    """Run the notebooks and make the report from them."""
-    from rsk import course
+    """Run the notebooks, and make the report and the talk."""
+    from rsk import course, published, talk
 
+    if publish:
+        if param or only or quick is not None or not export:
+            raise ValueError("--publish goes with no other option than --output")
+        published.rebuild(output, _console())
+        return
     parameters = course.parse_parameters(param or [])
     if quick is not None:
         parameters["quick"] = quick
-    course.run_course(parameters, only=only or (), output=output, export=export)
+    course.run_course(parameters, only=only or (), output=output, export=export, more=talk.write)
 
 
 @app.command()

@@ -33,6 +33,11 @@ PRECISION = 0.02
 """Half-width of the median's confidence interval, over the median, at which sampling stops."""
 SAMPLE_NS = 200_000
 """A sample of the wall clock lasts at least this long: the clock's own cost is 0.1 us."""
+EAGER_SAMPLE = 16, 2e-3
+"""A sample of single calls takes this many, or as many as last this many seconds: what happens
+between two samples has emptied the processor's caches for the first of them."""
+WARM_UP_S = 0.02
+"""A GPU that had little to do takes some milliseconds to raise its clocks."""
 DISTURBED = 0.02
 """A sample in which threads waited for a processor for longer than this part of it is disturbed."""
 
@@ -95,39 +100,28 @@ def time_eager(calls: Sequence[Call], *, budget_s: float) -> tuple[Spread, Sprea
         Time until a call returns, time until its result is there, and the last outputs.
     """
     outputs: list[Any] = []
+    begin = time.perf_counter()
+    calls[0]()
+    torch.cuda.synchronize()
+    lasted = time.perf_counter() - begin
+    rounds = math.ceil(min(EAGER_SAMPLE[0], EAGER_SAMPLE[1] / lasted) / len(calls))
 
     def sample() -> tuple[float, float]:
         nonlocal outputs
-        outputs = []
         host = total = 0
-        for call in calls:
-            start = time.perf_counter_ns()
-            outputs.append(call())
-            returned = time.perf_counter_ns()
-            torch.cuda.synchronize()
-            total += time.perf_counter_ns() - start
-            host += returned - start
-        return total / 1e3 / len(calls), host / 1e3 / len(calls)
+        for _ in range(rounds):
+            outputs = []
+            for call in calls:
+                start = time.perf_counter_ns()
+                outputs.append(call())
+                returned = time.perf_counter_ns()
+                torch.cuda.synchronize()
+                total += time.perf_counter_ns() - start
+                host += returned - start
+        return total / 1e3 / rounds / len(calls), host / 1e3 / rounds / len(calls)
 
-    torch.cuda.synchronize()
     samples = sample_until_settled(sample, budget_s)
     return samples.spread("wall", 1), samples.spread("wall", 0), outputs
-
-
-def time_events(calls: Sequence[Call], *, budget_s: float) -> tuple[Spread, list[Any]]:
-    """Time calls on the GPU by CUDA events around them: launch gaps count."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    outputs: list[Any] = []
-
-    def sample() -> tuple[float]:
-        nonlocal outputs
-        start.record()
-        outputs = [call() for call in calls]
-        end.record()
-        end.synchronize()
-        return (start.elapsed_time(end) * 1e3 / len(calls),)
-
-    return sample_until_settled(sample, budget_s).spread("CUDA event"), outputs
 
 
 def time_graph(calls: Sequence[Call], *, budget_s: float) -> tuple[Spread, list[Any]]:
@@ -163,6 +157,9 @@ def time_graph(calls: Sequence[Call], *, budget_s: float) -> tuple[Spread, list[
         end.synchronize()
         return (start.elapsed_time(end) * 1e3 / len(outputs),)
 
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < WARM_UP_S:
+        sample()
     # The device's clock does not care when the host loses its processor.
     samples = sample_until_settled(sample, budget_s, watch=False)
     return samples.spread("graph replay"), outputs
@@ -271,7 +268,9 @@ def memory_roof(
     if device.type == "cuda":
         reductions += [sum_rows(512), sum_rows(2048)]
     spreads = [
-        timer([functools.partial(reduce, data) for data in pool], budget_s=budget_s / len(reductions))[0]
+        timer(
+            [functools.partial(reduce, data) for data in pool], budget_s=budget_s / len(reductions)
+        )[0]
         for reduce in reductions
     ]
     return min(spreads, key=lambda one: one.median_us)

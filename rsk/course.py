@@ -409,6 +409,7 @@ def run_course(
     output: Path | None = None,
     sources: Path | None = None,
     export: bool = True,
+    more: Callable[[Path], list[Path]] | None = None,
     console: Console | None = None,
 ) -> list[Part]:
     """Run the notebooks in order, export the report, and print where it is and what took how long.
@@ -419,6 +420,7 @@ def run_course(
         output: the run's folder, by default :func:`run_dir`.
         sources: folder of the notebooks, by default the course's own.
         export: whether to make the report and the pages; they are made once ``07_report`` has run.
+        more: called with the run's folder after that; returns the files that it made.
         console: where progress is printed.
 
     Returns:
@@ -452,6 +454,7 @@ def run_course(
         if export:
             with progress.part("export"):
                 written += _export(folder)
+                written += more(folder) if more is not None else []
     progress.say(f"All done in {sum(part.seconds for part in progress.done):.0f} s:")
     for path in written:
         progress.say(f"  {path}")

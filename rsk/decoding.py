@@ -13,7 +13,6 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -25,8 +24,8 @@ from rsk import build
 from rsk.cache import CachedModel, Clock, Sampling
 from rsk.generate import ACCEPTED, RECOVERED, Generation, speculative_generate
 from rsk.generate_cli import shipped_prompts
-from rsk.load import NGRAM, Pair, load_pair, shipped_pair
-from rsk.machine import pinned_threads, provenance
+from rsk.load import NGRAM, Pair, fitting_threads, load_pair, parameters, shipped_pair
+from rsk.machine import provenance
 from rsk.records import Provenance, RecordError
 from rsk.sampler import BACKENDS
 
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 SCHEMA = "rsk-decoding/1"
 USUAL_SPEC_LEN = 4
 USUAL_TEMPERATURE = 1.0
-SMALL_MODEL = 20_000_000  # parameters
 ROUNDING_GAP = 1e-3
 """Logits of a float32 model that are closer may come out in either order."""
 PARTS = ("draft", "target", "sampler", "rest")
@@ -327,19 +325,6 @@ def _settings(
     for backend in BACKENDS:
         if backend != "fused" or build.available("cpu"):
             yield "model", USUAL_SPEC_LEN, USUAL_TEMPERATURE, backend
-
-
-@contextmanager
-def fitting_threads(pair: Pair) -> Iterator[None]:
-    """One thread for a small model on a CPU: it loses more by sharing its work than it gains."""
-    small = pair.target.device.type == "cpu" and parameters(pair.target) < SMALL_MODEL
-    with pinned_threads(1 if small else None):
-        yield
-
-
-def parameters(model: PreTrainedModel) -> int:
-    """Number of a model's parameters; those that two layers share are counted once."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _generate(

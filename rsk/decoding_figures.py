@@ -1,11 +1,12 @@
-"""The figures of a :class:`rsk.decoding.Study`, in the style of :mod:`rsk.figures`."""
+"""The figures of a :class:`rsk.decoding.Study`, in the style of :mod:`rsk.plotting`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rsk import plotting
 from rsk.decoding import PARTS, USUAL_SPEC_LEN, Race, Study, expected_speed_up, expected_tokens
-from rsk.figures import STYLES, Picture, _axes, _ticks
+from rsk.plotting import STYLES, Picture
 from rsk.summary import digits, duration
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def tokens_per_pass(study: Study) -> Picture:
         f"{trials[least].tokens_per_pass:.2f} to {trials[most].tokens_per_pass:.2f}; "
         f"the formula is off by at most {worst:.0%}"
     )
-    with _axes(title) as (fig, ax):
+    with plotting.axes(title) as (fig, ax):
         ks = range(max(trials) + 1)
         curve = [expected_tokens(rate, k) for k in ks]
         label = f"{FORMULA} with a = {rate:.2f}"
@@ -51,7 +52,7 @@ def tokens_per_pass(study: Study) -> Picture:
             [t.tokens_per_pass_error for t in trials.values()],
             {**STYLES["fused"], "linestyle": "", "label": "counted"},
         )
-        _ticks(ax, [0, *trials])
+        plotting.ticks(ax, [0, *trials])
         ax.set_ylim(0.8, None)
         ax.set_xlabel("speculation length K (draft tokens)")
         ax.set_ylabel("tokens per target pass")
@@ -93,7 +94,7 @@ def acceptance_by_temperature(study: Study) -> Picture:
                 f"{last.acceptance:.0%} at {last.temperature:g}"
             )
     title = "Accepted: " + "; ".join(parts)
-    with _axes(title) as (fig, ax):
+    with plotting.axes(title) as (fig, ax):
         for draft, trials in by_draft.items():
             style: dict[str, Any] = dict(DRAFT_STYLES[draft])
             _error_bars(
@@ -140,7 +141,7 @@ def speed_up_by_spec_len(study: Study) -> Picture:
     slower = [str(race.spec_len) for race in races if study.speed_up(race) <= 1]
     if slower and ratio > 1:
         title += f"; K = {', '.join(slower)} does not pay"
-    with _axes(title) as (fig, ax):
+    with plotting.axes(title) as (fig, ax):
         ks = [race.spec_len for race in races]
         ax.plot(
             ks,
@@ -161,7 +162,7 @@ def speed_up_by_spec_len(study: Study) -> Picture:
         ax.axhline(1, color="#1a1a1a", linewidth=1)
         ax.text(1.01, 1, "plain", transform=ax.get_yaxis_transform(), va="center", fontsize=8)
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
-        _ticks(ax, ks)
+        plotting.ticks(ax, ks)
         ax.set_ylim(0, None)
         ax.set_xlabel("speculation length K (draft tokens)")
         ax.set_ylabel("speed-up over plain decoding")
@@ -197,7 +198,7 @@ def time_of_a_step(study: Study) -> Picture:
     trials = study.by_backend()
     shares = ", ".join(f"{t.sampler_share:.1%} ({name})" for name, t in trials.items())
     title = f"The sampler's share of a decoding step: {shares}"
-    with _axes(title, height=1.9 + 0.45 * len(trials)) as (fig, ax):
+    with plotting.axes(title, height=1.9 + 0.45 * len(trials)) as (fig, ax):
         left = [0.0] * len(trials)
         for part in PARTS:
             widths = [t.seconds[part] / t.passes * 1e3 for t in trials.values()]

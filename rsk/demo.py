@@ -221,8 +221,8 @@ def explain(found: Benchmark) -> list[str]:
     """
     line = benchmark.usual_line(found)
     counts = {(c.implementation, c.batch_size): c for c in found.operations}
-    busy = [size for size, by_name in line.items() if any(r.call.busy for r in by_name.values())]
-    quiet = {size: by_name for size, by_name in line.items() if size not in busy} or line
+    quiet = _quiet(line)
+    busy = [size for size in line if size not in quiet or any(map(_is_busy, line[size].values()))]
     sentences = []
     if sizes := [size for size, by_name in quiet.items() if "fused" in by_name]:
         size = max(sizes)
@@ -232,30 +232,41 @@ def explain(found: Benchmark) -> list[str]:
             f"{digits(ratio)} times faster" if ratio > 1 else f"{digits(1 / ratio)} times slower"
         )
         sentences.append(
-            f"At B={size} the baseline {_work(counts[BASELINE, size])}; the fused sampler "
+            f"At B = {size} the baseline {_work(counts[BASELINE, size])}; the fused sampler "
             f"{_work(counts['fused', size])}, and takes {duration(fused.call.median_us)} instead "
             f"of {duration(base.call.median_us)}: {verdict}."
         )
         sentences.append(
             "It ends each request at the first rejection and reads the rows that it samples from, "
-            f"{megabytes(fused.bytes_moved)} in all, once: this takes "
-            f"{digits(1 / fused.roof_share, 2)} times as long as only reading so many bytes on "
-            f"this machine, where the baseline takes {digits(1 / base.roof_share, 2)} times as "
-            "long."
+            f"{megabytes(fused.bytes_moved)} in all, once"
+            + (
+                "."
+                if fused.roof.busy  # such a roof is too slow, and says nothing
+                else f": this takes {digits(1 / fused.roof_share, 2)} times as long as only "
+                "reading so many bytes on this machine, where the baseline takes "
+                f"{digits(1 / base.roof_share, 2)} times as long."
+            )
         )
-    slower = [
-        size
-        for size, by_name in quiet.items()
-        if "vectorized" in by_name and summary.ratio(by_name[BASELINE], by_name["vectorized"]) <= 1
-    ]
-    if slower:
-        sentences.append(_why_not_vectorized(slower, line, counts, found))
+    if reasons := why_not_vectorized(found):
+        sentences.append(reasons)
     if busy:
         sentences.append(
-            f"Other programs kept the processor busy (at B={', '.join(map(str, busy))}): the times "
-            "marked busy are too long. Run it again when the machine is quiet."
+            f"Other programs kept the processor busy (at B = {', '.join(map(str, busy))}): the "
+            "times marked busy are too long. Run it again when the machine is quiet."
         )
     return sentences
+
+
+def _is_busy(record: Record) -> bool:
+    return record.call.busy
+
+
+def _quiet(line: dict[int, dict[str, Record]]) -> dict[int, dict[str, Record]]:
+    """The batch sizes at which no time was disturbed, or all if there is none."""
+    quiet = {
+        size: by_name for size, by_name in line.items() if not any(map(_is_busy, by_name.values()))
+    }
+    return quiet or line
 
 
 def _work(count: Operations) -> str:
@@ -269,12 +280,17 @@ def _work(count: Operations) -> str:
     return f"{work} and never waits for a value"
 
 
-def _why_not_vectorized(
-    sizes: Sequence[int],
-    line: dict[int, dict[str, Record]],
-    counts: dict[tuple[str, int], Operations],
-    found: Benchmark,
-) -> str:
+def why_not_vectorized(found: Benchmark) -> str:
+    """Where vectorized is not faster than the baseline, and why; empty if it is everywhere."""
+    line = benchmark.usual_line(found)
+    counts = {(c.implementation, c.batch_size): c for c in found.operations}
+    sizes = [
+        size
+        for size, by_name in _quiet(line).items()
+        if "vectorized" in by_name and summary.ratio(by_name[BASELINE], by_name["vectorized"]) <= 1
+    ]
+    if not sizes:
+        return ""
     few = [
         size
         for size in sizes
@@ -283,7 +299,7 @@ def _why_not_vectorized(
     many = [size for size in sizes if size not in few]
     times = ", ".join(
         f"{duration(line[size]['vectorized'].call.median_us)} against "
-        f"{duration(line[size][BASELINE].call.median_us)} at B={size}"
+        f"{duration(line[size][BASELINE].call.median_us)} at B = {size}"
         for size in sizes
     )
     reasons = []
@@ -291,7 +307,7 @@ def _why_not_vectorized(
         size = max(few)
         reasons.append(
             f"for few requests its {counts['vectorized', size].operators} operators are more than "
-            f"the baseline's {counts[BASELINE, size].operators} (B={size})"
+            f"the baseline's {counts[BASELINE, size].operators} (B = {size})"
         )
     if many:
         size = max(many)
@@ -303,7 +319,7 @@ def _why_not_vectorized(
             else "although no request needs more than two rows at a time"
         )
         reasons.append(
-            f"at B={size} it has fewer operators, but each makes a tensor of the whole batch, "
+            f"at B = {size} it has fewer operators, but each makes a tensor of the whole batch, "
             f"{megabytes(allocated)} in all, {fits}"
         )
     return f"The vectorized sampler is not always faster ({times}): {'; and '.join(reasons)}."

@@ -7,16 +7,20 @@ somebody meant it to do.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rsk import pseudo_kernels
-from rsk.figures import WIDTH, Picture
-from rsk.pseudo_kernels import LANES, SPLIT, WARPS, Load
+from rsk.plotting import WIDTH, Picture
+from rsk.pseudo_kernels import LANES, PACK, SPLIT, WARPS, Load
 from rsk.summary import plural
 from rsk.synthetic import make_batch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+Reader = Callable[[Load], str]
+"""Names who loaded a probability."""
 
 SECTOR = 8
 """Probabilities (float32) in the 32 bytes that the memory of a GPU moves at least."""
@@ -29,16 +33,18 @@ TITLE: dict[str, Any] = {"fontsize": 10, "fontweight": "bold"}
 _COLORS = ("#56b4e9", "#f5d08a", "#009e73", "#f0b8d5")
 _MEETING = {
     "block_per_sequence": ["shared memory of block {first}: the totals of its warps"],
-    "split_vocabulary": ["global memory: the totals of all warps, and the tickets of the blocks"],
+    "split_vocabulary": [
+        "global memory: the totals of the blocks and their warps, and the tickets"
+    ],
     "cluster": [
-        "shared memory of block {first}:\nall totals",
-        "shared memory of block {second}:\nall totals",
+        "mailbox of block {first}:\na letter with each block's total",
+        "mailbox of block {second}:\na letter with each block's total",
     ],
 }
-"""Where the totals of a request's warps go."""
+"""Where the totals of a request's warps or blocks go."""
 
 
-def summing_loads(name: str, requests: int = LANES, vocab_size: int = 32) -> list[Load]:
+def summing_loads(name: str, requests: int = LANES, vocab_size: int = 64) -> list[Load]:
     """The loads with which a Python kernel sums the rows of a small batch, each v once.
 
     Args:
@@ -52,14 +58,14 @@ def summing_loads(name: str, requests: int = LANES, vocab_size: int = 32) -> lis
     batch = make_batch(requests, 1, vocab_size, acceptance=0.5)
     _, loads = pseudo_kernels.launch(name, *batch, seed=0)
     first: dict[tuple[int, int], Load] = {}
-    for load in sorted(loads, key=lambda load: load.load):
+    for load in sorted(loads, key=lambda load: load.wait):
         first.setdefault((load.request, load.v), load)
     return sorted(first.values(), key=lambda load: (load.request, load.v))
 
 
-def first_load(loads: list[Load]) -> list[Load]:
-    """What the lanes of the first warp fetch with their first load instruction."""
-    return [x for x in loads if x.block == 0 and x.thread < LANES and x.load == 0]
+def asked_at_once(loads: list[Load]) -> list[Load]:
+    """What the lanes of the first warp ask for before they wait for the first time."""
+    return [x for x in loads if x.block == 0 and x.thread < LANES and x.wait == 0]
 
 
 def sectors(loads: list[Load]) -> int:
@@ -81,36 +87,38 @@ def who_reads(name: str) -> Picture:
     from matplotlib.patches import Rectangle
 
     by_thread = name == "thread_per_sequence"
-    loads = summing_loads(name, LANES if by_thread else 2)
-    requests, vocab_size = loads[-1].request + 1, loads[-1].v + 1
-    together = first_load(loads)
+    requests, vocab_size = (LANES, 32) if by_thread else (2, 64)
+    loads = summing_loads(name, requests, vocab_size)
+    together = asked_at_once(loads)
     used = len(together) / (sectors(together) * SECTOR)
-    steps = max(x.load for x in loads) + 1
+    waits = max(x.wait for x in loads) + 1
     lead = (
-        f"The first load of a warp touches {plural(sectors(together), 'sector')} and uses "
-        f"{100 * used:.3g} % of what it moves; a row takes {plural(steps, 'load')}"
-        + (" one after another" if steps > 1 else "")
+        f"A warp asks for {plural(sectors(together), 'sector')} at once and uses "
+        f"{100 * used:.3g} % of what they hold; until a row is read, a thread waits "
+        + {1: "once", 2: "twice"}.get(waits, f"{waits} times")
     )
 
     fig = Figure(figsize=(WIDTH, 0.9 + 0.62 * requests + (0.9 if name in _MEETING else 0)))
     ax = fig.add_subplot()
     first = set(together)
-    for x in loads:
+    for x, width in _cells(loads):
         who = x.thread if by_thread else x.block * WARPS + x.thread // LANES
         edge = {"edgecolor": "black", "linewidth": 1.8, "zorder": 3} if x in first else {}
         style: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.6, **edge}
         style["facecolor"] = _COLORS[who % len(_COLORS)]
-        ax.add_patch(Rectangle((x.v, -x.request * GAP), 1, 0.8, **style))
-        at = x.v + 0.5, -x.request * GAP + 0.38
-        ax.text(*at, str(x.load + 1), ha="center", va="center", fontsize=6.5, zorder=4)
+        ax.add_patch(Rectangle((x.v, -x.request * GAP), width, 0.8, **style))
+        at = x.v + width / 2, -x.request * GAP + 0.38
+        ax.text(*at, str(x.wait + 1), ha="center", va="center", fontsize=6.5, zorder=4)
     for b in range(requests):
-        ax.text(-0.6, -b * GAP + 0.4, f"request {b}", ha="right", va="center", fontsize=8)
-        _name_readers(ax, [x for x in loads if x.request == b], by_thread)
+        ax.text(
+            -0.02 * vocab_size, -b * GAP + 0.4, f"request {b}", ha="right", va="center", fontsize=8
+        )
+        _name_readers(ax, [x for x in loads if x.request == b], _reader(by_thread))
     bottom = -(requests - 1) * GAP - 0.75
     if name in _MEETING:
         _draw_meeting(ax, name, [x for x in loads if x.request == requests - 1], bottom)
         bottom -= 2.2
-    ax.set_xlim(-5.2, vocab_size + 0.3)
+    ax.set_xlim(-0.16 * vocab_size, vocab_size + 0.3)
     ax.set_ylim(bottom, 1.05)
     ax.set_axis_off()
     fig.suptitle("\n".join(textwrap.wrap(lead, 78)), x=0.02, ha="left", **TITLE)
@@ -119,13 +127,15 @@ def who_reads(name: str) -> Picture:
         f"warps of {LANES} lanes"
         + ("" if by_thread else f" and {WARPS} warps a block")
         + (f", {SPLIT} blocks a request" if name in ("split_vocabulary", "cluster") else "")
-        + ". Colour: the "
+        + ". A cell: what a "
+        + ("thread loads" if by_thread else f"lane loads at once, {PACK} probabilities")
+        + "; colour: the "
         + ("thread" if by_thread else "warp")
-        + "; number: at which of its loads; black frames: what the first warp asks for at once."
-        + (" Arrows: where the totals go." if name in _MEETING else "")
+        + "; number: at which of its waits it arrives; black frames: what the first warp asks for "
+        "before it waits." + (" Arrows: where the totals go." if name in _MEETING else "")
     )
     alt = f"Rows of {vocab_size} cells, one for each request. {lead}. " + " ".join(
-        f"Request {b}: {_spoken([x for x in loads if x.request == b], by_thread)}."
+        f"Request {b}: {_spoken([x for x in loads if x.request == b], _reader(by_thread))}."
         for b in range(requests)
     )
     data = pd.DataFrame(
@@ -135,18 +145,47 @@ def who_reads(name: str) -> Picture:
             "block": x.block,
             "warp": x.thread // LANES,
             "lane": x.thread % LANES,
-            "load": x.load,
+            "wait": x.wait,
         }
         for x in loads
     )
     return Picture(fig, f"fig-reads-{name.replace('_', '-')}", caption, alt, data)
 
 
-def _spans(loads: list[Load], by_thread: bool) -> list[tuple[str, int, int]]:
+def _cells(loads: list[Load]) -> list[tuple[Load, int]]:
+    """What each thread loads with one instruction: its first probability, and how many."""
+    cells: list[tuple[Load, int]] = []
+    for x in loads:
+        if cells:
+            begun, width = cells[-1]
+            if x == begun._replace(v=begun.v + width):
+                cells[-1] = begun, width + 1
+                continue
+        cells.append((x, 1))
+    return cells
+
+
+def _thread(load: Load) -> str:
+    return f"thread {load.thread}"
+
+
+def _warp(load: Load) -> str:
+    return f"block {load.block}, warp {load.thread // LANES}"
+
+
+def _block(load: Load) -> str:
+    return f"block {load.block}"
+
+
+def _reader(by_thread: bool) -> Reader:
+    return _thread if by_thread else _warp
+
+
+def _spans(loads: list[Load], reader: Reader) -> list[tuple[str, int, int]]:
     """Reader, first place and end of each run of neighbours that one reader reads."""
     spans: list[tuple[str, int, int]] = []
     for x in loads:
-        unit = f"thread {x.thread}" if by_thread else f"block {x.block}, warp {x.thread // LANES}"
+        unit = reader(x)
         if spans and spans[-1][0] == unit:
             spans[-1] = (unit, spans[-1][1], x.v + 1)
         else:
@@ -154,20 +193,20 @@ def _spans(loads: list[Load], by_thread: bool) -> list[tuple[str, int, int]]:
     return spans
 
 
-def _name_readers(ax: Axes, loads: list[Load], by_thread: bool) -> None:
+def _name_readers(ax: Axes, loads: list[Load], reader: Reader) -> None:
     y = -loads[0].request * GAP
-    for unit, begin, end in _spans(loads, by_thread):
+    for unit, begin, end in _spans(loads, reader):
         ax.text((begin + end) / 2, y - 0.12, unit, ha="center", va="top", fontsize=7.5)
 
 
-def _spoken(loads: list[Load], by_thread: bool) -> str:
+def _spoken(loads: list[Load], reader: Reader) -> str:
     return "; ".join(
-        f"{unit} reads {begin} to {end - 1}" for unit, begin, end in _spans(loads, by_thread)
+        f"{unit} reads {begin} to {end - 1}" for unit, begin, end in _spans(loads, reader)
     )
 
 
 def _draw_meeting(ax: Axes, name: str, loads: list[Load], top: float) -> None:
-    """Boxes below the last request for where the totals go, with an arrow from each warp."""
+    """Boxes below the last request for where the totals go, with an arrow from each sender."""
     blocks = sorted({x.block for x in loads})
     texts = _MEETING[name]
     places = [(i + 0.5) * (loads[-1].v + 1) / len(texts) for i in range(len(texts))]
@@ -175,7 +214,7 @@ def _draw_meeting(ax: Axes, name: str, loads: list[Load], top: float) -> None:
         text = text.format(first=blocks[0], second=blocks[-1])
         box = {"boxstyle": "round,pad=0.4", "facecolor": "#eeeeee", "edgecolor": "#777777"}
         ax.text(place, top - 1.65, text, ha="center", va="center", fontsize=7.5, bbox=box)
-        for _, begin, end in _spans(loads, by_thread=False):
+        for _, begin, end in _spans(loads, _warp if len(blocks) == 1 else _block):
             arrow = {"arrowstyle": "->", "color": "#555555", "shrinkA": 0, "shrinkB": 0}
             start = (begin + end) / 2
             ax.annotate(

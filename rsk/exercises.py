@@ -34,13 +34,22 @@ __global__ void kernel(Batch batch) {
   const int32_t b = (int32_t)blockIdx.x, lane = (int32_t)threadIdx.x;
   const Walk walk = walk_drafts<Probability>(batch, b, lane);
   const Row<Probability> row = row_to_sample<Probability>(batch, b, walk);
+  const auto weight = [&](int32_t v) {
+    return fixed_point(widen(row.p[v]) - (row.has_q() ? widen(row.q[v]) : 0.0f));
+  };
 
   int64_t total = 0;
   // YOUR LINES
 
-  const Piece piece{0, row.size};
-  const int64_t rest = threshold_of(batch, b, walk.n, total);
-  const int32_t token = total > 0 ? find_token(row, piece, rest, lane) : -1;
+  int64_t rest = threshold(sample_word(batch, b, walk.n), total);
+  int32_t token = -1;
+  for (int32_t start = 0; start < row.size && token < 0; start += 32) {
+    const int32_t v = start + lane;
+    const int64_t running = running_sum(v < row.size ? weight(v) : 0, lane);
+    const uint32_t beyond = __ballot_sync(ALL_LANES, running > rest);
+    if (beyond) token = start + __ffs(beyond) - 1;
+    rest -= __shfl_sync(ALL_LANES, running, 31);
+  }
   write_result_with_warp(batch, b, walk.n, token, lane);
 }
 
@@ -54,7 +63,7 @@ cudaError_t launch(const Batch& batch, void*, cudaStream_t stream) {
 """Between the first step of the ladder and the second: one warp a request."""
 
 IS_LAST = "atomicAdd(&workspace.tickets[b], 1u) == (uint32_t)split - 1"
-SEND = "if (lane < cluster_size) *cluster.map_shared_rank(&totals[mine], lane) = total;"
+SEND = "if (warp == 0 && lane < cluster_size) send(mailbox, lane, part, warps.all);"
 
 
 def source(name: str) -> str:

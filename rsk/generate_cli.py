@@ -13,16 +13,23 @@ from typing import TYPE_CHECKING
 import torch
 
 from rsk.generate import ACCEPTED, BONUS, RECOVERED, Emission, Generation, speculative_generate
-from rsk.load import NGRAM, LoadError, Pair, load_pair, shipped_pair
+from rsk.load import (
+    NGRAM,
+    LoadError,
+    Pair,
+    fitting_threads,
+    load_pair,
+    parameters,
+    shipped_pair,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Told apart without colour, too: recovered tokens are underlined, bonus tokens bold.
 STYLES = {ACCEPTED: "cyan", RECOVERED: "underline red", BONUS: "bold"}
 WARM_UP_TOKENS = 8
-SMALL_MODEL = 20_000_000  # parameters
 
 
 def run(
@@ -92,7 +99,7 @@ def run(
             )
 
         without_draft = pair._replace(draft=None)
-        with _fitting_threads(pair):
+        with fitting_threads(pair):
             # The first passes of a process are slow, with a draft and without: not counted.
             for warm_up in (pair, without_draft):
                 generate(min(WARM_UP_TOKENS, max_new_tokens), warm_up)
@@ -134,21 +141,9 @@ def _enough_memory() -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _fitting_threads(pair: Pair) -> Iterator[None]:
-    """One thread for a small model on a CPU: it loses more by sharing its work than it gains."""
-    threads = torch.get_num_threads()
-    if pair.target.device.type == "cpu" and pair.target.num_parameters() < SMALL_MODEL:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _heading(pair: Pair, spec_len: int, seed: int) -> str:
-    def size(model: torch.nn.Module) -> str:
-        return f"{sum(p.numel() for p in model.parameters()) / 1e6:.3g} M parameters"
+    def size(model: PreTrainedModel) -> str:
+        return f"{parameters(model) / 1e6:.3g} M parameters"
 
     draft = "no draft model, prompt lookup"
     if pair.draft is not None and not isinstance(pair.draft, str):

@@ -38,7 +38,7 @@ POINTS = (
     Point(64, 4, 128256, "float32", 0.7, "warm"),
     Point(1024, 4, 128256, "float32", 0.7, "cold"),
 )
-BUDGET_S = 0.3
+BUDGET_S = 0.15
 """For each time."""
 
 
@@ -96,12 +96,12 @@ IDEAS = (
         "one load at a time",
         "A thread that waits for each pair of packs before it asks for the next has a quarter of "
         "the bytes on their way: slower wherever bandwidth counts, little change for one request.",
-        (Change("cluster.cu", "constexpr int32_t CHUNKS = 4;", "constexpr int32_t CHUNKS = 1;"),),
+        (Change("cluster.cu", "Tile<Probability, CHUNKS> tile", "Tile<Probability, 1> tile"),),
     ),
     Idea(
         "two loads at a time",
         "By Little's law two are enough to fill the memory system: no difference.",
-        (Change("cluster.cu", "constexpr int32_t CHUNKS = 4;", "constexpr int32_t CHUNKS = 2;"),),
+        (Change("cluster.cu", "Tile<Probability, CHUNKS> tile", "Tile<Probability, 2> tile"),),
     ),
     Idea(
         "no overlap with the kernel before",
@@ -157,7 +157,7 @@ IDEAS = (
         "small blocks for large batches, too",
         "Twice as many requests are in progress at once and end together: a longer tail at "
         "B = 1024, nothing elsewhere.",
-        (Change("cluster.cu", "is_large(batch, device) ?", "false ?"),),
+        (Change("cluster.cu", "if (is_large(batch, device))", "if (false)"),),
     ),
     Idea(
         "start the first row before the coins are decided",
@@ -289,7 +289,7 @@ def run() -> Ideas:
             (copy / "pyproject.toml").touch()  # a checkout, for rsk.data
             changed_sources(idea, copy / "cuda")
             copies.append(copy)
-        with ThreadPoolExecutor(max_workers=6) as workers:
+        with ThreadPoolExecutor(max_workers=11) as workers:
             list(workers.map(lambda copy: _in_copy(copy, "--build"), copies))
 
         def times(copy: Path) -> tuple[float | None, ...]:

@@ -351,7 +351,9 @@ class Ladder:
                 "V": step.record.vocab_size,
                 "time (µs)": step.record.device.median_us,
                 "× baseline": self.times_baseline(step),
-                "% of the memory roof": 100 * step.record.roof_share,
+                "% of the memory roof": None
+                if step.record.roof.busy  # too slow a roof: a share of it says nothing
+                else 100 * step.record.roof_share,
                 "measured": step.where,
             }
             for step in self.steps

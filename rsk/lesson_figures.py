@@ -8,20 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rsk.figures import (
-    HEIGHT,
-    STYLES,
-    Picture,
-    _alt,
-    _axes,
-    _conditions,
-    _draw_lines,
-    _growth,
-    _lines,
-    _power_of_ten,
-    _ticks,
-    _wide,
-)
+from rsk import plotting
+from rsk.plotting import STYLES, Picture
 from rsk.records import Benchmark, Operations, Record
 from rsk.summary import BASELINE, digits, megabytes, ratio
 
@@ -49,7 +37,7 @@ def acceptance_rule(words: Sequence[str], p: Tensor, q: Tensor) -> Picture:
         f"the residual, {float(residual.sum()):.2f}, makes up the rest of p"
     )
     at = range(len(words))
-    with _axes(title) as (fig, ax):
+    with plotting.axes(title) as (fig, ax):
         ax.bar(at, kept.tolist(), color=_KEPT, label="min(p, q): accepted")
         ax.bar(
             at,
@@ -109,7 +97,7 @@ def law(
     parts += [f"{name}: off by up to {digits(worst[name], 2)} standard errors" for name in wrong]
     at = range(len(words))
     data = pd.DataFrame({"token": words, "p": p.tolist()})
-    with _axes("; ".join(parts)) as (fig, ax):
+    with plotting.axes("; ".join(parts)) as (fig, ax):
         ax.bar(at, p.tolist(), color=_KEPT, label="p: target")
         shift = 0.18 * (len(seen) - 1)
         for i, (name, counts) in enumerate(seen.items()):
@@ -162,7 +150,7 @@ def time_by_spec_len(found: Benchmark) -> Picture:
     Raises:
         ValueError: the benchmark has no times of the baseline along K.
     """
-    line = _lines(found, "spec_len").get(BASELINE, [])
+    line = plotting.lines(found, "spec_len").get(BASELINE, [])
     if not line:
         raise ValueError("the benchmark has no times of the baseline along K")
     import pandas as pd
@@ -180,7 +168,7 @@ def time_by_spec_len(found: Benchmark) -> Picture:
         )
     )
     coins = [expected_coins(record.acceptance, record.spec_len) for record in line]
-    with _axes(title) as (fig, ax):
+    with plotting.axes(title) as (fig, ax):
         errors = [
             [(r.call.median_us - r.call.q25_us) / 1e3 for r in line],
             [(r.call.q75_us - r.call.median_us) / 1e3 for r in line],
@@ -196,7 +184,7 @@ def time_by_spec_len(found: Benchmark) -> Picture:
     caption = (
         "Median time of one call of the baseline, with the quartiles as bars, and the line on "
         "which it would lie if every position took as long as the first. "
-        f"{_conditions(found, {BASELINE: line})}"
+        f"{plotting.conditions(found, {BASELINE: line})}"
     )
     alt = "Line chart of time against K. " + ", ".join(
         f"{digits(t)} ms at K = {x}" for x, t in zip(k, times, strict=True)
@@ -215,22 +203,12 @@ def latency(found: Benchmark) -> Picture:
     The title says where the vectorized sampler is faster than the baseline, or how the baseline
     grows if it is alone.
     """
-    lines = _lines(found, "batch_size")
+    lines = plotting.lines(found, "batch_size")
     if "vectorized" in lines and BASELINE in lines:
         title = _verdict(lines[BASELINE], lines["vectorized"])
     else:
-        title = _growth(lines, "batch_size", "call")
-    with _axes(title) as (fig, ax):
-        _draw_lines(ax, lines, "batch_size", "call")
-        ax.set_xlabel("batch size B (requests)")
-    return Picture(
-        fig,
-        "fig-latency",
-        "Median time until a call's result is there, with the quartiles as bars, against batch "
-        f"size. {_conditions(found, lines)}",
-        _alt("Logarithmic line chart of time against batch size", lines, "batch_size", "call"),
-        _wide(lines, "batch_size", "B", "call"),
-    )
+        title = plotting.growth(lines, "batch_size")
+    return plotting.latency(found, "batch_size", title, label="fig-latency")
 
 
 def _verdict(baseline: Sequence[Record], vectorized: Sequence[Record]) -> str:
@@ -258,7 +236,7 @@ def bytes_in_vain(found: Benchmark, name: str = "vectorized") -> Picture:
 
     moved = {
         r.batch_size: r.bytes_moved
-        for r in _lines(found, "batch_size").get(name, [])
+        for r in plotting.lines(found, "batch_size").get(name, [])
     }  # fmt: skip
     counts: dict[int, Operations] = {
         c.batch_size: c for c in found.operations if c.implementation == name
@@ -273,14 +251,14 @@ def bytes_in_vain(found: Benchmark, name: str = "vectorized") -> Picture:
         f"At B = {sizes[-1]} the {name} sampler writes {megabytes(allocated[-1])} of intermediate "
         f"tensors, {digits(factor, 2)} times the {megabytes(needed[-1])} that have to be read"
     )
-    with _axes(title, HEIGHT) as (fig, ax):
+    with plotting.axes(title) as (fig, ax):
         style = STYLES.get(name, {})
         ax.plot(sizes, allocated, label=f"allocated by {name}", **style)
         ax.plot(sizes, needed, label="has to move", color="#555555", marker="_", linewidth=2)
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
-        _ticks(ax, sizes)
-        ax.yaxis.set_major_formatter(_power_of_ten(megabytes))
+        plotting.ticks(ax, sizes)
+        ax.yaxis.set_major_formatter(plotting.round_label(megabytes))
         ax.set_xlabel("batch size B (requests)")
         ax.set_ylabel("bytes in one call")
     data = pd.DataFrame({"B": sizes, "bytes allocated": allocated, "bytes to move": needed})
@@ -309,7 +287,7 @@ def sums_by_order(float_errors: Tensor, integer_errors: Tensor) -> Picture:
         f"{n} orders of adding one row: {different[0]} different totals in float32, "
         f"{different[1]} in fixed point"
     )
-    with _axes(title, 3.2) as (fig, ax):
+    with plotting.axes(title, 3.2) as (fig, ax):
         ax.plot(range(n), float_errors, label="float32", linestyle="", marker="o", markersize=4,
                 color=STYLES["vectorized"]["color"])  # fmt: skip
         ax.plot(range(n), integer_errors, label="fixed point, int64", color=_TARGET, linewidth=2)

@@ -14,11 +14,15 @@ from urllib.request import getproxies
 
 import torch
 
+from rsk.machine import pinned_threads
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NGRAM = "ngram"
 """In place of a draft model: prompt lookup."""
+SMALL_MODEL = 20_000_000
+"""Parameters of a model that one thread runs fastest."""
 
 
 class LoadError(OSError):
@@ -75,6 +79,19 @@ def load_pair(
     check_models(target_model, draft_model)
     _check_tokenizers(tokenizer, load_tokenizer(draft))
     return Pair(target_model, draft_model, tokenizer)
+
+
+def parameters(model: PreTrainedModel) -> int:
+    """Number of a model's parameters; those that two layers share are counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@contextmanager
+def fitting_threads(pair: Pair) -> Iterator[None]:
+    """One thread for a small model on a CPU: it loses more by sharing its work than it gains."""
+    small = pair.target.device.type == "cpu" and parameters(pair.target) < SMALL_MODEL
+    with pinned_threads(1 if small else None):
+        yield
 
 
 def load_model(

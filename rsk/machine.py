@@ -96,7 +96,7 @@ def provenance(device: torch.device | str, packages: dict[str, str] | None = Non
         rsk=rsk.__version__,
         packages=packages or {},
         commit=_commit(),
-        sources=_sources(),
+        sources=sources(),
     )
 
 
@@ -121,7 +121,8 @@ def _commit() -> str:
     return commit + ("+changes" if _output(*git, "status", "--porcelain") else "")
 
 
-def _sources() -> str:
+def sources() -> str:
+    """A checksum of the sampler and the kernels: what a recorded time is a time of."""
     from rsk import baseline, fused, sampler, vectorized, words
     from rsk.data import cuda_dir
 

@@ -24,12 +24,14 @@ import torch
 from torch import Tensor
 
 from rsk.cases import Implementation, Inputs
+from rsk.check import Case, Verdict, examine
 from rsk.clocks import Call
-from rsk.machine import pinned_threads
 from rsk.sampler import RejectionSamples
 
 LEVEL = 1e-4
 """Chance that a correct peer fails :func:`check_distribution`."""
+BIAS = 0.07
+"""Distance in total variation at which a wrong one passes it with a chance of 1 % at most."""
 
 
 class PeerError(RuntimeError):
@@ -140,78 +142,59 @@ _PEERS: dict[str, Callable[[torch.device], Implementation]] = {
 
 
 def check_distribution(
-    peer: Implementation, device: torch.device, *, trials: int = 4000, seed: int = 0
-) -> float:
-    """Test that a peer's output follows the target, on two positions and five tokens.
+    peer: Implementation, device: torch.device, *, bias: float = BIAS, seed: int = 0
+) -> Verdict:
+    """Test that a peer's output follows the target, with the check that any sampler can be given.
 
-    The drafts are drawn from q anew for each trial. The number of accepted tokens n and the last
-    token v have a joint law in closed form: P(n, v) = P(first n accepted) * max(p_n[v] - q_n[v], 0)
-    for n < K, and P(all accepted) * p_K[v] for n = K. A chi-squared test compares it with what
-    comes out. The accepted tokens before the last are compared in the same way with min(p, q).
+    The requests have two draft positions, three tokens and no row of zeros: what every peer takes.
+    A peer that takes one request at a time is called once for each.
 
     Args:
         peer: what to test.
         device: where to run it.
-        trials: how many calls, of one request each if the peer takes no more.
-        seed: of the global generator that the peer draws from; its state is restored after.
+        bias: the smallest distance from the target, in total variation, that must not pass.
+        seed: of the drafts and of the global generators, which the peer draws from; their state is
+            restored after.
 
     Returns:
-        The smaller of the two p-values, doubled (Bonferroni).
+        The verdict, with its error rates.
 
     Raises:
-        PeerError: it is below ``LEVEL``, or the output is malformed.
+        PeerError: the output does not follow the target, or is malformed.
     """
-    target = torch.tensor(
-        [[0.40, 0.30, 0.15, 0.10, 0.05], [0.10, 0.20, 0.30, 0.25, 0.15], [0.2, 0.2, 0.1, 0.1, 0.4]]
-    )
-    draft = torch.tensor([[0.20, 0.35, 0.05, 0.25, 0.15], [0.30, 0.10, 0.20, 0.10, 0.30]])
-    spec_len, vocab_size = draft.shape
-    generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with pinned_threads(1), generators:  # threads only get in each other's way on rows so short
-        torch.manual_seed(seed)
-        drafts = torch.multinomial(draft, trials, replacement=True).T.contiguous()
-        per_call = 1 if peer.max_batch_size == 1 else trials
-        counts = torch.zeros(spec_len + 1, vocab_size, dtype=torch.float64)
-        firsts = torch.zeros(vocab_size, dtype=torch.float64)
-        for tokens in drafts.to(device).split(per_call):
-            size = len(tokens)
-            inputs = Inputs(
-                tokens,
-                draft.to(device).expand(size, -1, -1).contiguous(),
-                target.to(device).expand(size, -1, -1).contiguous(),
-                seed,
-            )
-            result = peer.result(peer.bind(inputs)())
-            n = result.num_accepted.cpu()
-            last = result.tokens.cpu().gather(1, n[:, None]).squeeze(1)
-            if not bool(((last >= 0) & (last < vocab_size)).all()):
-                raise PeerError("a sampled token lies outside the vocabulary")
-            counts += _tally(n * vocab_size + last, counts.numel()).view_as(counts)
-            firsts += _tally(tokens.cpu()[n > 0, 0], vocab_size)
 
-    kept = torch.minimum(target[:spec_len], draft).double()
-    reached = torch.cat([torch.ones(1), kept.sum(1).cumprod(0)]).double()
-    residual = (target[:spec_len] - draft).clamp(min=0).double()
-    law = reached[:, None] * torch.cat([residual, target[spec_len:].double()])
-    p_value = min(1.0, 2 * min(_chi_squared(counts, law), _chi_squared(firsts, kept[0])))
-    if p_value < LEVEL:
-        raise PeerError(
-            f"its output does not follow the target: p-value {p_value:.1e} in {trials} trials"
+    def sampler(
+        draft_tokens: Tensor,
+        draft_probs: Tensor,
+        target_probs: Tensor,
+        *,
+        seed: Tensor,
+        position: Tensor,
+    ) -> RejectionSamples:
+        inputs = Inputs(draft_tokens, draft_probs, target_probs, int(seed[0]))
+        return peer.result(peer.bind(inputs)())
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        verdict = examine(
+            sampler,
+            cases=[_small_case()],
+            level=LEVEL,
+            bias=bias,
+            seed=seed,
+            batch_size=1 if peer.max_batch_size == 1 else 4096,
+            device=device,
         )
-    return p_value
+    if not verdict.lossless:
+        found = verdict.culprit.part if verdict.culprit else "output"
+        why = verdict.impossible or f"the {found} is wrong"
+        raise PeerError(
+            f"its output does not follow the target: {why} ({verdict.requests:,} requests)"
+        )
+    return verdict
 
 
-def _tally(values: Tensor, size: int) -> Tensor:
-    return torch.bincount(values, minlength=size).double()
-
-
-def _chi_squared(counts: Tensor, law: Tensor) -> float:
-    """Probability of counts at least this far from a law, both flattened; law is normalised."""
-    counts, law = counts.flatten(), law.flatten() / law.sum()
-    possible = law > 0
-    if bool((counts[~possible] > 0).any()):
-        return 0.0
-    expected = law[possible] * counts.sum()
-    statistic = ((counts[possible] - expected) ** 2 / expected).sum()
-    freedom = torch.tensor((int(possible.sum()) - 1) / 2, dtype=torch.float64)
-    return float(torch.special.gammaincc(freedom, statistic / 2))
+def _small_case() -> Case:
+    """A request that is rejected as often as not, with each of p < q and p > q somewhere."""
+    draft = [[3, 8, 5], [7, 3, 6]]
+    target = [[8, 5, 3], [3, 6, 7], [4, 4, 8]]
+    return Case.make("a peer", {"overlapping rows": (draft, target)}, denominator=16)

@@ -1,13 +1,14 @@
 """The four CUDA kernels as Python functions of a block and a thread index, on a tiny GPU.
 
-They follow ``cuda/*.cu`` line by line, return the same tokens bit for bit, and log every
-probability that they load, which is what the drawings of the course are made from. What waits for
-others in CUDA is a ``yield`` here: ``yield WARP, x`` gives x to the lanes of the warp and returns
-theirs; ``yield BLOCK`` is ``__syncthreads()``; ``yield CLUSTER`` is ``cluster.sync()``. Left out
-are the refusal of values that are not finite, and drafts without probabilities.
+They follow ``cuda/*.cu`` and ``cuda/warp.h`` step by step, return the same tokens bit for bit, and
+log every probability that they load, which is what the drawings of the course are made from. What
+waits for others in CUDA is a ``yield`` here: ``yield WARP, x`` gives x to the lanes of the warp and
+returns theirs; ``yield BLOCK`` is ``__syncthreads()``; ``yield CLUSTER`` waits until all blocks of
+the cluster are there; ``yield LETTERS, mailbox`` waits until the mailbox is complete. Left out are
+the refusal of values that are not finite, and drafts without probabilities.
 
-A GPU's warp has 32 lanes that load 16 bytes each; here it has 4 lanes that load 8, so that a warp's
-load is one memory sector of 32 bytes.
+A GPU's warp has 32 lanes that load 16 bytes each, four times before they wait; here it has 4 lanes
+that load 8, twice, so that a warp's load is one memory sector of 32 bytes.
 """
 
 from __future__ import annotations
@@ -31,12 +32,16 @@ PACK = 2
 """Neighbouring probabilities that a lane loads at once."""
 CHUNK = LANES * PACK
 """What a warp loads at once."""
+CHUNKS = 2
+"""Loads of a lane that are on their way together."""
+TILE = CHUNKS * CHUNK
+"""What a warp asks for before it waits."""
 WARPS = 2
 """Of a block, where a block has more than one."""
 SPLIT = 2
 """Blocks that share a request, where several do."""
 
-WARP, BLOCK, CLUSTER = ("warp",), ("block",), ("cluster",)
+WARP, BLOCK, CLUSTER, LETTERS = ("warp",), ("block",), ("cluster",), ("letters",)
 ACCEPTED, REJECTED, ENDED, INVALID = "accepted", "rejected", "ended", "invalid"
 
 Thread = Generator[tuple[Any, ...], Any, Any]
@@ -47,8 +52,9 @@ class Load(NamedTuple):
 
     block: int
     thread: int
-    load: int
-    """Which of the thread's loads; the probabilities that come together share it."""
+    wait: int
+    """At which of the thread's waits for memory it arrived, from 0; what was asked for together
+    shares it."""
     request: int
     v: int
     """Place in the row of the target's (and the draft's) probabilities."""
@@ -70,7 +76,7 @@ class Call:
     loads: list[Load] = field(default_factory=list)
     running: tuple[int, int] = (0, 0)
     """Block and thread that are running now."""
-    load_counts: dict[tuple[int, int], int] = field(default_factory=dict)
+    waits: dict[tuple[int, int], int] = field(default_factory=dict)
 
     @property
     def vocab_size(self) -> int:
@@ -116,14 +122,21 @@ class Row:
     n: int
     is_residual: bool
 
-    def load(self, begin: int, end: int) -> list[int]:
-        """Load a few neighbouring probabilities and return their weights."""
+    def load(self, *spans: range) -> list[list[int]]:
+        """Ask for the probabilities of each span, wait for all of them, and return the weights."""
         call, who = self.call, self.call.running
-        number = call.load_counts[who] = call.load_counts.get(who, -1) + 1
-        call.loads += [Load(*who, number, self.b, v) for v in range(begin, end)]
-        w = call.p[self.b, self.n, begin:end]
+        number = call.waits[who] = call.waits.get(who, -1) + 1
+        call.loads += [Load(*who, number, self.b, v) for span in spans for v in span]
+        return [self._weights(span) for span in spans]
+
+    def weight(self, v: int) -> int:
+        """Load one probability."""
+        return self.load(range(v, v + 1))[0][0]
+
+    def _weights(self, span: range) -> list[int]:
+        w = self.call.p[self.b, self.n, span.start : span.stop]
         if self.is_residual:
-            w = w - call.q[self.b, self.n, begin:end]  # float32, rounded once
+            w = w - self.call.q[self.b, self.n, span.start : span.stop]  # float32, rounded once
         return [int(float(x) * 2**42) for x in np.clip(w, 0, 1)]
 
 
@@ -134,10 +147,14 @@ class Piece(NamedTuple):
     end: int
 
 
-def piece_of_row(size: int, i: int, count: int) -> Piece:
-    """Piece i of a row that is cut into ``count``: whole chunks, so only the end is ragged."""
+def piece_length(size: int, count: int) -> int:
+    """Elements of a piece if ``count`` pieces share a row: whole chunks, so its end is ragged."""
     chunks = -(-size // CHUNK)
-    length = -(-chunks // count) * CHUNK
+    return -(-chunks // count) * CHUNK
+
+
+def piece_of_row(size: int, i: int, length: int) -> Piece:
+    """Piece i of a row; those behind its end are empty."""
     return Piece(min(i * length, size), min((i + 1) * length, size))
 
 
@@ -162,12 +179,12 @@ def thread_per_sequence(block: int, thread: int, call: Call) -> None:
     while verdict != INVALID:
         total = 0
         for v in range(call.vocab_size):
-            total += row.load(v, v + 1)[0]
+            total += row.weight(v)
         if total > 0:
             rest, token = call.threshold(b, n, total), -1
             while rest >= 0:
                 token += 1
-                rest -= row.load(token, token + 1)[0]
+                rest -= row.weight(token)
             break
         if not row.is_residual:
             break
@@ -175,7 +192,7 @@ def thread_per_sequence(block: int, thread: int, call: Call) -> None:
     call.write_result(b, n, token)
 
 
-def block_per_sequence(block: int, thread: int, call: Call, shared: dict[int, int]) -> Thread:
+def block_per_sequence(block: int, thread: int, call: Call, shared: dict[Any, Any]) -> Thread:
     """Step 2: the warps of a block share the row of a request."""
     b, (warp, lane) = block, divmod(thread, LANES)
     n, verdict = yield from walk_drafts(call, b, lane)
@@ -184,19 +201,26 @@ def block_per_sequence(block: int, thread: int, call: Call, shared: dict[int, in
             call.write_result(b, n, -1)
         return
     row = call.row_to_sample(b, n, verdict)
-    piece = piece_of_row(call.vocab_size, warp, WARPS)
+    piece = piece_of_row(call.vocab_size, warp, piece_length(call.vocab_size, WARPS))
 
+    tile = Tile()
     while True:
-        shared[warp] = yield from sum_piece(row, piece, lane)
+        shared["total", warp] = yield from sum_piece(row, piece, tile, lane)
         yield BLOCK
-        total, chosen, rest = choose_piece(call, b, n, [shared[i] for i in range(WARPS)])
-        if total > 0 or not row.is_residual:
+        warps = yield from add_totals([shared["total", i] for i in range(WARPS)], lane)
+        if warps.all != 0 or not row.is_residual:
             break
-        row.is_residual = False
+        row.is_residual = False  # the residual is empty: sample from p
         yield BLOCK  # before the totals are overwritten
+    if warps.all == 0:  # nothing to sample from
+        if thread == 0:
+            call.write_result(b, n, -1)
+        return
+    chosen, rest = yield from warps.choose(call.threshold(b, n, warps.all))
     if warp != chosen:
         return
-    token = (yield from find_token(row, piece, rest, lane)) if total > 0 else -1
+    yield from tile.run(lane)
+    token = yield from find_token(row, piece, tile, rest, lane)
     if lane == 0:
         call.write_result(b, n, token)
 
@@ -212,58 +236,98 @@ def split_vocabulary(
             call.write_result(b, n, -1)
         return
     row = call.row_to_sample(b, n, verdict)
-    count, mine = SPLIT * WARPS, part * WARPS + warp
-    piece = piece_of_row(call.vocab_size, mine, count)
-    workspace["total", b, mine] = yield from sum_piece(row, piece, lane)
+    length = piece_length(call.vocab_size, SPLIT * WARPS)
+    piece = piece_of_row(call.vocab_size, part * WARPS + warp, length)
+
+    tile = Tile()
+    shared["total", warp] = yield from sum_piece(row, piece, tile, lane)
     yield BLOCK
-    if thread == 0:  # atomicAdd: take a ticket
-        ticket = workspace.get(("ticket", b), 0)
-        workspace["ticket", b] = ticket + 1
-        shared["is last"] = ticket == SPLIT - 1
+    if warp == 0:
+        warps = yield from add_totals([shared["total", i] for i in range(WARPS)], lane)
+        if lane < WARPS:
+            workspace["warp total", b, part, lane] = shared["total", lane]
+        if lane == 0:
+            workspace["block total", b, part] = warps.all
+        yield *WARP, None
+        if lane == 0:  # atomicAdd: take a ticket
+            ticket = workspace.get(("ticket", b), 0)
+            workspace["ticket", b] = ticket + 1
+            shared["is last"] = ticket == SPLIT - 1
     yield BLOCK
     if not shared["is last"]:
         return
 
-    totals = [workspace["total", b, i] for i in range(count)]
-    total, chosen, rest = choose_piece(call, b, n, totals)
-    if total == 0 and row.is_residual:  # rare: this block alone sums p
+    totals = yield from add_totals([workspace["block total", b, i] for i in range(SPLIT)], lane)
+    if totals.all > 0:
+        chosen, rest = yield from totals.choose(call.threshold(b, n, totals.all))
+        totals_of_warps = [workspace["warp total", b, chosen, i] for i in range(WARPS)]
+        warps = yield from add_totals(totals_of_warps, lane)
+        inner, rest = yield from warps.choose(rest)
+        piece = piece_of_row(call.vocab_size, chosen * WARPS + inner, length)
+    elif row.is_residual:  # empty, which is rare: this block alone sums p
         row.is_residual = False
-        count = WARPS
-        shared[warp] = yield from sum_piece(row, piece_of_row(call.vocab_size, warp, count), lane)
+        length = piece_length(call.vocab_size, WARPS)
+        piece = piece_of_row(call.vocab_size, warp, length)
+        shared["total", warp] = yield from sum_piece(row, piece, tile, lane)
         yield BLOCK
-        total, chosen, rest = choose_piece(call, b, n, [shared[i] for i in range(count)])
+        totals = yield from add_totals([shared["total", i] for i in range(WARPS)], lane)
+        if totals.all > 0:
+            chosen, rest = yield from totals.choose(call.threshold(b, n, totals.all))
+            piece = piece_of_row(call.vocab_size, chosen, length)
     if warp != 0:
         return
-    piece = piece_of_row(call.vocab_size, chosen, count)
-    token = (yield from find_token(row, piece, rest, lane)) if total > 0 else -1
+    other = Tile()  # than the one that this warp has read
+    token = (yield from find_token(row, piece, other, rest, lane)) if totals.all > 0 else -1
     if lane == 0:
         call.write_result(b, n, token)
 
 
 def cluster(
-    block: int, thread: int, call: Call, shared_of_blocks: Sequence[dict[Any, int]]
+    block: int, thread: int, call: Call, shared_of_blocks: Sequence[dict[Any, Any]]
 ) -> Thread:
-    """Step 4: the blocks of a request write to each other's shared memory, and meet once."""
+    """Step 4: the blocks of a request write each other letters."""
     (b, part), (warp, lane) = divmod(block, SPLIT), divmod(thread, LANES)
+    shared, mine = shared_of_blocks[part], part * WARPS + warp
+    if thread == 0:
+        for round_number in range(2):
+            shared["mailbox", round_number] = open_mailbox(SPLIT)
+
     n, verdict = yield from walk_drafts(call, b, lane)
     row = call.row_to_sample(b, n, verdict)
-    count, mine = SPLIT * WARPS, part * WARPS + warp
-    piece = piece_of_row(call.vocab_size, mine, count)
-
-    total, chosen, rest = -1, 0, 0
-    for round_number in range(2 if verdict != INVALID else 0):
-        sum_of_piece = yield from sum_piece(row, piece, lane)
-        if lane < SPLIT:  # lane i tells block i
-            shared_of_blocks[lane][round_number, mine] = sum_of_piece
-        yield CLUSTER
-        totals = [shared_of_blocks[part][round_number, i] for i in range(count)]
-        total, chosen, rest = choose_piece(call, b, n, totals)
-        if total > 0 or not row.is_residual:
-            break
-        row.is_residual = False
-    if mine != chosen:
+    length = piece_length(call.vocab_size, SPLIT * WARPS)
+    piece = piece_of_row(call.vocab_size, mine, length)
+    if verdict == INVALID:  # all blocks of the request agree
+        if part == 0 and thread == 0:
+            call.write_result(b, n, -1)
         return
-    token = (yield from find_token(row, piece, rest, lane)) if total > 0 else -1
+
+    tile = Tile()
+    for round_number in range(2):
+        shared["total", warp] = yield from sum_piece(row, piece, tile, lane)
+        yield BLOCK
+        warps = yield from add_totals([shared["total", i] for i in range(WARPS)], lane)
+        if round_number == 0:
+            yield CLUSTER  # until the mailboxes of all blocks are open
+        if warp == 0 and lane < SPLIT:  # lane i writes to block i
+            send(shared_of_blocks[lane]["mailbox", round_number], part, warps.all)
+        yield from tile.run(lane)  # while the letters are on their way
+        mailbox = shared["mailbox", round_number]
+        yield *LETTERS, mailbox
+        blocks = yield from add_totals([mailbox.letters[i] for i in range(SPLIT)], lane)
+        if blocks.all != 0 or not row.is_residual:
+            break
+        row.is_residual = False  # the residual is empty: sample from p
+    if blocks.all == 0:  # nothing to sample from
+        if part == 0 and thread == 0:
+            call.write_result(b, n, -1)
+        return
+    block_chosen, rest = yield from blocks.choose(call.threshold(b, n, blocks.all))
+    if part != block_chosen:
+        return
+    warp_chosen, rest = yield from warps.choose(rest)
+    if warp != warp_chosen:
+        return
+    token = yield from find_token(row, piece, tile, rest, lane)
     if lane == 0:
         call.write_result(b, n, token)
 
@@ -282,41 +346,120 @@ def walk_drafts(call: Call, b: int, lane: int) -> Thread:
     return call.spec_len, ENDED
 
 
-def sum_piece(row: Row, piece: Piece, lane: int) -> Thread:
-    """The lanes load side by side; returns the sum of the piece's weights."""
+class Tile:
+    """A lane's share of what a warp reads at once: one pack of each chunk."""
+
+    def __init__(self) -> None:
+        self.sums = [0] * CHUNKS  # of the packs; after run(), up to and including a pack
+        self.begin = -1  # nothing was read
+
+    def add(self, row: Row, start: int, end: int, lane: int) -> int:
+        """Sum the packs from ``start`` on: all are asked for before any is waited for."""
+        self.begin = start
+        places = [start + c * CHUNK + lane * PACK for c in range(CHUNKS)]
+        packs = row.load(*(range(place, min(place + PACK, end)) for place in places))
+        self.sums = [sum(pack) for pack in packs]
+        return sum(self.sums)
+
+    def run(self, lane: int) -> Thread:
+        """Running sums in the order of the row: chunk by chunk, in each lane by lane."""
+        before = 0
+        for c in range(CHUNKS):
+            self.sums[c] = before + (yield from running_sum(self.sums[c], lane))
+            before = (yield *WARP, self.sums[c])[LANES - 1]
+
+    def find(self, row: Row, end: int, rest: int, lane: int) -> Thread:
+        """The first element whose running sum exceeds ``rest``, or -1; and what is left of it."""
+        for c in range(CHUNKS):
+            sums = yield *WARP, self.sums[c]
+            if sums[LANES - 1] > rest:
+                break
+        else:
+            return -1, rest - sums[LANES - 1]
+        first = next(i for i in range(LANES) if sums[i] > rest)
+        place = self.begin + c * CHUNK + lane * PACK
+        (weights,) = row.load(range(place, min(place + PACK, end)))  # one pack is read again
+        running, v = self.sums[c], place + len(weights)
+        for weight in reversed(weights):  # going back, the running sum falls to `rest`
+            v -= running > rest
+            running -= weight
+        return (yield *WARP, v)[first], rest
+
+
+def sum_piece(row: Row, piece: Piece, tile: Tile, lane: int) -> Thread:
+    """The sum of the piece's weights; the tile that was read last is left in ``tile``."""
     total = 0
-    for v in range(piece.begin + lane * PACK, piece.end, CHUNK):
-        total += sum(row.load(v, min(v + PACK, piece.end)))
+    tile.begin = -1
+    for start in range(piece.begin, piece.end, TILE):
+        total += tile.add(row, start, piece.end, lane)
     return sum((yield *WARP, total))
 
 
-def choose_piece(call: Call, b: int, n: int, totals: Sequence[int]) -> tuple[int, int, int]:
-    """The row's total, the piece that the token is in, and the threshold inside that piece."""
-    total = sum(totals)
-    rest = call.threshold(b, n, total)
-    for chosen, piece_total in enumerate(totals):
-        if piece_total > rest:
-            return total, chosen, rest
-        rest -= piece_total
-    return 0, 0, 0  # no weight
-
-
-def find_token(row: Row, piece: Piece, rest: int, lane: int) -> Thread:
-    """The lane whose running sum goes beyond ``rest`` looks closer."""
-    for start in range(piece.begin, piece.end, CHUNK):
-        begin = start + lane * PACK
-        weights = row.load(begin, min(begin + PACK, piece.end))
-        sums = yield *WARP, sum(weights)
-        for first in range(LANES):
-            if sums[first] > rest:
-                v = begin
-                if lane == first:
-                    while weights[v - begin] <= rest:
-                        rest -= weights[v - begin]
-                        v += 1
-                return (yield *WARP, v)[first]
-            rest -= sums[first]
+def find_token(row: Row, piece: Piece, tile: Tile, rest: int, lane: int) -> Thread:
+    """The token; what is in ``tile`` is not read again."""
+    for start in range(piece.begin, piece.end, TILE):
+        if tile.begin != start:
+            tile.add(row, start, piece.end, lane)
+            yield from tile.run(lane)
+        token, rest = yield from tile.find(row, piece.end, rest, lane)
+        if token >= 0:
+            return token
     raise AssertionError("the piece was chosen because the token is in it")
+
+
+class Totals(NamedTuple):
+    """The totals of the parts of a row, one a lane."""
+
+    running: int
+    """Over the parts up to this lane's."""
+    all: int
+
+    def choose(self, rest: int) -> Thread:
+        """The part that the token is in, and the threshold within that part."""
+        running = yield *WARP, self.running
+        part = next(i for i in range(LANES) if running[i] > rest)
+        return part, rest - (running[part - 1] if part > 0 else 0)
+
+
+def add_totals(totals: Sequence[int], lane: int) -> Thread:
+    """The running sums and the sum of up to as many totals as a warp has lanes."""
+    running = yield from running_sum(totals[lane] if lane < len(totals) else 0, lane)
+    return Totals(running, (yield *WARP, running)[LANES - 1])
+
+
+def running_sum(x: int, lane: int) -> Thread:
+    """The sum of x over this lane and the ones below it."""
+    step = 1
+    while step < LANES:
+        of_lanes = yield *WARP, x
+        if lane >= step:
+            x += of_lanes[lane - step]
+        step *= 2
+    return x
+
+
+# --- mail between the blocks of a cluster -----------------------------------------------------
+
+
+@dataclass
+class Mailbox:
+    """In a block's shared memory: a letter from each block of the cluster."""
+
+    missing: int
+    """Letters that have not arrived yet."""
+    letters: dict[int, int] = field(default_factory=dict)
+    """By the sender's rank."""
+
+
+def open_mailbox(senders: int) -> Mailbox:
+    """Expect a letter from each of so many blocks."""
+    return Mailbox(missing=senders)
+
+
+def send(mailbox: Mailbox, sender: int, letter: int) -> None:
+    """The letter carries its own signal: it is there, and it is counted."""
+    mailbox.letters[sender] = letter
+    mailbox.missing -= 1
 
 
 # --- a launch ---------------------------------------------------------------------------------
@@ -419,6 +562,10 @@ def _run_together(fibers: dict[tuple[int, int], Thread], call: Call, turns: rand
                 waiting[who] = fibers[who].send(inbox.pop(who))
             except StopIteration:
                 del fibers[who]
+        for who in [
+            w for w, what in waiting.items() if what[:1] == LETTERS and not what[1].missing
+        ]:
+            inbox[who] = waiting.pop(who)[1]
         for scope, group_of in _GROUPS.items():
             groups: dict[Any, list[tuple[int, int]]] = {}
             for who in fibers:

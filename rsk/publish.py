@@ -187,24 +187,37 @@ def prose(text: str, /, **values: object) -> None:
             is missing, NaN or infinite.
     """
     text = inspect.cleandoc(_text(text, "text", "prose"))
-    used = set()
-
-    def fill(match: re.Match[str]) -> str:
-        name, spec = match[1], match[2] and match[2].strip()
-        if name not in values:
-            raise ValueError(
-                f"prose has no value for {{{{{name}}}}}; it was given {', '.join(values) or 'none'}"
-            )
-        used.add(name)
-        value = values[name]
-        if value is None or (isinstance(value, numbers.Real) and not math.isfinite(value)):
-            raise ValueError(f"prose: the value of {{{{{name}}}}} is {value}")
-        return number(value) if spec is None else format(value, spec)
-
-    filled = _PLACEHOLDER.sub(fill, text)
-    if unused := sorted(set(values) - used):
+    try:
+        filled = fill(text, values)
+    except ValueError as error:
+        raise ValueError(f"prose: {error}; it was given {', '.join(values) or 'none'}") from None
+    if unused := sorted(set(values) - set(placeholders(text))):
         raise ValueError(f"prose was given {', '.join(unused)}, which its text does not mention")
     _display({"text/markdown": filled, "text/plain": filled, MIME: {"kind": "prose"}})
+
+
+def fill(text: str, values: Mapping[str, object]) -> str:
+    """Put values into the places that a text holds for them, as :func:`prose` does.
+
+    Raises:
+        ValueError: a placeholder without a value, or a value that is missing, NaN or infinite.
+    """
+
+    def one(match: re.Match[str]) -> str:
+        name, spec = match[1], match[2] and match[2].strip()
+        if name not in values:
+            raise ValueError(f"no value for {{{{{name}}}}}")
+        value = values[name]
+        if value is None or (isinstance(value, numbers.Real) and not math.isfinite(value)):
+            raise ValueError(f"the value of {{{{{name}}}}} is {value}")
+        return number(value) if spec is None else format(value, spec)
+
+    return _PLACEHOLDER.sub(one, text)
+
+
+def placeholders(text: str) -> list[str]:
+    """Names of the values that a text holds places for, in order."""
+    return [match[1] for match in _PLACEHOLDER.finditer(text)]
 
 
 def banner(mode: str, machine: object = None) -> None:
@@ -277,7 +290,7 @@ def source(
         first, last = excerpt.part(text, name, path.suffix, where)
         where += f", lines {first} to {last}"
     lines = text.splitlines()[first - 1 : last]
-    code = textwrap.dedent("\n".join(lines)).strip("\n")
+    code = dedented(lines)
     language = LANGUAGES.get(path.suffix, "text")
     content: dict[str, Any] = {
         "kind": "source",
@@ -374,6 +387,11 @@ def number(value: object, digits: int = 3) -> str:
     else:
         text = f"{mantissa}\u00a0×\u00a010{str(power).translate(_SUPERSCRIPTS)}"
     return text.replace("-", "−")
+
+
+def dedented(lines: Iterable[str]) -> str:
+    """Lines of code without the indentation that they share."""
+    return textwrap.dedent("\n".join(lines)).strip("\n")
 
 
 def reset() -> None:

@@ -13,6 +13,7 @@ from rsk.benchmark import usual_line
 from rsk.kernels import KERNELS
 from rsk.records import Benchmark, Record, RecordError, parse
 from rsk.resources import Resources
+from rsk.summary import roof_share
 
 if TYPE_CHECKING:
     from rsk.lesson import Prediction
@@ -79,7 +80,7 @@ class KernelTimes:
         publish.prose(
             "At B = {{batch}}, K = {{spec}}, V = {{vocab}}, {{dtype}}, {{cache}} cache, median "
             "time on the device ({{clock}}); reading the same bytes and doing nothing else takes "
-            "{{roof}} µs, so this is {{share:.0%}} of the memory roof.",
+            "{{roof}} µs, so this is {{share}} of the memory roof.",
             batch=record.batch_size,
             spec=record.spec_len,
             vocab=record.vocab_size,
@@ -87,7 +88,7 @@ class KernelTimes:
             cache=record.cache,
             clock=record.device.clock,
             roof=record.roof.median_us,
-            share=record.roof_share,
+            share=roof_share(record),
         )
         guess.compare(record.device.median_us)
 

@@ -7,7 +7,7 @@ chosen by the numbers, so that a new record changes the text as well as the figu
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,24 +16,24 @@ import matplotlib as mpl
 import torch
 from torch import Tensor
 
-from rsk import figures, lesson, publish, recorded, summary
+from rsk import figures, lesson, plotting, publish, recorded, summary
 from rsk.benchmark import Sweep, run, usual_line
 from rsk.check.calls import Sampler
 from rsk.data import data_dir
 from rsk.decoding import Study
-from rsk.demo import available
+from rsk.demo import available, why_not_vectorized
 from rsk.findings import beside_quoted
 from rsk.kernels import KERNELS
 from rsk.lesson_figures import law
 from rsk.mutants import MUTANTS
 from rsk.records import Benchmark, Provenance, Quoted, Record
 from rsk.sampler import BACKENDS, rejection_sample, sample
-from rsk.summary import BASELINE, digits, duration, megabytes, plural
+from rsk.summary import BASELINE, digits, duration, megabytes, plural, roof_share
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rsk.figures import Picture
+    from rsk.plotting import Picture
 
 BENCHMARK, STUDY = "05_benchmarks", "06_real_llm"
 
@@ -122,7 +122,7 @@ def suffices(benchmark: Benchmark) -> bool:
     """Whether a run got far enough to be reported: on a busy machine it may run out of time."""
     try:
         lines = [
-            figures._lines(benchmark, axis) for axis in ("batch_size", "spec_len", "vocab_size")
+            plotting.lines(benchmark, axis) for axis in ("batch_size", "spec_len", "vocab_size")
         ]
     except ValueError:
         return False
@@ -157,55 +157,82 @@ def times_faster(ratio: float) -> str:
 
 
 def abstract(evidence: Evidence) -> str:
-    """The abstract, with the three figures that matter."""
-    benchmark, study = evidence.benchmark, evidence.study
+    """The abstract, with the three figures that matter: of a GPU if there is a run on one."""
+    gpu, study = evidence.gpu_run, evidence.study
+    benchmark = evidence.benchmark if gpu is None else gpu
+    place = where(benchmark, evidence.is_recorded or benchmark is evidence.gpu)
     records, name = largest(benchmark), best(benchmark)
     record, base = records[name], records[BASELINE]
-    usual, fastest = study.usual, study.fastest
-    ratio = study.speed_up(fastest)
-    pays = (
-        f"decoding is {digits(ratio)} times as fast at the best draft length"
-        if ratio > 1
-        else f"decoding is not faster for it ({digits(ratio)} times the speed at best)"
-    )
-    busy = (
-        " Other processes disturbed this measurement: both times are too long, if anything."
-        if record.call.busy or base.call.busy
-        else ""
-    )
+    ratio = summary.ratio(base, record)
+    pays = study.speed_up(study.fastest)
     text = (
         "Speculative decoding lets a small draft model propose several tokens that a large target "
         "model checks in one pass. Between the two stands a rejection sampler, which decides how "
         "many of the proposed tokens to keep so that the text is distributed exactly as the "
         "target's own. This report takes that sampler from a Python loop to one fused kernel, in "
         "steps that all return the same tokens, bit for bit. Three figures matter.\n\n"
-        f"1. **{digits(summary.ratio(base, record))} times** is what the {name} sampler gains over "
-        f"the loop: {duration(record.call.median_us)} instead of {duration(base.call.median_us)} "
-        f"for {record.batch_size} requests with K = {record.spec_len} draft tokens and a "
-        f"vocabulary of {record.vocab_size:,} ({where(benchmark, evidence.is_recorded)}).{busy}\n"
-        f"2. **{digits(1 / record.roof_share, 2)} times** as long as only reading the "
-        f"{megabytes(record.bytes_moved)} that it must is what this takes; the loop takes "
-        f"{digits(1 / base.roof_share, 2)} times as long.\n"
-        f"3. **{usual.tokens_per_pass:.2f} tokens** per pass of the target, instead of one, is "
-        f"what a real pair of models yields at K = {usual.spec_len}, where the formula predicts "
-        f"{usual.expected:.2f}; {pays}.\n\n"
+        f"1. **{digits(ratio)} times the speed of the loop.** A call of the {name} sampler takes "
+        f"{duration(record.call.median_us)} instead of {duration(base.call.median_us)}, for "
+        f"{record.batch_size} requests with K = {record.spec_len} draft tokens and a vocabulary of "
+        f"{record.vocab_size:,} ({place}).{_busy(record, base)}\n"
+        f"2. {_against_the_roof(record, base)}\n"
+        f"3. **{study.usual.tokens_per_pass:.2f} tokens per pass of the target**, instead of one. "
+        f"A small pair of real models yields them at K = {study.usual.spec_len}, where the formula "
+        f"predicts {study.usual.expected:.2f}; "
+        + (
+            f"decoding is {digits(pays)} times as fast at the best draft length."
+            if pays > 1
+            else f"decoding is not faster for it ({digits(pays)} times the speed at best)."
+        )
+        + "\n\n"
     )
-    return text + _about_gpu(evidence)
+    return text + _other_machine(evidence)
 
 
-def _about_gpu(evidence: Evidence) -> str:
-    gpu = evidence.gpu_run
-    if gpu is None:
+def _busy(*records: Record) -> str:
+    if not any(record.call.busy for record in records):
+        return ""
+    return " Other processes disturbed this measurement: both times are too long, if anything."
+
+
+def _against_the_roof(record: Record, base: Record) -> str:
+    """The second figure of the abstract: the distance from only reading the input."""
+    if record.roof.busy:
+        return (
+            f"**An unknown distance from the memory roof.** The {megabytes(record.bytes_moved)} "
+            "that the sampler must read limit its speed; other processes disturbed the "
+            "measurement of that limit."
+        )
+    times = digits(1 / record.roof_share, 2)
+    return (
+        f"**{times} times the time of only reading.** That is how near the {record.implementation} "
+        f"sampler comes{_on_device(record)} to the least possible, to read the "
+        f"{megabytes(record.bytes_moved)} that it must and do nothing else; the loop takes "
+        f"{digits(1 / base.roof_share, 2)} times as long."
+    )
+
+
+def _on_device(record: Record) -> str:
+    """Where the device has a clock of its own, say that it was read."""
+    return "" if record.device.clock == "wall" else " on the device"
+
+
+def _other_machine(evidence: Evidence) -> str:
+    """The same on the CPU, where the figures of the abstract are of a GPU."""
+    if evidence.gpu_run is None:
         return (
             "**All times here are of a CPU. None was taken on a GPU yet**: the CUDA kernels were "
             "checked for the right tokens in an emulator, which says nothing about their speed."
         )
-    records, name = largest(gpu), best(gpu)
+    if evidence.on_gpu:
+        return "All times of the sampler are of this GPU."
+    records, name = largest(evidence.benchmark), best(evidence.benchmark)
     record, base = records[name], records[BASELINE]
     return (
-        f"On {gpu.provenance.machine} the fused kernel takes {duration(record.device.median_us)} "
-        f"for {record.batch_size} requests, {record.roof_share:.0%} of the memory roof, and the "
-        f"loop {duration(base.device.median_us)}."
+        f"On a CPU ({where(evidence.benchmark, evidence.is_recorded)}) the {name} sampler takes "
+        f"{duration(record.call.median_us)} instead of {duration(base.call.median_us)} for "
+        f"{record.batch_size} requests and is {times_faster(summary.ratio(base, record))} than the "
+        f"loop.{_busy(record, base)}"
     )
 
 
@@ -241,13 +268,8 @@ def the_earlier_work(evidence: Evidence) -> str:
     )
 
 
-def over_all_points(benchmark: Benchmark, figure: str) -> str:
-    """Mean and largest speed-up of each backend, and where it loses.
-
-    Args:
-        benchmark: measured or loaded.
-        figure: reference to the figure that shows it.
-    """
+def over_all_points(benchmark: Benchmark) -> str:
+    """Mean and largest speed-up of each backend over all points, and where it loses."""
     sentences = []
     for row in summary.speed_ups(benchmark.records):
         if row.implementation not in BACKENDS:
@@ -260,8 +282,7 @@ def over_all_points(benchmark: Benchmark, figure: str) -> str:
             f"{at.batch_size}, K = {at.spec_len}, V = {at.vocab_size:,}), at least "
             f"{digits(row.least)} times{' – that is, slower' if row.least < 1 else ''}."
         )
-    opening = f"{figure} is for one vocabulary. "
-    return opening + " ".join(sentences)
+    return " ".join(sentences)
 
 
 def repeatability(benchmark: Benchmark) -> str:
@@ -303,6 +324,29 @@ def dtypes(benchmark: Benchmark) -> str:
         f"{digits(half.device.median_us / full.device.median_us, 2)} times the time of float32 "
         f"(B = {point.batch_size}, V = {point.vocab_size:,})."
     )
+
+
+def other_samplers(evidence: Evidence) -> str:
+    """:func:`peers` of each run, a paragraph each."""
+    runs = [evidence.benchmark, *([] if evidence.gpu is None else [evidence.gpu])]
+    return "\n\n".join(
+        f"On {made.provenance.machine}: {peers(made)}" if len(runs) > 1 else peers(made)
+        for made in runs
+    )
+
+
+def by_batch(benchmark: Benchmark) -> str:
+    """How the implementations compare at the usual values, and why where the loop is faster."""
+    line = usual_line(benchmark)
+    name = best(benchmark)
+    quoted = [
+        f"{duration(r[name].call.median_us)} instead of {duration(r[BASELINE].call.median_us)} at "
+        f"B = {size}, {times_faster(summary.ratio(r[BASELINE], r[name]))}"
+        for size, r in sorted(line.items())
+        if name in r and size in (min(line), max(line))
+    ]
+    text = f"[@fig-latency] and [@tab-times]: the {name} sampler takes {'; '.join(quoted)}."
+    return " ".join(filter(None, [text, why_not_vectorized(benchmark)]))
 
 
 def peers(benchmark: Benchmark) -> str:
@@ -351,15 +395,34 @@ def machines(evidence: Evidence) -> str:
         f"- The earlier work's table is quoted ({evidence.quoted.source}); none of its figures was "
         "measured for this report."
     )
-    lines += [f"- Not measured: {line}." for line in evidence.benchmark.skipped]
-    lines += [f"- Refused as wrong or impossible: {line}." for line in evidence.benchmark.refused]
+    for made in filter(None, (evidence.benchmark, evidence.gpu)):
+        place = " on the GPU" if made is evidence.gpu else ""
+        lines += [f"- Not measured{place}: {line}." for line in gathered(made.skipped)]
+        lines += [f"- Refused{place} as wrong or impossible: {line}." for line in made.refused]
     return "\n".join(lines)
+
+
+def gathered(skipped: Sequence[str]) -> list[str]:
+    """What was not measured, with what has one kind and one reason in one line.
+
+    Args:
+        skipped: lines ``kind: instance: reason``, or others, which stay as they are.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for line in skipped:
+        kind, _, rest = line.partition(": ")
+        instance, _, reason = rest.rpartition(": ")
+        found.setdefault((kind, reason), []).append(instance)
+    lines = []
+    for (kind, reason), instances in found.items():
+        which = f" ({'; '.join(instances)})" if all(instances) else ""
+        lines.append(f"{kind}{which}: {reason}" if reason else kind)
+    return lines
 
 
 def limits(evidence: Evidence) -> str:
     """Threats to validity that follow from the data, as a list."""
     benchmark, study = evidence.benchmark, evidence.study
-    provenance = benchmark.provenance
     lines = [
         "- **One machine.** Every time is of one machine"
         + (" for each kind of device" if evidence.gpu is not None else "")
@@ -375,19 +438,8 @@ def limits(evidence: Evidence) -> str:
             "CPU there are no launches and a wait costs little, so the gain over the loop has "
             "other causes there than on a GPU.",
         )
-    busy = sum(record.call.busy for record in benchmark.records)
-    if busy:
-        lines.append(
-            f"- **A busy machine.** Other processes disturbed most samples of {busy} of "
-            f"{len(benchmark.records)} times; those are too long, if anything."
-        )
-    if not summary.repeatability(benchmark.records):
-        lines.append("- **One run.** How times vary from run to run was not measured here.")
-    if provenance.commit == "none" or provenance.commit.endswith("+changes"):
-        lines.append(
-            "- **Provenance.** The measured files differ from the last commit; their checksum is "
-            f"{provenance.sources[:12]}."
-        )
+    for made in filter(None, (benchmark, evidence.gpu)):
+        lines += _limits_of(made, " on the GPU" if made is evidence.gpu else "")
     lines.append(
         f"- **Small models.** The real pair has {study.target_parameters / 1e6:.2f} and "
         f"{study.draft_parameters / 1e6:.2f} million parameters and a vocabulary of "
@@ -397,59 +449,100 @@ def limits(evidence: Evidence) -> str:
     return "\n".join(lines)
 
 
+def _limits_of(benchmark: Benchmark, place: str) -> Iterator[str]:
+    """Threats to the validity of one run."""
+    busy = sum(record.call.busy for record in benchmark.records)
+    if busy:
+        yield (
+            f"- **A busy machine.** Other processes disturbed most samples of {busy} of "
+            f"{len(benchmark.records)} times{place}; those are too long, if anything."
+        )
+    if not summary.repeatability(benchmark.records):
+        yield f"- **One run{place}.** How times vary from run to run was not measured."
+    provenance = benchmark.provenance
+    if provenance.commit == "none" or provenance.commit.endswith("+changes"):
+        reason = (
+            "was made outside of a git checkout"
+            if provenance.commit == "none"
+            else "measured files that differ from the last commit"
+        )
+        yield (
+            f"- **Provenance.** The run{place} {reason}; the checksum of its sources is "
+            f"{provenance.sources[:12]}."
+        )
+
+
 def conclusions(evidence: Evidence) -> str:
     """What was found, as a numbered list."""
-    benchmark, study = evidence.benchmark, evidence.study
+    lines = [*_of_the_sampler(evidence.benchmark)]
+    if evidence.gpu is not None:
+        lines.append(_of_the_kernels(evidence.gpu))
+    lines.append(_of_the_models(evidence.study))
+    return "\n".join(f"{number}. {line}" for number, line in enumerate(lines, start=1))
+
+
+def _of_the_sampler(benchmark: Benchmark) -> Iterator[str]:
     line = usual_line(benchmark)
     name = best(benchmark)
+    kind = "GPU" if benchmark.provenance.device == "cuda" else "CPU"
     ratios = {size: summary.ratio(r[BASELINE], r[name]) for size, r in line.items() if name in r}
-    least, most = min(ratios.values()), max(ratios.values())
-    lines = [
-        f"1. The {name} sampler is {digits(least)} to {digits(most)} times as fast as the loop for "
-        f"batches of {min(ratios)} to {max(ratios)}, and returns the same tokens."
-    ]
-    slower = [
-        size
-        for size, r in line.items()
-        if "vectorized" in r and summary.ratio(r[BASELINE], r["vectorized"]) < 1
-    ]
-    if slower:
-        sizes = ", ".join(map(str, slower))
-        lines.append(
-            f"2. Removing the loop is not enough. The vectorised sampler is slower than the loop "
-            f"at B = {sizes}: each of its operators writes a tensor of the whole batch that the "
-            "next one reads back."
-        )
-    elif name != "vectorized":
-        gain = min(
-            summary.ratio(r["vectorized"], r[name]) for r in line.values() if "vectorized" in r
-        )
-        lines.append(
-            "2. Removing the loop helps at every batch size, and fusing helps again, "
-            f"{digits(gain)} times or more: what is left after vectorising is memory traffic."
-        )
-    share = largest(benchmark)[name].roof_share
-    lines.append(
-        f"3. At B = {max(line)} the {name} sampler runs at {share:.0%} of the speed of only "
-        "reading its input. "
-        + (
-            "There is little left to gain by computing faster."
-            if share > 0.75
-            else "What is left to gain is bounded by that number."
-        )
+    yield (
+        f"On the {kind} the {name} sampler is {digits(min(ratios.values()))} to "
+        f"{digits(max(ratios.values()))} times as fast as the loop for batches of {min(ratios)} to "
+        f"{max(ratios)}, and returns the same tokens."
     )
-    ratio = study.speed_up(study.fastest)
-    lines.append(
-        f"4. With real models, tokens per pass follow the formula, {study.usual.expected:.2f} "
-        f"predicted and {study.usual.tokens_per_pass:.2f} counted at K = {study.usual.spec_len}. "
-        "Time follows only as far as passes are what costs: "
+    both = {size: r for size, r in line.items() if "vectorized" in r}
+    slower = [size for size, r in both.items() if summary.ratio(r[BASELINE], r["vectorized"]) < 1]
+    gains = [summary.ratio(r["vectorized"], r[name]) for r in both.values() if name in r]
+    if slower:
+        yield (
+            "Removing the loop is not enough. The vectorised sampler is slower than the loop at "
+            f"B = {', '.join(map(str, slower))}: its operators each write a tensor that the next "
+            "one reads back, and there are many of them."
+        )
+    elif both and name != "vectorized":
+        yield "Removing the loop helps at every batch size, and fusing " + (
+            f"helps again, {digits(min(gains))} times or more."
+            if min(gains) > 1
+            else f"does not always help again ({digits(min(gains))} times the speed at worst)."
+        )
+    last = largest(benchmark)[name]
+    if not last.roof.busy:
+        yield (
+            f"At B = {last.batch_size} the {name} sampler runs at {roof_share(last)} of the speed "
+            "of only reading its input. "
+            + (
+                "There is little left to gain by computing faster."
+                if last.roof_share > 0.75
+                else "What is left to gain is bounded by that number."
+            )
+        )
+
+
+def _of_the_kernels(gpu: Benchmark) -> str:
+    records = largest(gpu)
+    record, base = records[best(gpu)], records[BASELINE]
+    return (
+        f"On a GPU ({gpu.provenance.machine}) the {record.implementation} sampler is "
+        f"{times_faster(summary.ratio(base, record))} than the loop at B = {record.batch_size}, "
+        f"and its kernel runs at {roof_share(record)} of the memory roof."
+    )
+
+
+def _of_the_models(study: Study) -> str:
+    usual, ratio = study.usual, study.speed_up(study.fastest)
+    agree = abs(usual.tokens_per_pass - usual.expected) <= 2 * usual.tokens_per_pass_error
+    return (
+        "With real models, tokens per pass "
+        f"{'follow the formula' if agree else 'are off the formula'}, {usual.expected:.2f} "
+        f"predicted and {usual.tokens_per_pass:.2f} counted at K = {usual.spec_len}. Time follows "
+        "only as far as passes are what costs: "
         + (
-            f"{digits(ratio)} times at best."
+            f"{digits(ratio)} times as fast at best."
             if ratio > 1
             else "here speculation does not pay at any K."
         )
     )
-    return "\n".join(lines)
 
 
 def future_work(evidence: Evidence) -> str:
@@ -468,8 +561,22 @@ def future_work(evidence: Evidence) -> str:
     return "\n".join(lines)
 
 
-def show_argmax(device: torch.device, *, seed: int, requests: int = 40_000) -> None:
+def show_argmax(device: torch.device, *, seed: int) -> None:
     """Show one decision, made right and with the shortcut of the earlier work."""
+    words, p, seen = argmax_example(device, seed=seed)
+    publish.figure(**law(words, p, seen)._asdict())
+    publish.prose(about_argmax(p, seen["argmax"], words))
+
+
+def argmax_example(
+    device: torch.device, *, seed: int, requests: int = 40_000
+) -> tuple[list[str], Tensor, dict[str, Tensor]]:
+    """Make one decision many times, right and with the shortcut of the earlier work.
+
+    Returns:
+        The tokens' names, the target's probabilities [V], and for each sampler how often it emitted
+        each token [V].
+    """
     words = ["mat", "floor", "sofa", "bed", "roof", "table", "chair", "dog"]
     p = torch.tensor([0.30, 0.25, 0.15, 0.10, 0.08, 0.06, 0.04, 0.02], device=device)
     q = torch.tensor([0.10, 0.35, 0.10, 0.20, 0.03, 0.12, 0.02, 0.08], device=device)
@@ -481,8 +588,7 @@ def show_argmax(device: torch.device, *, seed: int, requests: int = 40_000) -> N
     for name, sampler in samplers.items():
         first = sampler(*request, seed=seed).tokens[:, 0]
         seen[name] = first.bincount(minlength=len(words)).cpu()
-    publish.figure(**law(words, p.cpu(), seen, "fig-law")._asdict())
-    publish.prose(about_argmax(p.cpu(), seen["argmax"], words))
+    return words, p.cpu(), seen
 
 
 def about_argmax(p: Tensor, seen: Tensor, words: Sequence[str]) -> str:
@@ -552,6 +658,10 @@ def _shape(record: Record, *, with_batch: bool = True) -> str:
     )
 
 
+NO_GPU_RUN = (
+    "**Not measured.** This run had no GPU, and no run on one has been recorded in "
+    "`data/benchmarks`."
+)
 NO_LADDER = (
     "**No times yet.** No run on a GPU has been recorded, so this report cannot say how fast these "
     "kernels are. When one lands in `data/benchmarks`, its times appear here."
@@ -585,7 +695,8 @@ def check_kernels(device: torch.device, *, examples: int, seed: int) -> str:
     )
     return (
         f"In this run, {'on the GPU' if kind == 'cuda' else 'in the emulator'}: "
-        f"{', '.join(names)} returned the baseline's tokens, bit for bit, in all of {calls} random "
+        f"{', '.join(f'`{name}`' for name in names)} returned the baseline's tokens, bit for bit, "
+        f"in all of {calls} random "
         "calls, among them ragged drafts, 16-bit rows, strided tensors and rows of NaN."
     )
 
@@ -595,12 +706,17 @@ def ladder(benchmark: Benchmark) -> str:
     records = largest(benchmark)
     found = [records[name] for name in KERNELS if name in records]
     first, last = found[0], min(found, key=lambda record: record.device.median_us)
-    ratio = first.device.median_us / last.device.median_us
+    reached = f"at {roof_share(last)} of the memory roof"
+    if last is first:
+        return (
+            f"[@fig-ladder]: the first kernel, `{first.implementation}`, is the fastest here, "
+            f"{duration(first.device.median_us)}, {reached}."
+        )
     return (
-        f"[@fig-ladder]: from the first kernel to the fastest, {last.implementation}, the time "
-        f"falls from {duration(first.device.median_us)} to {duration(last.device.median_us)}, "
-        f"{digits(ratio)} times, with the same work to do: at {last.roof_share:.0%} of the memory "
-        "roof."
+        f"[@fig-ladder]: from the first kernel to the fastest, `{last.implementation}`, the time "
+        f"falls from {duration(first.device.median_us)} to {duration(last.device.median_us)} at "
+        f"B = {last.batch_size}: {digits(first.device.median_us / last.device.median_us)} times "
+        f"faster, with the same work to do, and {reached}."
     )
 
 
@@ -617,11 +733,11 @@ def growth(benchmark: Benchmark) -> str:
         for name in BACKENDS:
             if f"{name} (µs)" in columns:
                 times = columns[f"{name} (µs)"].dropna().tolist()
-                parts.append(f"{digits(times[-1] / times[0], 2)} times for `{name}`")
+                parts.append(f"{digits(times[-1] / times[0], 2)} for `{name}`")
         values = columns[letter].tolist()
         sentences.append(
-            f"From {letter} = {values[0]:,} to {values[-1]:,} ([@{figure}]) the time grows "
-            f"{', '.join(parts)}."
+            f"From {letter} = {values[0]:,} to {values[-1]:,} ([@{figure}]) the time is multiplied "
+            f"by {', '.join(parts)}."
         )
     return " ".join([*sentences, dtypes(benchmark)]).strip()
 
@@ -629,30 +745,36 @@ def growth(benchmark: Benchmark) -> str:
 def roof(benchmark: Benchmark) -> str:
     """How near the memory roof the implementations come."""
     records = largest(benchmark)
-    shares = ", ".join(
-        f"`{name}` {records[name].roof_share:.1%}" for name in BACKENDS if name in records
-    )
     record = records[best(benchmark)]
-    return (
-        "[@fig-roofline] is a roofline in the sense of [3]. For "
-        f"{record.batch_size} requests the sampler must move {megabytes(record.bytes_moved)}, "
+    opening = "[@fig-roofline] is a roofline in the sense of [3]. "
+    if record.roof.busy:
+        return opening + "Other processes disturbed the roof at the largest batch."
+    shares = ", ".join(
+        f"`{name}` {roof_share(records[name], 1)}" for name in BACKENDS if name in records
+    )
+    return opening + (
+        f"For {record.batch_size} requests the sampler must move {megabytes(record.bytes_moved)}, "
         f"which takes {duration(record.roof.median_us)} if nothing else is done. Of the speed of "
         f"only reading, the implementations reach: {shares}."
     )
 
 
 def gpu_results(benchmark: Benchmark) -> str:
-    """The recorded GPU run in words; refers to the figures whose labels end in "-gpu"."""
+    """A recorded GPU run in words; refers to the figures whose labels end in "-gpu"."""
     records = largest(benchmark)
     record, base = records[best(benchmark)], records[BASELINE]
-    return (
-        f"On {benchmark.provenance.label} ([@fig-latency-gpu], [@fig-speed-up-gpu], "
-        f"[@fig-roofline-gpu]) the {record.implementation} sampler takes "
-        f"{duration(record.device.median_us)} on the device at {_shape(record)}, "
-        f"{record.roof_share:.0%} of the memory roof, and is "
-        f"{times_faster(summary.ratio(base, record))} than the loop from call to result. "
-        + over_all_points(benchmark, "[@fig-speed-up-gpu]")
-    )
+    sentences = [
+        f"On {benchmark.provenance.machine} at {_shape(record)}, the {record.implementation} "
+        f"sampler takes {duration(record.call.median_us)} from call to result and "
+        f"{duration(record.device.median_us)} on the device ([@fig-latency-gpu]), and is "
+        f"{times_faster(summary.ratio(base, record))} than the loop ([@fig-speed-up-gpu]). On the "
+        f"device it runs at {roof_share(record)} of the memory roof ([@fig-roofline-gpu]).",
+    ]
+    sentences.append(dtypes(benchmark))
+    rest = [over_all_points(benchmark), repeatability(benchmark)]
+    if not benchmark.complete:
+        rest.append("This sweep was not finished.")
+    return "\n\n".join(" ".join(filter(None, part)) for part in (sentences, rest))
 
 
 def earlier(evidence: Evidence) -> str:
@@ -686,9 +808,10 @@ class Text(NamedTuple):
 
 def generate_text(device: torch.device, *, seed: int = 0, new_tokens: int = 96) -> Text:
     """Let the shipped pair write a text, now."""
-    from rsk.decoding import fitting_threads, token_runs
-    from rsk.generate import load_pair, shipped_pair, speculative_generate
+    from rsk.decoding import token_runs
+    from rsk.generate import speculative_generate
     from rsk.generate_cli import shipped_prompts
+    from rsk.load import fitting_threads, load_pair, shipped_pair
 
     pair = load_pair(*shipped_pair(), device=device, dtype=torch.float32)
     prompt = shipped_prompts()[-1]["text"]
@@ -715,6 +838,17 @@ def show_banner(evidence: Evidence) -> None:
     provenance = evidence.benchmark.provenance
     mode = "gpu" if evidence.on_gpu else "cpu"
     publish.banner("recorded" if evidence.is_recorded else mode, provenance)
+
+
+def show_gpu_results(evidence: Evidence) -> None:
+    """The recorded run on a GPU, beside a measurement on a CPU; or why there is none."""
+    if evidence.gpu is None:
+        publish.prose("All of the above was measured on a GPU." if evidence.on_gpu else NO_GPU_RUN)
+        return
+    publish.banner("recorded", evidence.gpu.provenance)
+    publish.prose(gpu_results(evidence.gpu))
+    for draw in (figures.latency_by_batch, figures.speed_up, figures.roofline):
+        publish.figure(**relabelled(draw(evidence.gpu), "gpu")._asdict())
 
 
 def show_study_banner(evidence: Evidence) -> None:
@@ -752,7 +886,7 @@ def solutions_frame(benchmark: Benchmark) -> pd.DataFrame:
                     "quartiles": f"{duration(record.call.q25_us)} to "
                     f"{duration(record.call.q75_us)}",
                     "× baseline": summary.ratio(base, record),
-                    "of the roof": f"{record.roof_share:.1%}",
+                    "of the roof": "–" if record.roof.busy else roof_share(record, 1),
                 }
             )
     return pd.DataFrame(rows)
@@ -790,7 +924,7 @@ def kernels_frame(evidence: Evidence) -> pd.DataFrame:
             if name in records
             else "not measured",
             **(
-                {"of the roof": f"{records[name].roof_share:.0%}" if name in records else "–"}
+                {"of the roof": roof_share(records[name]) if name in records else "–"}
                 if gpu is not None
                 else {}
             ),
@@ -814,18 +948,17 @@ def environment_frame(evidence: Evidence) -> pd.DataFrame:
         "processor": lambda p: f"{p.cpu}, {plural(p.cores, 'core')}, {p.instructions}",
         "threads": lambda p: str(p.threads),
         "last-level cache": lambda p: megabytes(p.cache_bytes),
-        "GPU": lambda p: p.gpu or "none",
-        "compute capability": lambda p: p.compute_capability or "–",
+        "GPU (compute capability)": lambda p: (
+            f"{p.gpu} ({p.compute_capability})" if p.gpu else "none"
+        ),
         "driver, CUDA": lambda p: f"{p.driver}, {p.cuda}" if p.driver else "–",
         "system": lambda p: p.os,
-        "Python": lambda p: p.python,
-        "PyTorch": lambda p: p.torch,
-        "rsk": lambda p: p.rsk,
-        "commit": lambda p: p.commit,
+        "Python, PyTorch": lambda p: f"{p.python}, {p.torch}",
+        "rsk, commit": lambda p: f"{p.rsk}, {p.commit}",
         "checksum of the sources": lambda p: p.sources[:12],
     }
     return pd.DataFrame(
-        {"": fact, **{name: read(run) for name, run in runs.items()}}
+        {"fact": fact, **{name: read(run) for name, run in runs.items()}}
         for fact, read in facts.items()
     )
 

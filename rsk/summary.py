@@ -59,8 +59,8 @@ def megabytes(n_bytes: float) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """A count with its noun: 1 launch, 168 operators."""
-    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
+    """A count with its noun: 1 launch, 168 operators, 2 passes."""
+    ending = "" if number == 1 else "es" if noun.endswith(("ch", "sh", "s", "x", "z")) else "s"
     return f"{number:,} {noun}{ending}"
 
 
@@ -70,6 +70,20 @@ def digits(value: float, significant: int = 3) -> str:
         return "0"
     rounded = float(f"{value:.{significant - 1}e}")
     return f"{rounded:.{max(0, significant - 1 - math.floor(math.log10(abs(rounded))))}f}"
+
+
+def roof_share(record: Record, decimals: int = 0) -> str:
+    """The share of the memory roof that a record reached, as a percentage.
+
+    A roof that other processes disturbed is too slow, and a share of it says nothing: it is then
+    "an unknown share". A share that would be rounded to 0 is "under" the smallest one shown.
+    """
+    if record.roof.busy:
+        return "an unknown share"
+    smallest = 10.0 ** -(2 + decimals)
+    if record.roof_share < smallest / 2:
+        return f"under {smallest:.{decimals}%}"
+    return f"{record.roof_share:.{decimals}%}"
 
 
 def merged(records: Iterable[Record]) -> dict[Point, dict[str, Record]]:

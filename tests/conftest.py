@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
+
+
+class WholeCourse(NamedTuple):
+    """A run of all notebooks: its folder, its parts, and what it printed."""
+
+    folder: Path
+    parts: list[str]
+    printed: str
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,6 +34,20 @@ def _clean_slate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RSK_RUN_DIR", raising=False)
     monkeypatch.delenv("RSK_DEBUG", raising=False)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def whole_course(tmp_path_factory: pytest.TempPathFactory) -> WholeCourse:
+    """The course, run once for all tests from an empty folder, and exported to ``run`` in it."""
+    from rich.console import Console
+
+    from rsk import course
+
+    folder = tmp_path_factory.mktemp("course")
+    console = Console(file=io.StringIO(), width=100)
+    with contextlib.chdir(folder):
+        parts = course.run_course(output=folder / "run", console=console)
+    return WholeCourse(folder / "run", [part.name for part in parts], console.file.getvalue())
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def story(gpu: bool = False) -> Benchmark:
         growth = 1.0 if name == "baseline" else 0.1
         for b in (1, 4, 16):
             clock = "graph replay" if gpu and name != "baseline" else "wall"
-            clock = "CUDA event" if gpu and name == "baseline" else clock
+            clock = "wall" if gpu and name == "baseline" else clock
             time = base * (1 + growth * (b - 1))
             records.append(
                 record(

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import rsk
-from rsk import cli, course, doctor
+from rsk import cli, course, doctor, talk
 
 COMMANDS = ["demo", "benchmark", "generate", "report", "doctor"]
 
@@ -117,6 +117,7 @@ def test_report_passes_its_options_on(monkeypatch, tmp_path):
         "only": ["05"],
         "output": tmp_path,
         "export": False,
+        "more": talk.write,
     }
     assert run("report").exit_code == 0
     assert seen["parameters"] == {}
@@ -207,7 +208,7 @@ def test_benchmark_passes_its_options_on(measured):
     from rsk.benchmark import Sweep
 
     arguments = "--batch-sizes 1,2 --spec-lens 3 --dtypes bfloat16,float16 --acceptances 0.5,1"
-    arguments += " --vocab-sizes 7 --caches cold --grid --runs 2 --seed 9 --only fused,baseline"
+    arguments += " --vocab-sizes 7 --caches cold --grid BKV --runs 2 --seed 9 --only fused,baseline"
     arguments += " --budget 0.5 --time-limit 60 --threads 1 --device cpu"
     result = run("benchmark", *arguments.split())
     assert result.exit_code == 0, result.output
@@ -219,7 +220,7 @@ def test_benchmark_passes_its_options_on(measured):
         dtypes=("bfloat16", "float16"),
         acceptances=(0.5, 1.0),
         caches=("cold",),
-        grid=True,
+        grid="BKV",
         runs=2,
         seed=9,
     )
@@ -241,7 +242,7 @@ def test_a_full_sweep_can_be_changed_in_parts(measured):
     sweep = measured[0][0]
     assert sweep.batch_sizes == (2,)
     assert sweep.vocab_sizes == full_sweep("cpu").vocab_sizes
-    assert sweep.grid is True
+    assert sweep.grid == "BKV"
     assert sweep.runs == full_sweep("cpu").runs
 
 

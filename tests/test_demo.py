@@ -58,16 +58,16 @@ def test_disagreement_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_reasons_follow_from_the_numbers() -> None:
     first, second, third = demo.explain(measured.story())
     assert first == (
-        "At B=16 the baseline calls 960 PyTorch operators and waits 192 times to read a value; "
+        "At B = 16 the baseline calls 960 PyTorch operators and waits 192 times to read a value; "
         "the fused sampler calls 1 PyTorch operator and never waits for a value, and takes "
         "30.0 µs instead of 640 µs: 21.3 times faster."
     )
     assert "4.00 MB in all, once: this takes 3.0 times as long as only reading" in second
     assert "the baseline takes 64 times as long" in second
     assert third.startswith(
-        "The vectorized sampler is not always faster (200 µs against 40.0 µs at B=1, "
-        "260 µs against 160 µs at B=4): for few requests its 168 operators are more than the "
-        "baseline's 60 (B=1); and at B=4 it has fewer operators"
+        "The vectorized sampler is not always faster (200 µs against 40.0 µs at B = 1, "
+        "260 µs against 160 µs at B = 4): for few requests its 168 operators are more than the "
+        "baseline's 60 (B = 1); and at B = 4 it has fewer operators"
     )
 
 
@@ -122,8 +122,8 @@ def test_disturbed_times_are_named_and_passed_over() -> None:
         ),
     )
     sentences = demo.explain(busy)
-    assert sentences[0].startswith("At B=4 the baseline")
-    assert "busy (at B=16)" in sentences[-1]
+    assert sentences[0].startswith("At B = 4 the baseline")
+    assert "busy (at B = 16)" in sentences[-1]
 
 
 def test_bars_are_as_long_as_they_say() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 pytest.importorskip("matplotlib")
+from matplotlib.patches import Rectangle
+
 import rsk
 from rsk import drawings
-from rsk.pseudo_kernels import LANES
+from rsk.pseudo_kernels import CHUNKS, LANES, SPLIT, WARPS
 
 
 @pytest.mark.parametrize("name", rsk.KERNELS)
@@ -16,30 +18,46 @@ def test_every_probability_is_drawn_once(name):
     assert [(x.request, x.v) for x in loads] == [(b, v) for b in range(3) for v in range(41)]
 
 
-def test_the_sectors_of_the_first_load():
-    by_thread = drawings.first_load(drawings.summing_loads("thread_per_sequence"))
+def test_the_sectors_that_are_asked_for_at_once():
+    by_thread = drawings.asked_at_once(drawings.summing_loads("thread_per_sequence"))
     assert len(by_thread) == LANES and drawings.sectors(by_thread) == LANES
-    by_block = drawings.first_load(drawings.summing_loads("block_per_sequence"))
-    assert len(by_block) == drawings.SECTOR and drawings.sectors(by_block) == 1
+    by_block = drawings.asked_at_once(drawings.summing_loads("block_per_sequence"))
+    assert len(by_block) == CHUNKS * drawings.SECTOR and drawings.sectors(by_block) == CHUNKS
 
 
 @pytest.mark.parametrize("name", rsk.KERNELS)
 def test_a_drawing_says_what_its_data_hold(name):
     picture = drawings.who_reads(name)
     (ax,) = picture.fig.axes
-    assert len(ax.patches) >= len(picture.data)
+    cells = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+    assert sum(cell.get_width() for cell in cells) == len(picture.data)
     title = picture.fig.get_suptitle().replace("\n", " ")
-    assert f"{picture.data.load.max() + 1} load" in title and title in picture.alt
+    waits = picture.data.wait.max() + 1
+    assert title.endswith({1: "once", 2: "twice"}.get(waits, f"waits {waits} times"))
+    assert title in picture.alt
     for block in picture.data.block.unique():
         if name != "thread_per_sequence":
             assert f"block {block}, warp 0" in picture.alt
-    framed = [patch for patch in ax.patches if patch.get_edgecolor()[:3] == (0, 0, 0)]
-    assert len(framed) == len(drawings.first_load(drawings.summing_loads(name)))
+    framed = [cell for cell in cells if cell.get_edgecolor()[:3] == (0, 0, 0)]
+    first = picture.data.query("block == 0 and warp == 0 and wait == 0")
+    assert sum(cell.get_width() for cell in framed) == len(first)
 
 
-def test_more_blocks_mean_fewer_loads_in_turn():
-    longest = [max(x.load for x in drawings.summing_loads(name)) for name in list(rsk.KERNELS)[:3]]
+def test_more_blocks_mean_fewer_waits_in_turn():
+    longest = [max(x.wait for x in drawings.summing_loads(name)) for name in list(rsk.KERNELS)[:3]]
     assert longest[0] > longest[1] > longest[2]
+
+
+def test_the_totals_of_several_blocks_are_sent_by_block():
+    arrows = {
+        name: len(
+            [text for text in drawings.who_reads(name).fig.axes[0].texts if not text.get_text()]
+        )
+        for name in list(rsk.KERNELS)[1:]
+    }
+    assert arrows["block_per_sequence"] == WARPS
+    assert arrows["split_vocabulary"] == SPLIT
+    assert arrows["cluster"] == SPLIT * SPLIT, "each block to each mailbox"
 
 
 def test_an_unknown_kernel_is_refused():

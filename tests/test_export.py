@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -23,7 +20,7 @@ import pytest
 from nbformat import v4
 
 from rsk import data, publish
-from rsk.export import ExportError, export_report, export_site, formula, markdown, pandoc
+from rsk.export import ExportError, export_report, export_site, formula, markdown, notebook, pandoc
 
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5E"
@@ -338,12 +335,38 @@ def test_the_pdf_is_tagged_and_has_bookmarks(whole):
     assert len([link for link in links if "/Dest" in link or "/D" in link.get("/A", {})]) >= 10
 
 
+def test_the_contents_follow_the_abstract(whole):
+    _, reader, _, _ = whole
+    first = reader.pages[0].extract_text()
+    assert first.index("Abstract") < first.index("Short.") < first.index("Contents")
+    assert first.index("Contents") < first.index("The rule")
+
+
+def test_a_caption_does_not_scroll_away_with_its_table(whole):
+    source = whole[3].read_text(encoding="utf-8")
+    start = source.index('<figure class="table" id="tab-a">')
+    table = source[start : source.index("</figure>", start)]
+    assert table.index("</figcaption>") < table.index('<div class="wide"') < table.index("<table")
+    assert 'aria-label="Table 1"' in table
+    assert "<th" in table[: table.index("</thead>")]
+
+
 def test_the_same_notebook_gives_the_same_bytes(tmp_path):
     path = save(whole_report(), tmp_path / "07_report.ipynb")
     made = [
         [file.read_bytes() for file in export_report(path, tmp_path / name)] for name in ("a", "b")
     ]
     assert made[0] == made[1]
+
+
+def test_a_notebook_of_the_course_is_by_the_authors_of_the_package(tmp_path):
+    for name, authors in {"07_report": [notebook.AUTHORS], "mine": []}.items():
+        path = save([text("Text.")], tmp_path / f"{name}.ipynb")
+        assert notebook.read(path, all_code=False).authors == authors
+    top = data.checkout()
+    if top is not None:
+        for name in ("LICENSE", "CITATION.cff", "pyproject.toml"):
+            assert notebook.AUTHORS in (top / name).read_text(encoding="utf-8")
 
 
 def test_the_date_can_be_set(export, monkeypatch):
@@ -364,7 +387,8 @@ def test_colours_can_be_read_in_both_modes():
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     for mode in modes:
-        colours = dict(re.findall(r"--(\w+): (#\w{6})", mode))
+        # What a mode leaves out is as in the first.
+        colours = dict(re.findall(r"--(\w+): (#\w{6})", modes[0] + mode))
         backgrounds = {"paper", "panel", "accepted", "recovered", "bonus"}
         on = dict.fromkeys(set(colours) - backgrounds - {"line"}, ("paper", "panel"))
         on["ink"] = tuple(backgrounds)
@@ -631,7 +655,51 @@ def test_a_site_with_a_broken_notebook_is_not_begun(tmp_path):
         export_site(tmp_path)
 
 
-# --- in a real kernel, in a real browser
+# --- in a real kernel
+
+SPOILT = {
+    "an error": ("1 / 0", r"07_report\.ipynb: cell 2 of 2[\s\S]*ZeroDivisionError"),
+    "a missing data file": (
+        "from rsk.records import Benchmark\nBenchmark.load('data/gone.json')",
+        r"07_report\.ipynb: cell 2 of 2[\s\S]*data/gone\.json",
+    ),
+    "a missing figure": (
+        "from IPython.display import publish_display_data\n"
+        f"publish_display_data({FIGURE_WITHOUT_PICTURE!r})",
+        r"07_report\.ipynb, cell 3 [\s\S]*the picture of figure 'f' is missing",
+    ),
+    "a reference to a figure that was not drawn": (
+        "from rsk import publish\npublish.prose('See [@fig-none].')",
+        r"07_report\.ipynb, cell 3 [\s\S]*\[@fig-none\] leads nowhere",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_a_run_that_fails_says_why_and_keeps_the_good_report(
+    what, write_notebook, tmp_path, monkeypatch
+):
+    from typer.testing import CliRunner
+
+    from rsk.cli import app
+
+    cell, message = SPOILT[what]
+    path = write_notebook("07_report", cell)
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(0, v4.new_markdown_cell("# A run"))
+    nbformat.write(notebook, path)
+    run = tmp_path / "run"
+    run.mkdir()
+    good = {name: f"the good {name}" for name in ("report.html", "report.pdf")}
+    for name, content in good.items():
+        (run / name).write_text(content)
+    monkeypatch.setattr(data, "notebooks_dir", lambda: path.parent)
+    result = CliRunner().invoke(app, ["report", "--output", str(run)])
+    assert result.exit_code == 1, result.output
+    assert re.search(message, result.output), result.output
+    assert {name: (run / name).read_text() for name in good} == good
+    left = {entry.name for entry in run.iterdir()}
+    assert left - {".lock"} <= {"notebooks", "results", *good}
 
 
 def test_a_notebook_run_by_papermill_is_exported(write_notebook, tmp_path):
@@ -656,44 +724,6 @@ def test_a_notebook_run_by_papermill_is_exported(write_notebook, tmp_path):
         assert "Batch 7, Figure 1." in words.replace("\u00a0", " ")
         assert "'fig-a' is used already" in words
     assert len(Page(html.read_text(encoding="utf-8")).all("img")) == 1
-
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-
-
-def complaints(browser, page, folder):
-    """What a browser says that it could not or may not load; the picture goes to page.png."""
-    done = subprocess.run(
-        [
-            *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-            *("--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr"),
-            *(f"--user-data-dir={folder}", "--window-size=800,6000"),
-            *(f"--screenshot={folder / 'page.png'}", page.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "HOME": str(folder)},
-        check=False,
-    )
-    return re.findall(r"CONSOLE.*(?:Refused|Failed|net::|violates).*", done.stderr)
-
-
-def test_a_browser_shows_the_page_without_a_network(whole, tmp_path):
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip("no Chromium here")
-    page = whole[3]
-    assert complaints(browser, page, tmp_path) == []
-    image = plt.imread(tmp_path / "page.png")
-    assert image.shape[:2] == (6000, 800)
-    rows = (image[..., :3].min(axis=(1, 2)) < 0.6).nonzero()[0]
-    assert rows.max() > 2000  # it is drawn to its end, not only its head
-    planted = '<main><img src="https://example.org/a.png" alt="from elsewhere">'
-    asking = tmp_path / "asking.html"
-    asking.write_text(re.sub("<main [^>]*>", planted, page.read_text(encoding="utf-8")), "utf-8")
-    assert complaints(browser, asking, tmp_path)
 
 
 def test_a_large_figure_is_made_to_fit_the_page():

@@ -11,9 +11,9 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from rsk import figures
+from rsk import figures, plotting
 from rsk.data import data_dir
-from rsk.figures import Picture
+from rsk.plotting import Picture
 from rsk.records import Benchmark, Quoted
 
 QUOTED = Quoted.load(data_dir() / "benchmarks" / "earlier-work.json")
@@ -60,12 +60,12 @@ def test_titles_say_what_was_found() -> None:
     found = {name: title(draw(story)) for name, draw in ALL.items()}
     assert found["latency"] == (
         "The fused sampler is the fastest at every batch size: "
-        "3.3 to 21 times faster than the baseline"
+        "3.3 to 21 times as fast as the baseline"
     )
     # 40/200, 160/260, 640/500 and 40/12, 160/15.6, 640/30
     assert found["speed-up"] == (
-        "Faster than the baseline: vectorized 0.698 times on average, 1.28 at most; "
-        "fused 11.6 times on average, 21.3 at most"
+        "Speed-up over the baseline: vectorized 0.698 on average, 1.28 at most; "
+        "fused 11.6 on average, 21.3 at most"
     )
     assert found["spec-len"].startswith("From K = 1 to 8 the time is multiplied by ")
     assert found["spec-len"].endswith("early exit makes long drafts cheap")
@@ -77,7 +77,9 @@ def test_titles_say_what_was_found() -> None:
         "One call at B = 16: baseline 960 operators, 192 waits; "
         "vectorized 168 operators, 0 waits; fused 1 operator, 0 waits"
     )
-    assert found["roofline"].startswith("The fused sampler reaches ")
+    assert found["roofline"] == (
+        "The fused sampler reaches 33% of the memory roof at 4.00 MB (B = 16, V = 32,000)"
+    )
     assert found["vocab"].startswith("From V = 1,000 to 32,000 the time is multiplied by ")
 
 
@@ -99,6 +101,54 @@ def test_titles_change_with_the_data() -> None:
     assert "fastest at 2 of 3 batch sizes" in title(figures.latency_by_batch(slow))
     for name in ("latency", "speed-up"):
         assert title(ALL[name](slow)) != title(ALL[name](measured.story()))
+
+
+def with_busy_roofs(benchmark: Benchmark, *batch_sizes: int) -> Benchmark:
+    """The same run, but other processes made the roof a thousand times slower there."""
+    records = [
+        dataclasses.replace(
+            r, roof=measured.spread(1000 * r.roof.median_us, r.roof.clock, disturbed=0.9)
+        )
+        if r.batch_size in batch_sizes
+        else r
+        for r in benchmark.records
+    ]
+    return dataclasses.replace(benchmark, records=tuple(records))
+
+
+def test_a_disturbed_roof_judges_nothing() -> None:
+    """Its share would be many times 100 %: the point is drawn, its share is not known."""
+    story = with_busy_roofs(measured.story(), 1)
+    picture = figures.roofline(story)
+    assert title(picture) == title(figures.roofline(measured.story()))
+    shares = picture.data.set_index("B")["share of the roof"]
+    assert shares[1].isna().all()
+    assert shares.max() <= 1
+    assert "Other processes disturbed the roof of 3 points" in picture.caption
+    assert "%" not in title(figures.roofline(with_busy_roofs(measured.story(), 1, 4, 16)))
+
+    ladder = figures.ladder(with_busy_roofs(measured.story(), 16))
+    assert "at an unknown share of the memory roof" in title(ladder)
+    assert ladder.data["share of the roof"].isna().all()
+
+
+def test_the_roofline_judges_the_point_that_moves_most() -> None:
+    """A small input is in a cache, or its time is all latency: its share says little."""
+    story = measured.story()
+    near = measured.record(
+        "fused", 2.0, batch_size=1, vocab_size=1000, bytes_moved=30_000, roof=measured.spread(2.0)
+    )
+    others = tuple(r for r in story.records if r.point != near.point)
+    picture = figures.roofline(dataclasses.replace(story, records=(*others, near)))
+    assert "at 4.00 MB (B = 16" in title(picture)
+    assert "fused up to 100%" in picture.alt
+
+
+def test_captions_name_the_clock_of_the_time_that_is_drawn() -> None:
+    story = measured.story(gpu=True)
+    assert "graph replay and wall clock" in figures.latency_by_batch(story, "device").caption
+    assert "; wall clock" in figures.latency_by_batch(story, "call").caption
+    assert "graph replay and wall clock" in figures.ladder(story).caption
 
 
 def test_tables_hold_what_is_drawn() -> None:
@@ -146,12 +196,12 @@ def test_implementations_can_be_told_apart_without_colour() -> None:
         red, green, blue = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
         return 0.299 * red + 0.587 * green + 0.114 * blue
 
-    three = [figures.STYLES[name] for name in ("baseline", "vectorized", "fused")]
+    three = [plotting.STYLES[name] for name in ("baseline", "vectorized", "fused")]
     levels = sorted(lightness(style["color"]) for style in three)
     assert levels[1] - levels[0] > 0.2
     assert levels[2] - levels[1] > 0.2
     assert levels[2] < 0.75, "still visible on white paper"
-    markers = [style["marker"] for style in figures.STYLES.values()]
+    markers = [style["marker"] for style in plotting.STYLES.values()]
     assert len(set(markers)) == len(markers)
 
 

@@ -43,12 +43,13 @@ def everything(found: Evidence) -> str:
             report.conclusions(found),
             report.future_work(found),
             report.operations(found.benchmark),
-            report.over_all_points(found.benchmark, "[@fig-speed-up]"),
+            report.over_all_points(found.benchmark),
             report.repeatability(found.benchmark),
             report.growth(found.benchmark),
             report.roof(found.benchmark),
             report.earlier(found),
-            report.peers(found.benchmark),
+            report.by_batch(found.benchmark),
+            report.other_samplers(found),
             report.solutions_caption(found),
             report.times_caption(found),
             report.kernels_caption(found),
@@ -70,7 +71,7 @@ def test_the_abstract_states_the_measured_ratio():
     here = story()
     last = report.largest(here)
     ratio = last["baseline"].call.median_us / last["fused"].call.median_us
-    assert f"**{ratio:.1f} times**" in report.abstract(evidence(here))
+    assert f"**{ratio:.1f} times the speed of the loop.**" in report.abstract(evidence(here))
     slower = [
         dataclasses.replace(r, device=t, host=t, call=t)
         if r.implementation == "baseline" and (t := spread(r.call.median_us * 3))
@@ -78,7 +79,7 @@ def test_the_abstract_states_the_measured_ratio():
         for r in here.records
     ]
     other = dataclasses.replace(here, records=tuple(slower))
-    assert f"**{ratio * 3:.1f} times**" in report.abstract(evidence(other))
+    assert f"**{ratio * 3:.1f} times the speed of the loop.**" in report.abstract(evidence(other))
 
 
 def test_without_a_gpu_record_the_report_says_so_everywhere():
@@ -96,12 +97,15 @@ def test_a_gpu_record_corrects_the_text():
     assert "None was taken on a GPU" not in text
     assert "not measured**" not in text
     assert "No GPU" not in text
-    assert "On a GPU the fused kernel takes" in report.abstract(found)
+    abstract = report.abstract(found)
+    assert "(recorded on a GPU, driver 1.2.3" in abstract, "the figures are of the GPU"
+    assert "On a CPU (measured in this run on a processor" in abstract
+    assert "On a GPU (a GPU) the fused sampler is" in report.conclusions(found)
     times = report.kernels_frame(found).set_index("kernel")["time on the device"]
     assert times["cluster"] != "not measured"
     assert times["split_vocabulary"] == "not measured"  # that run holds no time of it
     assert "[@fig-latency-gpu]" in report.gpu_results(found.gpu)
-    assert "from the first kernel to the fastest, cluster" in report.ladder(found.gpu)
+    assert "from the first kernel to the fastest, `cluster`" in report.ladder(found.gpu)
     assert list(report.environment_frame(found).columns)[-1] == "CUDA kernels"
 
 
@@ -147,6 +151,38 @@ def test_what_was_refused_or_skipped_is_said():
     assert "- Refused as wrong or impossible: b: wrong." in report.machines(found)
 
 
+def test_what_was_skipped_for_one_reason_is_one_line():
+    skipped = ["cold: B=1: too many", "x: not installed", "cold: B=4: too many", "no time"]
+    assert report.gathered(skipped) == ["cold (B=1; B=4): too many", "x: not installed", "no time"]
+
+
+def test_a_disturbed_roof_is_no_figure_that_matters():
+    records = [
+        dataclasses.replace(r, roof=spread(1e6 * r.roof.median_us, disturbed=0.9))
+        for r in story().records
+    ]
+    found = evidence(benchmark(records, story().operations))
+    assert "An unknown distance from the memory roof" in report.abstract(found)
+    assert "Other processes disturbed the roof" in report.roof(found.benchmark)
+    assert set(report.solutions_frame(found.benchmark)["of the roof"]) == {"–"}
+    assert not re.search(r"\d{4,}%", everything(found))
+
+
+def test_conclusions_choose_their_words_by_the_numbers():
+    def three(baseline, vectorized, fused):
+        times = {"baseline": baseline, "vectorized": vectorized, "fused": fused}
+        return evidence(benchmark([record(name, time) for name, time in times.items()]))
+
+    assert "fusing helps again, 2.50 times or more" in report.conclusions(three(90, 30, 12))
+    assert "does not always help again (0.750 times" in report.conclusions(three(90, 30, 40))
+    off = evidence(study=made_up(per_pass=2.0))
+    assert "are off the formula" in report.conclusions(off)
+    assert "follow the formula" in report.conclusions(evidence())
+    one = [record("baseline", 900.0), record("thread_per_sequence", 30), record("cluster", 50.0)]
+    fastest = report.ladder(benchmark(one, provenance=GPU_PROVENANCE))
+    assert "the first kernel, `thread_per_sequence`, is the fastest here" in fastest
+
+
 def test_a_busy_machine_is_admitted():
     records = [
         dataclasses.replace(r, call=spread(r.call.median_us, disturbed=0.9))
@@ -155,6 +191,8 @@ def test_a_busy_machine_is_admitted():
     found = evidence(benchmark(records, story().operations))
     assert f"{len(records)} of {len(records)} times" in report.limits(found)
     assert "Other processes disturbed" in report.abstract(found)
+    gpu = evidence(gpu=found.benchmark)
+    assert report.abstract(gpu).count("Other processes disturbed") == 1
     assert "disturbed" not in report.limits(evidence())
 
 

@@ -122,6 +122,7 @@ struct Machine {
   ucontext_t scheduler_context;
   jmp_buf scheduler;
   Fiber* fiber = nullptr;  // the running one
+  bool failed = false;     // a thread did what is impossible on a GPU
   std::function<void()> body;
 };
 
@@ -163,7 +164,11 @@ inline void synchronize(Barrier& barrier) {
 }
 
 inline void run_fiber() {
-  machine().body();
+  try {
+    machine().body();
+  } catch (...) {  // it cannot leave the fiber
+    machine().failed = true;
+  }
   Fiber& fiber = current();
   fiber.returned = true;
   fiber.warp->barrier.leave();
@@ -339,6 +344,7 @@ enum cudaError_t {
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
   cudaErrorLaunchTimeout = 702,
+  cudaErrorLaunchFailure = 719,
   cudaErrorNotSupported = 801
 };
 typedef void* cudaStream_t;
@@ -372,6 +378,7 @@ inline const char* cudaGetErrorString(cudaError_t error) {
     case cudaErrorMemoryAllocation: return "out of memory for the emulated threads' stacks";
     case cudaErrorLaunchTimeout:
       return "the kernel does not end: a barrier was not reached by all, or a loop goes on for ever";
+    case cudaErrorLaunchFailure: return "a block sent a letter to a block that does not exist";
     case cudaErrorNotSupported: return "not supported by this device";
   }
   return "unknown error";
@@ -386,7 +393,7 @@ inline cudaError_t cudaGetDevice(int* device) {
 }
 // A small GPU with clusters: few multiprocessors, so that emulated runs stay small.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 4 : 9;
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 16 : 9;
   return cudaSuccess;
 }
 inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
@@ -399,6 +406,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   blockDim = config->blockDim;
   gridDim = config->gridDim;
   m.body = [&] { kernel(arguments...); };
+  m.failed = false;
   unsigned per_cluster = 1;
   for (unsigned i = 0; i < config->numAttrs; ++i) {
     if (config->attrs[i].id == cudaLaunchAttributeClusterDimension)
@@ -437,5 +445,6 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     finished = run(fibers, order, deadline);
   }
   munmap(stacks, bytes);
+  if (m.failed) return cudaErrorLaunchFailure;
   return finished ? cudaSuccess : cudaErrorLaunchTimeout;
 }

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rsk.check.verdict import Finding, Verdict, cell_label
-from rsk.figures import Picture, _axes
+from rsk.plotting import Picture, axes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +59,7 @@ def deviations(
         + ("does not follow its law" if certain else "follows its law")
         + f": off by up to {worst:.1f} standard errors"
     )
-    with _axes(title) as (fig, ax):
+    with axes(title) as (fig, ax):
         ax.bar(at, data["expected"], color=_LAW, label="expected")
         ax.errorbar(
             at,
@@ -125,7 +125,7 @@ def convergence(
         if text
     )
     longest = max(found.values(), key=lambda f: f.last.total)
-    with _axes(title) as (fig, ax):
+    with axes(title) as (fig, ax):
         totals = [look.total for look in longest.looks]
         floor = [look.noise_floor for look in longest.looks]
         ax.plot(totals, floor, color=_LAW, linewidth=4, label="noise floor")

@@ -124,10 +124,10 @@ class Verdict:
             "probability"
         )
         if self.kinds:
+            where = "in this kind of" if self.kinds == 1 else f"in any of {self.kinds} kinds of"
             yield (
                 f"  power {self.power:g}: a sampler off by {self.bias:g} or more (total variation "
-                f"distance) in any of {self.kinds} kinds of request is called wrong with at least "
-                "this probability"
+                f"distance) {where} request is called wrong with at least this probability"
             )
         yield f"  {self.requests:,} requests, {self.seconds:.1f} s"
 

@@ -1,4 +1,4 @@
-"""The executed notebooks as a report (HTML and PDF) and as a site of HTML pages.
+"""The executed notebooks as a report (HTML and PDF) and a site of HTML pages; the talk as PDF.
 
 Everything comes from pip: pandoc reads the Markdown and writes HTML and Typst, Typst sets the PDF
 and draws the formulas, pygments colours the code. The same notebooks give the same bytes.
@@ -14,23 +14,30 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rsk.export.document import ExportError
 from rsk.export.notebook import read
 from rsk.export.pandoc import PandocError
 
-__all__ = ["ExportError", "export_report", "export_site"]
+if TYPE_CHECKING:
+    from rsk.export.talk import Material
+
+__all__ = ["ExportError", "export_report", "export_site", "export_talk", "replace"]
 
 REPORT = "07_report.ipynb"
 SITE_TITLE = "The rejection sampler of speculative decoding"
 
 
-def export_report(source: Path, out_dir: Path | None = None) -> list[Path]:
+def export_report(
+    source: Path, out_dir: Path | None = None, *, epoch: int | None = None
+) -> list[Path]:
     """Write ``report.html`` and ``report.pdf``.
 
     Args:
         source: an executed notebook, or a run's folder, whose ``notebooks/07_report.ipynb`` it is.
         out_dir: where to write; by default the run's folder, or the notebook's.
+        epoch: the date to show, in seconds; by default that of the run.
 
     Returns:
         The two files.
@@ -45,13 +52,14 @@ def export_report(source: Path, out_dir: Path | None = None) -> list[Path]:
     folder = Path(out_dir) if out_dir else source if source.is_dir() else source.parent
     try:
         document = read(notebook, all_code=False)
+        document.epoch = document.epoch if epoch is None else epoch
         files = {
             folder / "report.html": html.write(document).encode(),
             folder / "report.pdf": pdf.write(document),
         }
     except PandocError as error:
         raise ExportError(f"{notebook.name}: pandoc: {error}") from error
-    return _replace(files)
+    return replace(files)
 
 
 def export_site(
@@ -107,11 +115,41 @@ def export_site(
             neighbours.append(("next", pages[documents[at + 1].name], titles[at + 1]))
         page = html.write(document, html.links(neighbours))
         files[folder / pages[document.name]] = page.encode()
-    return _replace(files)
+    return replace(files)
 
 
-def _replace(files: Mapping[Path, bytes]) -> list[Path]:
-    """Write all files under other names first, then put them in place."""
+def export_talk(source: Path, material: Material, out_dir: Path) -> list[Path]:
+    """Write ``slides.pdf`` and ``script.pdf``.
+
+    Args:
+        source: the Markdown: see :mod:`rsk.export.talk`.
+        material: the values, figures and texts that it names.
+        out_dir: where to write.
+
+    Returns:
+        The two files.
+
+    Raises:
+        ExportError: something is unknown, missing or too large for its slide; older files are left
+            as they were.
+    """
+    from rsk.export import talk
+
+    try:
+        read_talk = talk.read(source, material)
+        slides, previews = talk.write_slides(read_talk)
+        script = talk.write_script(read_talk, previews)
+    except PandocError as error:
+        raise ExportError(f"{source.name}: pandoc: {error}") from error
+    return replace({out_dir / "slides.pdf": slides, out_dir / "script.pdf": script})
+
+
+def replace(files: Mapping[Path, bytes]) -> list[Path]:
+    """Write all files under other names first, then put them in place.
+
+    Raises:
+        ExportError: one cannot be written; names it.
+    """
     staged: dict[Path, Path] = {}
     try:
         for path, content in files.items():

@@ -10,14 +10,11 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rsk.export import formula, pandoc
 from rsk.export.formula import Formula
 from rsk.export.pandoc import Node
-
-if TYPE_CHECKING:
-    pass
 
 
 class ExportError(RuntimeError):
@@ -140,7 +137,7 @@ class Heading:
 
 @dataclass
 class Document:
-    """A notebook, ready to be written."""
+    """A notebook, or another source, ready to be written."""
 
     name: str
     title: list[Node]
@@ -150,11 +147,17 @@ class Document:
     headings: list[Heading] = field(default_factory=list)
     formulas: dict[formula.Key, Formula] = field(default_factory=dict)
     cells_of_formulas: dict[formula.Key, Cell] = field(default_factory=dict)
+    suffix: str = ".ipynb"
+
+    @property
+    def file(self) -> str:
+        """The name of the source, for messages."""
+        return self.name + self.suffix
 
     @property
     def first(self) -> Cell:
         """Where the title stands, for messages."""
-        return Cell(f"{self.name}.ipynb", 1, "title")
+        return Cell(self.file, 1, "title")
 
     def plain(self, tree: Any) -> str:
         """The words of a tree, formulas included."""

@@ -110,10 +110,12 @@ def _blocks(item: Item) -> list[Node]:
         case Figure():
             return _figure(item)
         case Table():
-            content = list(item.table["c"])
-            content[0] = [item.label, [], []]
-            content[1] = [None, [block(_captioned(item.word, item.number, item.caption))]]
-            return [{"t": "Table", "c": content}]
+            opening = f'<figure class="table" id="{escape(item.label)}">'
+            caption = _captioned(item.word, item.number, item.caption)
+            named = ["", [], [["name", f"{item.word} {item.number}"]]]
+            # The caption is not the table's own: on a small screen it would scroll away with it.
+            table = {"t": "Table", "c": [named, *item.table["c"][1:]]}
+            return [*_enclosed(opening, caption, ""), table, _html("</figure>")]
         case Listing():
             head = f'<span class="where">{escape(item.where)}</span>'
             if not item.label:
@@ -158,7 +160,10 @@ def _captioned(word: str, number: int, caption: list[Node]) -> list[Node]:
 def _figure(item: Figure) -> list[Node]:
     address = f"data:{MIME_TYPES[item.suffix]};base64,{base64.b64encode(item.image).decode()}"
     width, height = (round(value * _POINT) for value in item.size)
-    image = f'<img src="{address}" width="{width}" height="{height}" alt="{escape(item.alt)}">'
+    image = _scrolling(
+        f'<img src="{address}" width="{width}" height="{height}" alt="{escape(item.alt)}">',
+        f"{item.word} {item.number}",
+    )
     opening = raw("html", f'<figure id="{escape(item.label)}">{image}<figcaption>')
     closing = raw("html", "</figcaption></figure>")
     figure = block([opening, *_captioned(item.word, item.number, item.caption), closing])
@@ -227,8 +232,9 @@ def _pre(kind: str, name: str, inner: str) -> str:
     return f"<pre {frame}>{inner}</pre>"
 
 
-def _scrolling(table: str, name: str) -> str:
-    return f'<div class="wide" tabindex="0" role="group" aria-label="{escape(name)}">{table}</div>'
+def _scrolling(inner: str, name: str) -> str:
+    """Something that may be wider than a small screen, and then scrolls sideways."""
+    return f'<div class="wide" tabindex="0" role="group" aria-label="{escape(name)}">{inner}</div>'
 
 
 # --- nodes ------------------------------------------------------------------------------------
@@ -261,9 +267,14 @@ def _rewriter(formulas: Mapping[formula.Key, str]) -> Rewrite:
                     *blocks,
                     _html("</details>"),
                 ]
-            case {"t": "Table"}:
-                start, end = _scrolling("\0", "Table").split("\0")
-                return [_html(start), node, _html(end)]
+            case {"t": "Table", "c": [[anchor, classes, attributes], *rest]}:
+                name = dict(attributes).get("name", "Table")
+                start, end = _scrolling("\0", name).split("\0")
+                return [
+                    _html(start),
+                    {"t": "Table", "c": [[anchor, classes, []], *rest]},
+                    _html(end),
+                ]
             case _:
                 return None
 
@@ -321,5 +332,8 @@ def index(documents: Sequence[Document], title: str, extra: Sequence[tuple[str, 
         f'<li><a href="{escape(address)}">{escape(name)}</a><p>{escape(summary)}</p></li>'
         for address, name, summary in entries
     )
-    body = f'<ul class="index">{body}</ul>'
+    body = (
+        f"<p>{len(documents)} executed notebooks, in order, with their results. Nothing has to be "
+        f'installed or run to read them.</p><ul class="index">{body}</ul>'
+    )
     return page(title=title, heading=escape(title), byline="", contents="", body=body)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rsk.export import pandoc
@@ -12,7 +12,7 @@ from rsk.export.document import Cell, ExportError
 from rsk.export.pandoc import NO_ATTRIBUTES, Node
 
 
-def parse(chunks: list[tuple[Cell, str]]) -> list[list[Node]]:
+def parse(chunks: Sequence[tuple[Cell, str]], reader: str = pandoc.MARKDOWN) -> list[list[Node]]:
     """Blocks of each text. One call of pandoc for all: starting it costs more than the work."""
     if not chunks:
         return []
@@ -21,7 +21,7 @@ def parse(chunks: list[tuple[Cell, str]]) -> list[list[Node]]:
         for at, (_, chunk) in enumerate(chunks)
     )
     parsed: list[list[Node]] = []
-    for node in pandoc.parse(text):
+    for node in pandoc.parse(text, reader):
         marker = node["t"] == "RawBlock" and re.fullmatch(r"<!--rsk:(\d+)-->\s*", node["c"][1])
         if marker and int(marker[1]) == len(parsed):
             parsed.append([])

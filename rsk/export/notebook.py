@@ -33,6 +33,8 @@ from rsk.publish import MIME, TOKEN_KINDS
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+AUTHORS = "The rsk authors"
+"""As in the licence and in ``CITATION.cff``."""
 HIDDEN_CELLS = {"parameters", "injected-parameters", "hide-cell", "papermill-error-cell-tag"}
 
 
@@ -220,11 +222,14 @@ class _Reader:
         raise cell.error(f"the picture {target} is missing")
 
     def _authors(self) -> list[str]:
-        """Names from the notebook's metadata: ``{"authors": [{"name": ...}, ...]}``."""
-        return [
-            str(entry if isinstance(entry, str) else entry.get("name", ""))
-            for entry in self.notebook.metadata.get("authors", [])
-        ]
+        """Names from the notebook's metadata: ``{"authors": [{"name": ...}, ...]}``.
+
+        A notebook of the course is by the authors of the package.
+        """
+        named = self.notebook.metadata.get("authors", [])
+        if not named and any((folder / self.path.name).is_file() for folder in _source_folders()):
+            return [AUTHORS]
+        return [str(entry if isinstance(entry, str) else entry.get("name", "")) for entry in named]
 
     def _epoch(self) -> int | None:
         given = os.environ.get("SOURCE_DATE_EPOCH")

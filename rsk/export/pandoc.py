@@ -138,6 +138,11 @@ def raw(writer: str, text: str) -> Node:
     return {"t": "RawInline", "c": [writer, text]}
 
 
+def raw_block(writer: str, text: str) -> Node:
+    """A block for one writer, passed on as it is."""
+    return {"t": "RawBlock", "c": [writer, text]}
+
+
 def block(inlines: list[Node]) -> Node:
     """Inline nodes as a block without the spacing of a paragraph."""
     return {"t": "Plain", "c": inlines}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +46,21 @@ def write(document: Document) -> bytes:
         ExportError: a formula or table that cannot be set, with the notebook and the cell.
     """
     files: Files = {}
-    blocks: list[Node] = pandoc.walk(_head(document), _rewriter(document.first, files, document))
-    for at, (cell, item) in enumerate(document.items):
+    blocks: list[Node] = pandoc.walk(_head(document), rewriter(document.first, files, document))
+    cells = [cell for cell, _ in document.items]
+    items = _with_contents(item for _, item in document.items)
+    for at, (cell, item) in enumerate(zip(cells, items, strict=True)):
         blocks.append(_typst(f"// item {at}"))
-        rewrite = _rewriter(cell, files, document)
+        rewrite = rewriter(cell, files, document)
         blocks += pandoc.walk(_blocks(cell, item, files), rewrite)
     body = pandoc.write(blocks, "typst")
-    return _compile(document, body, files)
+    return typeset(document, body, files, "report.typ")
 
 
 def _head(document: Document) -> list[Node]:
     fields = [
         f"authors: ({''.join(string(name) + ', ' for name in document.authors)})",
         f"date: {string(document.date)}",
-        f"contents: {str(bool(document.headings)).lower()}",
         f"plain-title: {string(document.plain_title)}",
         "title: [",
     ]
@@ -68,11 +69,26 @@ def _head(document: Document) -> list[Node]:
     return [imports, block([opening, *document.title, raw("typst", "])")])]
 
 
+def _with_contents(items: Iterable[Item]) -> Iterable[Item]:
+    """The items with the contents before the first numbered section, which is after an abstract."""
+    there = False
+    for item in items:
+        if isinstance(item, Text) and not there:
+            for at, node in enumerate(item.blocks):
+                match node:
+                    case {"t": "Header", "c": [_, [_, _, [[_, number]]], _]} if number:
+                        contents = _typst("#table-of-contents")
+                        item = Text([*item.blocks[:at], contents, *item.blocks[at:]])
+                        there = True
+                        break
+        yield item
+
+
 # --- items ------------------------------------------------------------------------------------
 
 
 def _typst(text: str) -> Node:
-    return {"t": "RawBlock", "c": ["typst", text]}
+    return pandoc.raw_block("typst", text)
 
 
 def string(text: str) -> str:
@@ -188,9 +204,11 @@ def _fitting_size(cell: Cell, columns: int, rows: list[Any]) -> float:
 # --- nodes ------------------------------------------------------------------------------------
 
 
-def _rewriter(
+def rewriter(
     cell: Cell, files: Files, document: Document
 ) -> Callable[[Node], Node | list[Node] | None]:
+    """What turns pandoc's nodes into calls of the template, for :func:`rsk.export.pandoc.walk`."""
+
     def change(node: Node) -> Node | list[Node] | None:
         match node:
             case {"t": "Math", "c": [{"t": style}, _]}:
@@ -230,14 +248,47 @@ def _image(address: str, alt: str, files: Files) -> str:
 # --- Typst ------------------------------------------------------------------------------------
 
 
-def _compile(document: Document, body: str, files: Files) -> bytes:
+def typeset(document: Document, body: str, files: Files, *templates: str) -> bytes:
+    """The PDF of a text in Typst's language; ``// item N`` in it marks where items begin.
+
+    Args:
+        document: whose items those are, for messages.
+        body: the text.
+        files: pictures and data that it names.
+        templates: files in ``report/templates`` that it imports.
+
+    Raises:
+        ExportError: what Typst cannot set, with the item's cell.
+    """
+    # Universal accessibility: Typst then refuses what a reader could not hear.
+    options = {"format": "pdf", "pdf_standards": ["ua-1"], "timestamp": document.epoch or 0}
+    written = _compile(document, body, files, templates, options)
+    assert isinstance(written, bytes)
+    return written
+
+
+def pictures(
+    document: Document, body: str, files: Files, *templates: str, ppi: float
+) -> list[bytes]:
+    """The pages as PNG, with ``ppi`` pixels an inch; otherwise as :func:`typeset`."""
+    written = _compile(document, body, files, templates, {"format": "png", "ppi": ppi})
+    return [written] if isinstance(written, bytes) else list(written)
+
+
+def _compile(
+    document: Document,
+    body: str,
+    files: Files,
+    templates: Iterable[str],
+    options: Mapping[str, Any],
+) -> bytes | list[bytes]:
     import typst
 
     system_fonts = False
     with tempfile.TemporaryDirectory(prefix="rsk-report-") as name:
         folder = Path(name)
-        template = data.templates_dir() / "report.typ"
-        (folder / "report.typ").write_bytes(template.read_bytes())
+        for template in templates:
+            (folder / template).write_bytes((data.templates_dir() / template).read_bytes())
         for file, content in files.items():
             (folder / file).write_bytes(content)
         for _ in range(50):
@@ -246,12 +297,9 @@ def _compile(document: Document, body: str, files: Files) -> bytes:
                 written, warnings = typst.compile_with_warnings(
                     str(folder / "main.typ"),
                     root=str(folder),
-                    format="pdf",
-                    # Universal accessibility: Typst then refuses what a reader could not hear.
-                    pdf_standards=["ua-1"],
                     # Typst's own fonts: the same pages on every machine.
                     ignore_system_fonts=not system_fonts,
-                    timestamp=document.epoch or 0,
+                    **options,
                 )
             except typst.TypstError as error:
                 missing = re.search(r'the text `?"(.+?)"`? could not be displayed', error.message)
@@ -265,9 +313,8 @@ def _compile(document: Document, body: str, files: Files) -> bytes:
                 continue
             if warnings:
                 raise _located(document, body, warnings[0])
-            assert isinstance(written, bytes)
             return written
-    raise ExportError(f"{document.name}.ipynb: too many characters that no font can draw")
+    raise ExportError(f"{document.file}: too many characters that no font can draw")
 
 
 def _located(document: Document, body: str, error: Any) -> ExportError:
@@ -279,6 +326,6 @@ def _located(document: Document, body: str, error: Any) -> ExportError:
         above = "\n".join(body.split("\n")[: int(line[1])])
         items = re.findall(r"^// item (\d+)$", above, flags=re.MULTILINE)
     if not items:
-        return ExportError(f"{document.name}.ipynb: Typst: {reason}")
+        return ExportError(f"{document.file}: Typst: {reason}")
     cell, _ = document.items[int(items[-1])]
     return cell.error(f"Typst: {reason}")

@@ -12,7 +12,7 @@ from rsk.export.document import Cell, Document, ExportError, Heading, Labelled, 
 from rsk.export.formula import FormulaError
 from rsk.export.pandoc import NO_ATTRIBUTES, Node
 
-UNNUMBERED = {"abstract", "summary", "references", "acknowledgements"}
+UNNUMBERED = {"abstract", "summary", "references", "environment", "acknowledgements"}
 
 
 def resolve(document: Document, pages: Mapping[str, str]) -> None:
@@ -29,7 +29,7 @@ def resolve(document: Document, pages: Mapping[str, str]) -> None:
     _take_title(document)
     _number(document)
     _link(document, pages)
-    _convert_formulas(document)
+    convert_formulas(document)
 
 
 def _take_title(document: Document) -> None:
@@ -51,7 +51,7 @@ def _take_title(document: Document) -> None:
             first = False
         item.blocks = kept
     if not document.title:
-        raise ExportError(f"{document.name}.ipynb has no title: a first line such as '# Title'")
+        raise ExportError(f"{document.file} has no title: a first line such as '# Title'")
 
 
 def _slug(text: str) -> str:
@@ -156,7 +156,12 @@ def _target(
     return list(inner)  # a file beside the notebook: a reader of the export does not have it
 
 
-def _convert_formulas(document: Document) -> None:
+def convert_formulas(document: Document) -> None:
+    """Read the formulas of a document.
+
+    Raises:
+        ExportError: one that cannot be read, with its cell.
+    """
     trees: list[tuple[Cell, Any]] = [(document.first, document.title)]
     for cell, item in document.items:
         match item:

@@ -1,0 +1,499 @@
+"""The talk: one Markdown file becomes the slides and the speaker's script, so that they agree.
+
+The file is written as for pandoc's slide shows::
+
+    # The talk's title {minutes=0.5}          the title slide, counted in the first section
+
+    ## A section {minutes=5}                  the minutes of its slides have to add up to this
+
+    ### What was found {minutes=1}            a slide: its title, and below it what it shows
+
+    ![](figure:speed-up)                      a figure, with its caption; {height=8} in centimetres
+    ![](source:rsk/baseline.py){first="for k" last="n += 1"}       lines of a source file
+    ![](tokens:text)                          generated text, each run marked with its kind
+
+    ::: notes
+    What to say. It goes into the script only.
+    :::
+
+    ## Likely questions {.script}             a chapter of the script only; ### begins its parts
+
+``::: columns`` holds columns (``::: {.column width=2}``), ``::: big`` large text, ``::: small``
+small text, ``::: command`` what is typed in a terminal. ``{{name}}`` is
+replaced by a value. What is unknown, missing or too large is an :class:`ExportError` that names the
+line.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rsk import excerpt, publish
+from rsk.export import markdown, pandoc, pdf, references
+from rsk.export.document import Cell, Document, ExportError, Text
+from rsk.export.pandoc import Node, block, raw, raw_block
+
+MARKDOWN = pandoc.MARKDOWN + "+attributes+fenced_divs+smart"
+PREVIEW_PPI = 26  # of the slides' pictures in the script, where they are a seventh as wide
+_PLAIN_DIVS = {"big", "small", "command"}
+
+
+class Drawn(NamedTuple):
+    """A figure as it stands on a slide."""
+
+    svg: bytes
+    size: tuple[float, float]
+    """Width and height in points; only their ratio counts."""
+    alt: str
+    caption: str
+    """Markdown: the conditions."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that the Markdown may name."""
+
+    values: Mapping[str, object]
+    figures: Mapping[str, Callable[[], Drawn]]
+    texts: Mapping[str, Callable[[], Sequence[tuple[str, str]]]]
+    """Generated text in runs, each with its kind: see :func:`rsk.publish.tokens`."""
+    epoch: int
+    """Date of what the talk says, in seconds."""
+
+
+@dataclass(frozen=True)
+class Place(Cell):
+    """A line of the Markdown, for messages."""
+
+    def error(self, reason: str) -> ExportError:
+        """The error that names this line."""
+        return ExportError(f"{self.notebook}, line {self.number} ({self.first_line}): {reason}")
+
+
+@dataclass
+class Part:
+    """What a heading begins: the title, a section, a slide, or a chapter of the script."""
+
+    place: Place
+    level: int
+    title: list[Node]
+    minutes: float | None
+    script_only: bool
+    body: list[Node]
+    notes: list[Node]
+    number: int = 0
+    """Of the slide, from 1; 0 if it is none."""
+    section: Part | None = None
+
+
+@dataclass
+class Talk:
+    """The file, read."""
+
+    document: Document
+    parts: list[Part]
+    drawn: dict[str, tuple[Drawn, list[Node]]]
+    """Figures by name, with their captions."""
+    texts: dict[str, list[tuple[str, str]]]
+    """Generated texts by name, in runs."""
+
+    @property
+    def slides(self) -> list[Part]:
+        """Those that are shown, the title slide first."""
+        return [part for part in self.parts if part.number]
+
+    @property
+    def sections(self) -> list[Part]:
+        """What the slides are grouped into."""
+        return _sections(self.parts)
+
+
+def _sections(parts: Sequence[Part]) -> list[Part]:
+    return [part for part in parts if part.level == 2 and not part.script_only]
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def read(path: Path, material: Material) -> Talk:
+    """Read the Markdown and draw what it names.
+
+    Raises:
+        ExportError: the file is missing, or something in it is unknown or out of order; names the
+            line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ExportError(f"{path}: {error.strerror}") from error
+    pieces = list(_pieces(path.name, _filled(path.name, text, material.values)))
+    if not pieces:
+        raise ExportError(f"{path.name} has no heading")
+    reader = _Reader(material)
+    parts = [
+        reader.part(place, blocks)
+        for (place, _), blocks in zip(pieces, markdown.parse(pieces, MARKDOWN), strict=True)
+    ]
+    drawn = reader.captioned()
+    for name in material.figures:
+        if name not in drawn:
+            raise ExportError(f"{path.name} shows no figure {name!r}, which was drawn for it")
+    for name in material.texts:
+        if name not in reader.texts:
+            raise ExportError(f"{path.name} shows no text {name!r}, which was made for it")
+    _arrange(parts)
+    document = Document(path.stem, parts[0].title, [], material.epoch, suffix=path.suffix)
+    for part in parts:
+        captions = [block(drawn[name][1]) for name in reader.shown_by.get(part.place, [])]
+        tree = [block(part.title), *part.body, *part.notes, *captions]
+        document.items.append((part.place, Text(tree)))
+    references.convert_formulas(document)
+    return Talk(document, parts, drawn, reader.texts)
+
+
+def _filled(name: str, text: str, values: Mapping[str, object]) -> str:
+    """The text with its values; every value has to occur."""
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            # A value of several lines keeps the line numbers of what follows.
+            filled = publish.fill(line, values)
+            # Never broken at the equals sign.
+            lines[number - 1] = re.sub(r"\b([BKV]) = (?=\d)", "\\1\u00a0=\u00a0", filled)
+        except ValueError as error:
+            raise ExportError(f"{name}, line {number}: {error}") from error
+    if unused := sorted(set(values) - set(publish.placeholders(text))):
+        raise ExportError(f"{name} does not mention the values {', '.join(unused)}")
+    return "\n".join(line.replace("\n", "\v") for line in lines)
+
+
+def _pieces(name: str, text: str) -> Iterator[tuple[Place, str]]:
+    """The text of each heading, with its place."""
+    starts, fence = [], ""
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        if mark := re.match(r"\s*(```+|~~~+)", line):
+            fence = "" if fence and mark[1].startswith(fence) else fence or mark[1]
+        elif not fence and re.match(r"#{1,3} ", line):
+            starts.append(number)
+        elif not starts and line.strip():
+            raise ExportError(f"{name}, line {number}: text before the title")
+    for start, end in pairwise([*starts, len(lines) + 1]):
+        first_line = re.sub(r"\s*\{[^{}]*\}$", "", re.sub("[\v\u00a0]", " ", lines[start - 1]))
+        place = Place(name, start, first_line[:70])
+        yield place, "\n".join(lines[start - 1 : end - 1]).replace("\v", "\n")
+
+
+@dataclass
+class _Reader:
+    material: Material
+    drawn: dict[str, Drawn] = field(default_factory=dict)
+    shown_by: dict[Place, list[str]] = field(default_factory=dict)
+    texts: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+
+    def part(self, place: Place, blocks: list[Node]) -> Part:
+        head, *rest = blocks
+        assert head["t"] == "Header", "a piece begins with its heading"
+        level, (_, classes, attributes), title = head["c"]
+        given = dict(attributes)
+        unknown = [*(set(classes) - {"script"}), *(set(given) - {"minutes"})]
+        if unknown:
+            raise place.error(f"a heading may have minutes and .script, not {unknown[0]}")
+        if any(node["t"] == "Header" for node in rest):
+            raise place.error("headings have at most three levels, and stand alone")
+        minutes = _number(place, given, "minutes") if "minutes" in given else None
+
+        def exhibit(node: Node) -> Node | None:
+            match node:
+                case {"t": "Para", "c": [{"t": "Image", "c": [about, _, [address, _]]}]}:
+                    return self._exhibit(place, address, dict(about[2]))
+                case _:
+                    return None
+
+        clean = markdown.Cleaner(place, _refuse).blocks(pandoc.walk(rest, exhibit))
+        notes, body = [], []
+        for node in clean:
+            if node["t"] == "Div" and node["c"][0][1] == ["notes"]:
+                notes += node["c"][1]
+            else:
+                body.append(node)
+        return Part(place, level, title, minutes, "script" in classes, body, notes)
+
+    def _exhibit(self, place: Place, address: str, about: dict[str, str]) -> Node:
+        """What an address such as ``figure:speed-up`` stands for, as a Div or a block of code."""
+        scheme, _, name = address.partition(":")
+        known: Mapping[str, Any]
+        match scheme:
+            case "source":
+                return self._source(place, name, about)
+            case "figure":
+                known = self.material.figures
+            case "tokens":
+                known = self.material.texts
+            case _:
+                raise place.error(f"{address}: a picture is a figure:, a source: or tokens:")
+        if name not in known:
+            raise place.error(f"there is no {scheme} {name!r}; there are {', '.join(known)}")
+        if scheme == "figure":
+            self.shown_by.setdefault(place, []).append(name)
+            if name not in self.drawn:
+                try:
+                    self.drawn[name] = self.material.figures[name]()
+                except ValueError as error:  # the data lack what it shows
+                    raise place.error(f"the figure {name!r} cannot be drawn: {error}") from error
+            if not self.drawn[name].alt.strip():
+                raise place.error(f"the figure {name!r} has no alt text")
+        elif name not in self.texts:
+            self.texts[name] = list(self.material.texts[name]())
+        height = f"{_number(place, about, 'height'):g}" if "height" in about else ""
+        about.pop("height", None)
+        attributes = [["name", name], ["height", height]]
+        if about:
+            raise place.error(f"{address}: unknown attribute {next(iter(about))}")
+        return {"t": "Div", "c": [["", [scheme], attributes], []]}
+
+    def _source(self, place: Place, name: str, about: dict[str, str]) -> Node:
+        """Lines of a file, from the first that holds one text to the next that holds another."""
+        try:
+            path = excerpt.find(Path(name))
+        except FileNotFoundError as error:
+            raise place.error(str(error)) from error
+        lines = path.read_text(encoding="utf-8").splitlines()
+        start = next((at for at, line in enumerate(lines) if about.get("first", "") in line), None)
+        if start is None or "first" not in about:
+            raise place.error(f"{name} has no line with {about.get('first')!r}")
+        end = next(
+            (at for at in range(start, len(lines)) if about.get("last", "\0") in lines[at]), None
+        )
+        if end is None:
+            raise place.error(f"{name} has no line with {about.get('last')!r} after {start + 1}")
+        code = publish.dedented(lines[start : end + 1])
+        span = f"lines {start + 1} to {end + 1}" if end > start else f"line {start + 1}"
+        where = f"{excerpt.shown_name(path)}, {span}"
+        language = publish.LANGUAGES.get(path.suffix, "text")
+        return {"t": "Div", "c": [["", ["source"], [["where", where]]], [
+            {"t": "CodeBlock", "c": [["", [language], []], code]}
+        ]]}  # fmt: skip
+
+    def captioned(self) -> dict[str, tuple[Drawn, list[Node]]]:
+        """The figures with their captions read, all at once."""
+        places = {name: place for place, names in self.shown_by.items() for name in names}
+        chunks: list[tuple[Cell, str]] = [(places[n], d.caption) for n, d in self.drawn.items()]
+        found = {}
+        for (name, drawn), (place, _), blocks in zip(
+            self.drawn.items(), chunks, markdown.parse(chunks), strict=True
+        ):
+            clean = markdown.Cleaner(place, _refuse).blocks(blocks)
+            found[name] = drawn, markdown.caption(place, clean)
+        return found
+
+
+def _number(place: Place, attributes: Mapping[str, str], name: str) -> float:
+    try:
+        value = float(attributes[name])
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 100:
+        raise place.error(f"{name}: expected a number, got {attributes[name]!r}")
+    return value
+
+
+def _refuse(cell: Cell, target: str) -> str:
+    raise cell.error(f"the picture {target} stands inside a paragraph")
+
+
+def _arrange(parts: list[Part]) -> None:
+    """Check the order of the parts, give the slides their numbers, and add up the minutes."""
+    first, *others = parts
+    if first.level != 1 or any(part.level == 1 for part in others):
+        raise first.place.error("the file begins with the talk's title, its one '# ' heading")
+    sections = _sections(others)
+    if not sections:
+        raise first.place.error("the talk has no section ('## ')")
+    chapter: Part | None = None
+    planned = {id(section): 0.0 for section in sections}
+    number = 0
+    for part in parts:
+        if part.level == 2:
+            chapter = part
+            if not part.script_only and (part.body or part.notes):
+                raise part.place.error("a section holds slides ('### '), and no text of its own")
+            if not part.script_only and part.minutes is None:
+                raise part.place.error("a section says how many minutes it takes: {minutes=5}")
+            continue
+        part.section = sections[0] if part is first else chapter
+        if part.section is None:
+            raise part.place.error("a slide stands in a section ('## ')")
+        if part.section.script_only:
+            continue
+        number += 1
+        part.number = number
+        if part.minutes is None or not part.body or not part.notes:
+            raise part.place.error("a slide has {minutes=...}, something to show, and ::: notes")
+        planned[id(part.section)] += part.minutes
+    for section in sections:
+        found = planned[id(section)]
+        if section.minutes is None or not math.isclose(found, section.minutes):
+            raise section.place.error(
+                f"its slides take {found:g} minutes, the section {section.minutes:g}"
+            )
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def write_slides(talk: Talk) -> tuple[bytes, list[bytes]]:
+    """The slides as PDF, a page each, and small pictures of them as PNG.
+
+    Raises:
+        ExportError: a slide does not fit its page, or Typst cannot set it; names the line.
+    """
+    files: pdf.Files = {}
+    templates = "report.typ", "slides.typ"
+    blocks = _opening(talk, "slides.typ")
+    opened: list[str] = []
+    for at, part in enumerate(talk.parts):
+        if not part.number or part.section is None:
+            continue
+        rewrite = _rewriter(talk, part, files)
+        section = pandoc.plain(part.section.title).strip()
+        opening = f"#title-slide({part.number}, [#none;"
+        if part.level > 1:
+            opens = str(section not in opened).lower()
+            opened.append(section)
+            opening = f"#slide({part.number}, {pdf.string(section)}, {opens}, [#none;"
+        title = pandoc.walk(part.title, rewrite)
+        blocks += [raw_block("typst", f"// item {at}")]
+        blocks += [block([raw("typst", opening), *title, raw("typst", "])[")])]
+        blocks += [*pandoc.walk(part.body, rewrite), raw_block("typst", "]")]
+    body = pandoc.write(blocks, "typst")
+    try:
+        pages = pdf.typeset(talk.document, body, files, *templates)
+    except ExportError as error:
+        if match := re.search(r"slide (\d+) does not fit", str(error)):
+            part = next(part for part in talk.parts if part.number == int(match[1]))
+            raise part.place.error("it does not fit its page: show less") from error
+        raise
+    return pages, pdf.pictures(talk.document, body, files, *templates, ppi=PREVIEW_PPI)
+
+
+def write_script(talk: Talk, previews: Sequence[bytes]) -> bytes:
+    """The speaker's script as PDF: what to say with each slide, and when.
+
+    Args:
+        talk: as read.
+        previews: small pictures of the slides.
+
+    Raises:
+        ExportError: Typst cannot set something; names the line.
+    """
+    files = {f"slide-{number}.png": picture for number, picture in enumerate(previews, 1)}
+    blocks = _opening(talk, "script.typ")
+    clock = 0.0
+    first, *others = enumerate(talk.parts)
+    opening = next(at for at, (_, part) in enumerate(others) if part is talk.sections[0])
+    others.insert(opening + 1, first)  # the title slide is the first section's first
+    for at, part in others:
+        blocks.append(raw_block("typst", f"// item {at}"))
+        rewrite = _rewriter(talk, part, files)
+        title = pandoc.walk(part.title, rewrite)
+        if part.number and part.minutes is not None:
+            end = clock + part.minutes
+            arguments = f'{part.number}, "{part.minutes:g}", {_clock(clock)}, {_clock(end)}'
+            head = [raw("typst", f"#spoken({arguments}, [#none;"), *title, raw("typst", "])[")]
+            blocks += [block(head), *pandoc.walk(part.notes, rewrite), raw_block("typst", "]")]
+            clock = end
+        elif part.level == 2:
+            minutes = f"{part.minutes:g}" if part.minutes is not None else ""
+            head = [raw("typst", f'#chapter("{minutes}", [#none;'), *title, raw("typst", "])")]
+            blocks += [block(head), *pandoc.walk(part.body, rewrite)]
+        else:
+            blocks.append(block([raw("typst", "#part[#none;"), *title, raw("typst", "]")]))
+            blocks += pandoc.walk(part.body, rewrite)
+    body = pandoc.write(blocks, "typst")
+    return pdf.typeset(talk.document, body, files, "report.typ", "script.typ")
+
+
+def _opening(talk: Talk, template: str) -> list[Node]:
+    """The import of the template and its show rule."""
+    minutes = sum(part.minutes or 0 for part in talk.sections)
+    fields = [
+        f"title: {pdf.string(talk.document.plain_title)}",
+        f"date: {pdf.string(talk.document.date)}",
+        f"minutes: {pdf.string(f'{minutes:g}')}",
+    ]
+    name = Path(template).stem
+    return [
+        raw_block("typst", f'#import "{template}": *'),
+        raw_block("typst", f"#show: {name}.with({', '.join(fields)})"),
+    ]
+
+
+def _clock(minutes: float) -> str:
+    seconds = round(minutes * 60)
+    return pdf.string(f"{seconds // 60}:{seconds % 60:02}")
+
+
+def _rewriter(
+    talk: Talk, part: Part, files: pdf.Files
+) -> Callable[[Node], Node | list[Node] | None]:
+    """What turns the nodes of a part into calls of the template."""
+    usual = pdf.rewriter(part.place, files, talk.document)
+
+    def change(node: Node) -> Node | list[Node] | None:
+        match node:
+            case {"t": "Div", "c": [[_, ["figure"], attributes], _]}:
+                return _picture(talk, dict(attributes), files, usual)
+            case {"t": "Div", "c": [[_, ["source"], [[_, where]]], inner]}:
+                return [*inner, raw_block("typst", f"#where({pdf.string(where)})")]
+            case {"t": "Div", "c": [[_, ["column"], _], _]}:
+                return None  # taken apart by the columns around it
+            case {"t": "Div", "c": [[_, ["columns"], _], columns]}:
+                return _side_by_side(part.place, columns)
+            case {"t": "Div", "c": [[_, [name], _], inner]} if name in _PLAIN_DIVS:
+                return [raw_block("typst", f"#{name}["), *inner, raw_block("typst", "]")]
+            case {"t": "Div", "c": [[_, ["tokens"], attributes], _]}:
+                runs = talk.texts[dict(attributes)["name"]]
+                pairs = "".join(f"({pdf.string(a)}, {pdf.string(b)}), " for a, b in runs)
+                return raw_block("typst", f"#marked(({pairs}))")
+            case {"t": "Div", "c": [[_, classes, _], _]} if classes != ["details"]:
+                raise part.place.error(f"::: {' '.join(classes) or '(nothing)'} is unknown")
+            case _:
+                return usual(node)
+
+    return change
+
+
+def _picture(
+    talk: Talk,
+    attributes: Mapping[str, str],
+    files: pdf.Files,
+    rewrite: Callable[[Node], Node | list[Node] | None],
+) -> Node:
+    name = attributes["name"]
+    drawn, caption = talk.drawn[name]
+    files[f"{name}.svg"] = drawn.svg
+    width, height = drawn.size
+    arguments = [pdf.string(f"{name}.svg"), pdf.string(drawn.alt), f"{width / height:.6g}"]
+    if attributes["height"]:
+        arguments.append(f"height: {attributes['height']}cm")
+    opening = raw("typst", f"#picture({', '.join(arguments)})[#none;")
+    return block([opening, *pandoc.walk(caption, rewrite), raw("typst", "]")])
+
+
+def _side_by_side(place: Place, columns: list[Node]) -> list[Node]:
+    widths, content = [], []
+    for column in columns:
+        if column["t"] != "Div" or column["c"][0][1] != ["column"]:
+            raise place.error("::: columns holds ::: column, and nothing else")
+        given = {"width": "1", **dict(column["c"][0][2])}
+        widths.append(f"{_number(place, given, 'width'):g}fr")
+        content += [raw_block("typst", "], ["), *column["c"][1]]
+    opening = raw_block("typst", f"#side-by-side(({', '.join(widths)},), [")
+    return [opening, *content[1:], raw_block("typst", "])")]

@@ -1,0 +1,135 @@
+"""What a browser without a network finds wrong with a page, as a reader would meet it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+WIDTHS = (360, 820, 1400)
+"""Of a telephone, a tablet and a desk, in CSS pixels."""
+SCHEMES = ("light", "dark")
+AXE = {"light": 1400, "dark": 360}
+"""At which width axe looks at a scheme: it takes seconds for a long page."""
+QUIET = (
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+TOO_WIDE = """() => {
+  const edge = document.documentElement.clientWidth;
+  const scrolls = (node) => node && node !== document.body && (
+    ['auto', 'scroll', 'hidden'].includes(getComputedStyle(node).overflowX)
+    || scrolls(node.parentElement));
+  if (document.documentElement.scrollWidth <= edge) return [];
+  return [...document.body.querySelectorAll('*')]
+    .filter((node) => node.getBoundingClientRect().right > edge + 1 && !scrolls(node))
+    .map((node) => node.outerHTML.slice(0, 120));
+}"""
+EMPTY_FORMULAS = """() => [...document.querySelectorAll('svg[role=img]')]
+  .filter((svg) => ![...svg.querySelectorAll('use, path')].some((one) => {
+    const box = one.getBoundingClientRect(); return box.width > 0 || box.height > 0; }))
+  .filter((svg) => !svg.closest('details:not([open])'))
+  .map((svg) => svg.getAttribute('aria-label'))"""
+TEXT = """() => { const copy = document.querySelector('main').cloneNode(true);
+  copy.querySelectorAll('pre, code, style, .text, .where').forEach((node) => node.remove());
+  return copy.textContent; }"""
+ALIKE = """() => {
+  document.querySelectorAll('pre code').forEach((one) => { one.textContent = one.textContent; });
+  document.querySelectorAll('details.data tbody tr:nth-child(n+4)').forEach((one) => one.remove());
+}"""
+"""Thousands of words in code's colours and of rows alike, each of which axe would weigh."""
+SOURCE_OF_A_FORMULA = re.compile(r"\\[A-Za-z]{2,}|\\\(|\$(?!\d)[^$\n]{1,80}\$|\[@[\w-]+\]")
+
+
+@contextmanager
+def started() -> Iterator[Browser]:
+    """A Chromium of this machine; the test is skipped where there is none."""
+    executable = next(filter(None, map(shutil.which, NAMES)), None)
+    if executable is None:
+        pytest.skip("no Chromium is installed here: the pages were not opened in a browser")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=executable, args=list(QUIET))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def faults(browser: Browser, path: Path) -> list[str]:
+    """All that is wrong with a page, at three widths and in two colour schemes.
+
+    A request for anything but the page itself, a failed one, an error on the console, a formula
+    that was not drawn, a page wider than the screen, and what axe finds serious or critical.
+    """
+    found = []
+    for scheme in SCHEMES:
+        context = browser.new_context(color_scheme=scheme, offline=True)
+        page = context.new_page()
+        found += _loading(page, path)
+        page.evaluate(
+            "() => document.querySelectorAll('details').forEach((one) => { one.open = true; })"
+        )
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900})
+            wide = page.evaluate(TOO_WIDE)
+            found += [f"{scheme}, {width} px: wider than the screen: {one}" for one in wide]
+        found += [f"an empty formula: {words}" for words in page.evaluate(EMPTY_FORMULAS)]
+        found += [
+            f"a formula or reference that was not read: {text}"
+            for text in SOURCE_OF_A_FORMULA.findall(page.evaluate(TEXT))
+        ]
+        page.set_viewport_size({"width": AXE[scheme], "height": 900})
+        page.evaluate(ALIKE)
+        found += [f"{scheme}, {AXE[scheme]} px: {one}" for one in _axe(page)]
+        context.close()
+    return list(dict.fromkeys(found))
+
+
+def _loading(page: Page, path: Path) -> list[str]:
+    """Open a page, and tell what it asked for and what went wrong."""
+    found: list[str] = []
+    address = path.resolve().as_uri()
+
+    def asked(url: str) -> None:
+        if url != address and not url.startswith("data:"):
+            found.append(f"a request for {url}")
+
+    page.on("request", lambda request: asked(request.url))
+    page.on("requestfailed", lambda request: found.append(f"failed: {request.url}"))
+    page.on("pageerror", lambda error: found.append(f"an error: {error}"))
+    page.on(
+        "console",
+        lambda said: (
+            found.append(f"on the console: {said.text}")
+            if said.type in ("error", "warning")
+            else None
+        ),
+    )
+    page.goto(address, wait_until="load")
+    return found
+
+
+def _axe(page: Page) -> list[str]:
+    """What axe finds, the serious and the critical."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = []
+    for violation in Axe().run(page).response["violations"]:
+        if violation["impact"] in ("serious", "critical"):
+            where = "; ".join(node["html"][:100] for node in violation["nodes"][:3])
+            count = len(violation["nodes"])
+            found.append(f"{violation['id']} ({violation['impact']}, {count} places): {where}")
+    return found
