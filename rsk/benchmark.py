@@ -431,7 +431,10 @@ def show(benchmark: Benchmark, console: Console, quoted: Quoted | None = None) -
     if quoted is not None and (beside := quoted_table(benchmark, quoted)) is not None:
         console.print(beside)
     if repeats := summary.repeatability(benchmark.records):
-        table = Table(title="Two whole runs", title_justify="left")
+        table = Table(
+            title=f"Two runs, over {summary.repeated_points(benchmark.records)}",
+            title_justify="left",
+        )
         for heading in ("", "stated spread", "between runs", "largest", "at"):
             table.add_column(heading, justify="left" if heading in ("", "at") else "right")
         for row in repeats:

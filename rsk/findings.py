@@ -287,9 +287,9 @@ def show_trust(benchmark: Benchmark, label: str = "tab-repeatability") -> None:
         publish.table(
             frame,
             label=label,
-            caption="Two whole runs of the sweep: the spread that a run states (interquartile "
-            "range over median) and the difference between the two runs' medians; both are "
-            "medians over all points.",
+            caption="Two runs of the sweep: the spread that a run states (interquartile range over "
+            "median) and the difference between the two runs' medians; both are medians over "
+            f"{summary.repeated_points(benchmark.records)}.",
             formats=dict.fromkeys(("stated spread (%)", "between runs (%)", "largest (%)"), ".1f"),
         )
     publish.prose("{{text}}", text=trust(benchmark))

@@ -276,7 +276,8 @@ def run_to_run(benchmark: Benchmark) -> str:
     if not repeats:
         return ""
     parts = (f"{r.implementation} {r.between:.1%} (stated: {r.stated:.1%})" for r in repeats)
-    return f" Two whole runs differ, in the median over all points, by: {', '.join(parts)}."
+    where = summary.repeated_points(benchmark.records)
+    return f" Two runs differ, in the median over {where}, by: {', '.join(parts)}."
 
 
 def _ends(found: Lines, axis: str, time: str) -> str:

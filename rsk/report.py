@@ -299,9 +299,9 @@ def repeatability(benchmark: Benchmark) -> str:
         for row in rows
     )
     return (
-        "The sweep was run more than once. Medians of two whole runs differ, in the median over "
-        f"all points, by: {parts}. Where the first number is the larger one, the quartiles of a "
-        "single run understate the uncertainty."
+        "The sweep was run more than once. Medians of two runs differ, in the median over "
+        f"{summary.repeated_points(benchmark.records)}, by: {parts}. Where the first "
+        "number is the larger one, the quartiles of a single run understate the uncertainty."
     )
 
 

@@ -143,6 +143,17 @@ def speed_ups(records: Iterable[Record], time: str = "call") -> list[SpeedUp]:
     return result
 
 
+def repeated_points(records: Sequence[Record]) -> str:
+    """In words: the points at which two runs can be compared; the second may have ended early."""
+    runs: dict[Point, set[int]] = defaultdict(set)
+    for record in records:
+        runs[record.point].add(record.run)
+    repeated = sum(len(found) > 1 for found in runs.values())
+    if repeated == len(runs):
+        return "all points"
+    return f"the {repeated} of {len(runs)} points that both runs reached"
+
+
 def repeatability(records: Sequence[Record]) -> list[Repeatability]:
     """Compare the whole runs of a sweep: empty if there was only one."""
     groups: dict[tuple[str, Point], list[Record]] = defaultdict(list)

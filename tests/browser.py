@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-WIDTHS = (360, 820, 1400)
-"""Of a telephone, a tablet and a desk, in CSS pixels."""
+WIDTHS = (360, 820, 1100, 1400)
+"""Of a telephone, a tablet, a small and a large screen, in CSS pixels."""
 SCHEMES = ("light", "dark")
 AXE = {"light": 1400, "dark": 360}
 """At which width axe looks at a scheme: it takes seconds for a long page."""
@@ -69,7 +69,7 @@ def started() -> Iterator[Browser]:
 
 
 def faults(browser: Browser, path: Path) -> list[str]:
-    """All that is wrong with a page, at three widths and in two colour schemes.
+    """All that is wrong with a page, at all widths and in two colour schemes.
 
     A request for anything but the page itself, a failed one, an error on the console, a formula
     that was not drawn, a page wider than the screen, and what axe finds serious or critical.

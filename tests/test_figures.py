@@ -178,9 +178,14 @@ def test_run_to_run_differences_are_in_the_caption() -> None:
     )
     both = dataclasses.replace(story, records=story.records + again)
     caption = figures.latency_by_batch(both).caption
-    assert "Two whole runs differ" in caption
+    assert "Two runs differ, in the median over all points, by" in caption
     assert "fused 18.2% (stated: 10.0%)" in caption
-    assert "Two whole runs" not in figures.latency_by_batch(story).caption
+    points = {record.point for record in again}
+    some = tuple(record for record in again if record.point == again[0].point)
+    part = dataclasses.replace(story, records=story.records + some)
+    expected = f"over the 1 of {len(points)} points that both runs reached"
+    assert expected in figures.latency_by_batch(part).caption
+    assert "Two runs" not in figures.latency_by_batch(story).caption
 
 
 def test_quoted_figures_are_labelled() -> None:
