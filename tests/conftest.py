@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+
+from rsk import machine
 
 
 class WholeCourse(NamedTuple):
@@ -34,6 +36,13 @@ def _clean_slate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RSK_RUN_DIR", raising=False)
     monkeypatch.delenv("RSK_DEBUG", raising=False)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Models this small only lose by sharing their work."""
+    with machine.pinned_threads(1):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import re
 import pytest
 import torch
 from studied import made_up
+from tiny_models import llama
 
 from rsk import decoding, decoding_prose
 from rsk.decoding import Study, count_steps, expected_speed_up, expected_tokens
@@ -86,27 +87,8 @@ class Characters:
 
 @pytest.fixture(scope="module")
 def pair():
-    def llama(seed):
-        torch.manual_seed(seed)
-        return transformers.LlamaForCausalLM(
-            transformers.LlamaConfig(
-                vocab_size=61,
-                hidden_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                intermediate_size=48,
-                max_position_embeddings=128,
-                initializer_range=0.25,
-                eos_token_id=None,
-                bos_token_id=None,
-            )
-        ).eval()
-
-    target, draft = llama(1), llama(1)
-    with torch.no_grad():
-        for parameter in draft.parameters():
-            parameter += 0.1 * parameter.std() * torch.randn_like(parameter)
+    target = llama(1)
+    draft = llama(1, noise_of=target, noise=0.1)
     return Pair(target, draft, Characters())
 
 

@@ -13,50 +13,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from scipy import stats
+from tiny_models import llama
 
 import rsk
 from rsk import cache, drafts, generate, generate_cli, load
 from rsk.generate import speculative_generate
 
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROUNDING_GAP = 1e-4  # logits closer than this may be ordered either way by another summation order
 LEVEL = 1e-3  # of the statistical tests; they run on fixed seeds
-
-
-def llama(seed, vocab_size=61, noise_of=None, noise=0.0, **settings):
-    """A tiny Llama with random weights, or another one's weights with noise added."""
-    torch.manual_seed(seed)
-    config = transformers.LlamaConfig(
-        **{
-            "vocab_size": vocab_size,
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "intermediate_size": 48,
-            "max_position_embeddings": 128,
-            "initializer_range": 0.25,
-            "eos_token_id": None,
-            "bos_token_id": None,
-            **settings,
-        }
-    )
-    model = transformers.LlamaForCausalLM(config).eval()
-    if noise_of is not None:
-        with torch.no_grad():
-            for mine, theirs in zip(model.parameters(), noise_of.parameters(), strict=True):
-                mine.copy_(theirs + noise * theirs.std() * torch.randn_like(theirs))
-    return model
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Models this small only lose by sharing their work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -9,7 +10,10 @@ import subprocess
 import pytest
 
 from rsk import build, ideas
+from rsk.cases import backend
 from rsk.data import cuda_dir
+from rsk.records import Point
+from rsk.sampler import RejectionSamples
 
 
 @pytest.mark.parametrize("idea", ideas.IDEAS, ids=lambda idea: idea.name)
@@ -32,6 +36,17 @@ def test_a_change_that_no_longer_applies_is_an_error(tmp_path):
     stale = ideas.Idea("stale", "", (ideas.Change("cluster.cu", "int y", "int z"),))
     with pytest.raises(ValueError, match="stale: expected 'int y' once in cluster.cu, found 0"):
         ideas.changed_sources(stale, tmp_path)
+
+
+def test_only_right_tokens_get_a_time(monkeypatch):
+    point = Point(2, 2, 500, "float32", 0.7, "warm")
+    (time_us,) = ideas.measure_points([point], "cpu")
+    assert time_us > 0
+    wrong = dataclasses.replace(
+        backend("fused"), result=lambda out: RejectionSamples(out[0] + 1, out[1])
+    )
+    monkeypatch.setattr(ideas, "backend", lambda name: wrong)
+    assert ideas.measure_points([point], "cpu") == [None]
 
 
 def test_the_shipped_record():

@@ -14,14 +14,7 @@ from rsk.generate_cli import shipped_prompts
 
 pytest.importorskip("transformers")
 MODELS = data_dir() / "models"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

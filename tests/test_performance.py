@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 import rsk
+from rsk import machine
 from rsk.synthetic import make_batch
 
 ATTEMPTS = 5  # another process may disturb one; none can make a slow kernel fast
@@ -27,10 +27,8 @@ def median_time(function, repeats):
 
 @pytest.fixture
 def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with machine.pinned_threads(2):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import rsk
-from rsk import check
+from rsk import check, machine
 from rsk.check.calls import Recipe
 from rsk.check.reproducible import BITS, FIRST_POSITION, read_numbers, read_seeds
 from rsk.words import COIN, DRAFT, SAMPLE, word, words
@@ -83,13 +83,9 @@ def test_draws_do_not_depend_on_the_batch_either(backend):
     broken = probs.clone()
     broken[::2] = torch.nan
     assert torch.equal(draw(broken, seed=seeds, position=positions)[1::2], expected[1::2])
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
+    for threads in (1, 3):
+        with machine.pinned_threads(threads):
             assert torch.equal(draw(probs, seed=seeds, position=positions), expected)
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_another_process_gives_the_same_tokens():

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rsk
+from rsk import machine
 from rsk.sampler import MAX_SPEC_LEN, MAX_VOCAB_SIZE
 from rsk.synthetic import make_batch
 
@@ -198,16 +199,12 @@ class TestAgreement:
 
     def test_any_number_of_threads(self):
         batch = random_batch(32, 3, 3000)
-        before = torch.get_num_threads()
-        try:
-            results = []
-            for threads in (1, 2, 5):
-                torch.set_num_threads(threads)
+        results = []
+        for threads in (1, 2, 5):
+            with machine.pinned_threads(threads):
                 results += [
                     rsk.rejection_sample(*batch, seed=1, backend=b).tokens for b in rsk.BACKENDS
                 ]
-        finally:
-            torch.set_num_threads(before)
         assert all(torch.equal(result, results[0]) for result in results)
 
     @given(data=st.data())
