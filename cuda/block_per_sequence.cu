@@ -9,20 +9,15 @@
 
 namespace rsk::block_per_sequence {
 
-constexpr int32_t THREADS = 512;
+constexpr int32_t THREADS = 256;
 constexpr int32_t WARPS = THREADS / 32;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-constexpr int32_t CHUNKS = 2;  // of a tile; before Hopper the compiler has no registers for more
-#else
-constexpr int32_t CHUNKS = 4;
-#endif
 
 struct Shared {
   int64_t warp_total[WARPS];
 };
 
 template <class Probability>
-__global__ void __launch_bounds__(THREADS, 2) kernel(Batch batch) {
+__global__ void __launch_bounds__(THREADS, 4) kernel(Batch batch, Cut cut) {
   Shared& shared = shared_memory<Shared>();
   const int32_t b = (int32_t)blockIdx.x;
   const int32_t warp = (int32_t)threadIdx.x / 32, lane = (int32_t)threadIdx.x % 32;
@@ -33,10 +28,9 @@ __global__ void __launch_bounds__(THREADS, 2) kernel(Batch batch) {
     return;
   }
   Row<Probability> row = row_to_sample<Probability>(batch, b, walk);
-  const Piece piece =
-      piece_of_row(row.size, warp, piece_length<Probability>(row.size, WARPS));
+  Piece piece = piece_of_row(row.size, warp, cut);
 
-  Tile<Probability, CHUNKS> tile;
+  Tile<Probability> tile;
   Totals warps;
   for (;;) {
     const int64_t sum = sum_piece(row, piece, tile, lane);
@@ -47,20 +41,23 @@ __global__ void __launch_bounds__(THREADS, 2) kernel(Batch batch) {
     row.certain = row.NO_Q;  // the residual is empty: sample from p
     __syncthreads();  // before the totals are overwritten
   }
-  if (warps.all <= 0) {  // nothing to sample from, or not finite
-    if (warp == 0) write_result_with_warp(batch, b, walk.n, -1, lane);
-    return;
+  int64_t token = -1;  // nothing to sample from, or not finite
+  bool is_writer = warp == 0;
+  if (warps.all > 0) {
+    int64_t rest = threshold(sample_word(batch, b, walk.n), warps.all);
+    is_writer = warp == warps.choose(rest);
+    if (is_writer) token = find_token(row, piece, tile, rest, lane);
   }
-  int64_t rest = threshold(sample_word(batch, b, walk.n), warps.all);
-  if (warp != warps.choose(rest)) return;
-  tile.run(lane);
-  const int64_t token = find_token(row, piece, tile, rest, lane);
-  write_result_with_warp(batch, b, walk.n, token, lane);
+  if (is_writer) write_result_with_warp(batch, b, walk.n, token, lane);
 }
 
 cudaError_t launch(const Batch& batch, void*, cudaStream_t stream) {
   const auto config = launch_config(batch.batch_size, THREADS, stream);
-  return RSK_LAUNCH(&config, kernel, batch);
+  return with_probability_type(batch, [&](auto probability) {
+    using Probability = decltype(probability);
+    const Cut cut = cut_row<Probability>(batch.vocab_size, WARPS);
+    return cudaLaunchKernelEx(&config, kernel<Probability>, batch, cut);
+  });
 }
 
 }  // namespace rsk::block_per_sequence

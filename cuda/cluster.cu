@@ -6,7 +6,7 @@
 // memset, no atomic, and global memory is written only with the result.
 //
 // A kernel this short spends a good part of its time on starting. So it allows the next one in the
-// stream to start at once, as far as it can without reading what this one writes, and does the same
+// stream to start early, as far as it can without reading what this one writes, and does the same
 // itself (programmatic dependent launch).
 #include "kernels.h"
 #include "launch.h"
@@ -25,11 +25,10 @@ struct Shared {
   Mailbox mailboxes[2];  // for the residual's totals, and for p's should the residual be empty
 };
 
-template <class Probability, int32_t WARPS, int32_t CHUNKS>
+template <class Probability, int32_t WARPS>
 __global__ void __launch_bounds__(32 * WARPS, resident<WARPS>)
-    kernel(Batch batch, int32_t cluster_size, int32_t length) {
+    kernel(Batch batch, int32_t cluster_size, Cut cut) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  cudaTriggerProgrammaticLaunchCompletion();  // the next kernel may be launched, to wait below
   Shared<WARPS>& shared = shared_memory<Shared<WARPS>>();
   const int32_t b = (int32_t)index_of_cluster(), part = (int32_t)rank_in_cluster();
   const int32_t warp = (int32_t)threadIdx.x / 32, lane = (int32_t)threadIdx.x % 32;
@@ -41,15 +40,18 @@ __global__ void __launch_bounds__(32 * WARPS, resident<WARPS>)
   cudaGridDependencySynchronize();  // for what the kernel before has written
 
   const Walk walk = walk_drafts<Probability>(batch, b, lane);
-  Row<Probability> row = row_to_sample<Probability>(batch, b, walk);
-  const Piece piece = piece_of_row(row.size, mine, length);
+  // The next kernel may be launched, to wait above. Not before this: its blocks would take their
+  // places while ours still come, and some multiprocessors would get more of ours than others.
+  cudaTriggerProgrammaticLaunchCompletion();
   if (walk.verdict == Verdict::invalid) {  // all blocks of the request agree
     wait_for_mailboxes();
     if (mine == 0) write_result_with_warp(batch, b, walk.n, -1, lane);
     return;
   }
+  Row<Probability> row = row_to_sample<Probability>(batch, b, walk);
+  Piece piece = piece_of_row(row.size, mine, cut);
 
-  Tile<Probability, CHUNKS> tile;
+  Tile<Probability> tile;
   Totals warps, blocks;
   uint64_t word;
   for (int32_t round = 0;; ++round) {
@@ -60,26 +62,25 @@ __global__ void __launch_bounds__(32 * WARPS, resident<WARPS>)
     warps = add_totals<WARPS>(shared.warp_total, WARPS, lane);
     if (round == 0) wait_for_mailboxes();
     if (warp == 0 && lane < cluster_size) send(mailbox, lane, part, warps.all);
-    tile.run(lane);  // while the letters are on their way
-    word = sample_word(batch, b, walk.n);
+    word = sample_word(batch, b, walk.n);  // while the letters are on their way
     wait_for_letters(mailbox);
     blocks = add_totals<MAX_CLUSTER>(mailbox.letters, cluster_size, lane);
     if (blocks.all != 0 || !row.is_residual()) break;
     row.certain = row.NO_Q;  // the residual is empty: sample from p
   }
-  if (blocks.all <= 0) {  // nothing to sample from, or not finite
-    if (mine == 0) write_result_with_warp(batch, b, walk.n, -1, lane);
-    return;
+  int64_t token = -1;  // nothing to sample from, or not finite
+  bool is_writer = mine == 0;
+  if (blocks.all > 0) {
+    int64_t rest = threshold(word, blocks.all);
+    is_writer = part == blocks.choose(rest) && warp == warps.choose(rest);
+    if (is_writer) token = find_token(row, piece, tile, rest, lane);
   }
-  int64_t rest = threshold(word, blocks.all);
-  if (part != blocks.choose(rest) || warp != warps.choose(rest)) return;
-  const int64_t token = find_token(row, piece, tile, rest, lane);
-  write_result_with_warp(batch, b, walk.n, token, lane);
+  if (is_writer) write_result_with_warp(batch, b, walk.n, token, lane);
 #endif
 }
 
 // Blocks per request: as many as run at once, while each warp has a whole tile to read.
-template <class Probability, int32_t WARPS, int32_t CHUNKS>
+template <class Probability, int32_t WARPS>
 int32_t cluster_size(const Batch& batch, const Device& device) {
   const int32_t of_a_block = CHUNKS * CHUNK_SIZE<Probability> * WARPS;
   const int32_t useful = (batch.vocab_size + of_a_block - 1) / of_a_block;
@@ -88,10 +89,10 @@ int32_t cluster_size(const Batch& batch, const Device& device) {
   return size < 1 ? 1 : size < MAX_CLUSTER ? size : MAX_CLUSTER;
 }
 
-template <class Probability, int32_t WARPS, int32_t CHUNKS>
+template <class Probability, int32_t WARPS>
 cudaError_t launch(const Batch& batch, const Device& device, cudaStream_t stream) {
-  const auto function = kernel<Probability, WARPS, CHUNKS>;
-  const int32_t size = cluster_size<Probability, WARPS, CHUNKS>(batch, device);
+  const auto function = kernel<Probability, WARPS>;
+  const int32_t size = cluster_size<Probability, WARPS>(batch, device);
   if (size > 8) {
     static thread_local int allowed_on = -1;  // the device
     if (allowed_on != device.id) {
@@ -110,8 +111,8 @@ cudaError_t launch(const Batch& batch, const Device& device, cudaStream_t stream
   attributes[1].val.programmaticStreamSerializationAllowed = 1;
   config.attrs = attributes;
   config.numAttrs = 2;
-  const int32_t length = piece_length<Probability>(batch.vocab_size, size * WARPS);
-  return cudaLaunchKernelEx(&config, function, batch, size, length);
+  const Cut cut = cut_row<Probability>(batch.vocab_size, size * WARPS);
+  return cudaLaunchKernelEx(&config, function, batch, size, cut);
 }
 
 cudaError_t launch(const Batch& batch, void*, cudaStream_t stream) {
@@ -121,13 +122,13 @@ cudaError_t launch(const Batch& batch, void*, cudaStream_t stream) {
   if (device.major < 9) return cudaErrorNotSupported;
   return with_probability_type(batch, [&](auto probability) {
     using Probability = decltype(probability);
-    // Large blocks for a large batch: fewer at once, so that they end less unevenly. Short tiles
-    // where each row can be spread over so many multiprocessors that these are all it takes.
-    if (is_large(batch, device)) return launch<Probability, 16, 4>(batch, device, stream);
-    const bool is_small = batch.batch_size * MAX_CLUSTER <= device.multiprocessors &&
-                          batch.vocab_size <= MAX_CLUSTER * 8 * 2 * CHUNK_SIZE<Probability>;
-    return is_small ? launch<Probability, 8, 2>(batch, device, stream)
-                    : launch<Probability, 8, 4>(batch, device, stream);
+    // Small blocks are sooner together. Larger ones if one a request fills the GPU, and if rows are
+    // so long that even the largest cluster of small ones has more than a tile a warp to read.
+    const bool is_filled = batch.batch_size > device.multiprocessors;
+    const bool is_long = batch.batch_size * MAX_CLUSTER <= device.multiprocessors &&
+                         batch.vocab_size > MAX_CLUSTER * 4 * CHUNKS * CHUNK_SIZE<Probability>;
+    return is_filled || is_long ? launch<Probability, 8>(batch, device, stream)
+                                : launch<Probability, 4>(batch, device, stream);
   });
 }
 

@@ -43,7 +43,7 @@ size_t bytes_of_tickets(const Batch& batch) {
 
 template <class Probability>
 __global__ void __launch_bounds__(THREADS, 3)  // blocks at once: up to 80 registers
-    kernel(Batch batch, Workspace workspace, int32_t split, int32_t length) {
+    kernel(Batch batch, Workspace workspace, int32_t split, Cut cut) {
   Shared& shared = shared_memory<Shared>();
   const int32_t b = (int32_t)blockIdx.x / split, part = (int32_t)blockIdx.x % split;
   const int32_t warp = (int32_t)threadIdx.x / 32, lane = (int32_t)threadIdx.x % 32;
@@ -58,8 +58,9 @@ __global__ void __launch_bounds__(THREADS, 3)  // blocks at once: up to 80 regis
   int64_t* block_total = workspace.block_total + (int64_t)b * split;
   int64_t* warp_total = workspace.warp_total + (int64_t)b * count;
 
-  Tile<Probability, 4> tile;
-  const int64_t sum = sum_piece(row, piece_of_row(row.size, mine, length), tile, lane);
+  Tile<Probability> tile;
+  Piece piece = piece_of_row(row.size, mine, cut);
+  const int64_t sum = sum_piece(row, piece, tile, lane);
   if (lane == 0) shared.warp_total[warp] = sum;
   __syncthreads();
   if (warp == 0) {
@@ -77,28 +78,29 @@ __global__ void __launch_bounds__(THREADS, 3)  // blocks at once: up to 80 regis
   __threadfence();
 
   Totals totals = add_totals<MAX_SPLIT>(block_total, split, lane);
-  Piece piece{};  // that the token is in
   int64_t rest = 0;
   if (totals.all > 0) {
     rest = threshold(sample_word(batch, b, walk.n), totals.all);
     const int32_t block = totals.choose(rest);
     const Totals warps = add_totals<WARPS>(warp_total + block * WARPS, WARPS, lane);
-    piece = piece_of_row(row.size, block * WARPS + warps.choose(rest), length);
+    piece = piece_of_row(row.size, block * WARPS + warps.choose(rest), cut);
   } else if (totals.all == 0 && row.is_residual()) {  // empty, which is rare: this block sums p
     row.certain = row.NO_Q;
-    const int32_t longer = piece_length<Probability>(row.size, WARPS);
-    const int64_t again = sum_piece(row, piece_of_row(row.size, warp, longer), tile, lane);
+    cut = cut_row<Probability>(row.size, WARPS);
+    piece = piece_of_row(row.size, warp, cut);
+    const int64_t again = sum_piece(row, piece, tile, lane);
     if (lane == 0) shared.warp_total[warp] = again;
     __syncthreads();
     totals = add_totals<WARPS>(shared.warp_total, WARPS, lane);
     if (totals.all > 0) {
       rest = threshold(sample_word(batch, b, walk.n), totals.all);
-      piece = piece_of_row(row.size, totals.choose(rest), longer);
+      piece = piece_of_row(row.size, totals.choose(rest), cut);
     }
   }
   if (warp != 0) return;
-  Tile<Probability, 4> other;  // than what this warp has read
+  Tile<Probability> other;  // than what this warp has read, nor did it sum these stretches
   other.begin = -1;
+  piece.stretch = piece.end - piece.begin;
   const int64_t token = totals.all > 0 ? find_token(row, piece, other, rest, lane) : -1;
   write_result_with_warp(batch, b, walk.n, token, lane);
 }
@@ -118,8 +120,8 @@ cudaError_t launch(const Batch& batch, void* memory, cudaStream_t stream) {
   const auto config = launch_config((int64_t)batch.batch_size * split, THREADS, stream);
   return with_probability_type(batch, [&](auto probability) {
     using Probability = decltype(probability);
-    const int32_t length = piece_length<Probability>(batch.vocab_size, split * WARPS);
-    return cudaLaunchKernelEx(&config, kernel<Probability>, batch, workspace, split, length);
+    const Cut cut = cut_row<Probability>(batch.vocab_size, split * WARPS);
+    return cudaLaunchKernelEx(&config, kernel<Probability>, batch, workspace, split, cut);
   });
 }
 

@@ -22,14 +22,12 @@ __device__ __forceinline__ Storage& shared_memory() {
 }
 #endif
 
-// The sum of x in [0, 2^57) over the warp.
+// The sum of x in [0, 2^54) over the warp.
 __device__ __forceinline__ int64_t sum_over_warp(int64_t x) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-  constexpr uint32_t part = (1u << 27) - 1;  // 32 of these do not overflow
-  const uint32_t low = __reduce_add_sync(ALL_LANES, (uint32_t)x & part);
-  const uint32_t middle = __reduce_add_sync(ALL_LANES, (uint32_t)(x >> 27) & part);
-  const uint32_t high = __reduce_add_sync(ALL_LANES, (uint32_t)(x >> 54));
-  return low + ((int64_t)middle << 27) + ((int64_t)high << 54);
+  const uint32_t low = __reduce_add_sync(ALL_LANES, (uint32_t)x & ((1u << 27) - 1));
+  const uint32_t high = __reduce_add_sync(ALL_LANES, (uint32_t)(x >> 27));  // does not overflow
+  return low + ((int64_t)high << 27);
 #else
   for (int32_t step = 16; step > 0; step /= 2) x += __shfl_xor_sync(ALL_LANES, x, step);
   return x;
@@ -78,6 +76,10 @@ constexpr int32_t PACK_SIZE = 16 / (int32_t)sizeof(Probability);
 
 template <class Probability>
 constexpr int32_t CHUNK_SIZE = 32 * PACK_SIZE<Probability>;  // what a warp loads at once
+
+// Chunks of a tile, all of which are asked for before any is waited for: memory answers after some
+// hundred cycles, and the more is on its way meanwhile, the better. More would not fit in registers.
+constexpr int32_t CHUNKS = 4;
 
 // Kept as words, which stay in registers; a probability is taken out when it is needed.
 template <class Probability>
@@ -139,11 +141,22 @@ struct Row {
   }
 };
 
+// The same pointer, to global memory, but the compiler no longer knows of what it was computed: else
+// it keeps those parts in registers, to compute it anew at each use.
+template <class T>
+__device__ __forceinline__ const T* computed(const T* pointer) {
+#if defined(__CUDACC__)
+  asm("" : "+l"(pointer));
+  __builtin_assume(__isGlobal(pointer));
+#endif
+  return pointer;
+}
+
 template <class Probability>
 __device__ Row<Probability> row_to_sample(const Batch& batch, int32_t b, const Walk& walk) {
   Row<Probability> row;
-  row.p = target_row<Probability>(batch, b, walk.n);
-  row.q = draft_row<Probability>(batch, b, walk.n);
+  row.p = computed(target_row<Probability>(batch, b, walk.n));
+  row.q = computed(draft_row<Probability>(batch, b, walk.n));
   row.size = batch.vocab_size;
   row.certain = Row<Probability>::NO_Q;
   if (walk.verdict == Verdict::rejected) {
@@ -155,20 +168,29 @@ __device__ Row<Probability> row_to_sample(const Batch& batch, int32_t b, const W
   return row;
 }
 
-// A row is cut into `count` pieces of this many elements: whole chunks, so only its end is ragged.
+// How a row is cut: a piece for each warp, and that in stretches for its lanes to keep the sums of.
+struct Cut {
+  int32_t piece, stretch;  // length
+};
+
+// Pieces are whole chunks and stretches whole tiles, so only the row's end is ragged.
 template <class Probability>
-__host__ __device__ constexpr int32_t piece_length(int32_t size, int32_t count) {
-  const int32_t chunks = (size + CHUNK_SIZE<Probability> - 1) / CHUNK_SIZE<Probability>;
-  return (chunks + count - 1) / count * CHUNK_SIZE<Probability>;
+__host__ __device__ constexpr Cut cut_row(int32_t size, int32_t count) {
+  constexpr int32_t chunk = CHUNK_SIZE<Probability>, tile = CHUNKS * chunk;
+  const int32_t chunks = (size + chunk - 1) / chunk;
+  const int32_t piece = (chunks + count - 1) / count * chunk;
+  return {piece, (piece + 32 * tile - 1) / (32 * tile) * tile};
 }
 
 struct Piece {
   int32_t begin, end;
+  int32_t stretch;  // length
+  int64_t total;    // of this lane's stretch
 };
 
-__device__ inline Piece piece_of_row(int32_t size, int32_t i, int32_t length) {
-  const int64_t begin = (int64_t)i * length, end = begin + length;
-  return {(int32_t)(begin < size ? begin : size), (int32_t)(end < size ? end : size)};
+__device__ inline Piece piece_of_row(int32_t size, int32_t i, Cut cut) {
+  const int64_t begin = (int64_t)i * cut.piece, end = begin + cut.piece;
+  return {(int32_t)(begin < size ? begin : size), (int32_t)(end < size ? end : size), cut.stretch};
 }
 
 // The sum of the weights max(p - q, 0) in fixed point; `not_finite` becomes NaN if a difference is
@@ -195,13 +217,12 @@ __device__ int64_t sum_pack(const Pack<Probability>& p, const Pack<Probability>&
   return ((int64_t)upper_bits << 20) + lower_bits;
 }
 
-// A lane's share of what a warp reads at once: one pack of each chunk. Memory answers after some
-// hundred cycles; the more loads are on their way meanwhile, the less a warp waits for each.
-template <class Probability, int32_t CHUNKS>
+// A lane's share of what a warp reads at once: one pack of each chunk.
+template <class Probability>
 struct Tile {
   static constexpr int32_t PACK = PACK_SIZE<Probability>, CHUNK = CHUNK_SIZE<Probability>;
 
-  int64_t sums[CHUNKS];  // of the packs; after run(), up to and including a pack, in the tile
+  int64_t sums[CHUNKS];  // of the packs
   int32_t begin;         // in the row; -1: nothing was read
 
   // Elements that add() reads. A row that does not allow loads of 16 bytes fills one chunk.
@@ -209,7 +230,7 @@ struct Tile {
     return row.in_packs ? CHUNKS * CHUNK : CHUNK;
   }
 
-  // Sum the packs from `start` on; what lies beyond the end counts as 0. Returns their sum.
+  // Sum the packs from `start` on; what lies beyond the end counts as 0. Returns the tile's sum.
   __device__ int64_t add(const Row<Probability>& row, int32_t start, int32_t end, int32_t lane,
                          float& not_finite) {
     begin = start;
@@ -229,38 +250,30 @@ struct Tile {
 #pragma unroll
     for (int32_t c = 0; c < CHUNKS; ++c) total += sums[c] = sum_pack(p[c], q[c], not_finite);
     if (start <= row.certain && row.certain < end) total += correct_certain(row, lane);
-    return total;
+    return sum_over_warp(total);
   }
 
-  // Running sums in the order of the row: chunk by chunk, in each lane by lane.
-  __device__ void run(int32_t lane) {
-    int64_t before = 0;
-#pragma unroll
-    for (int32_t c = 0; c < CHUNKS; ++c) {
-      sums[c] = before + running_sum(sums[c], lane);
-      before = __shfl_sync(ALL_LANES, sums[c], 31);
-    }
-  }
-
-  // After run(): the first element whose running sum exceeds `rest`, as its place in the row. If
-  // the sum over the tile does not exceed it: -1, and `rest` is less by that sum.
+  // The first element whose running sum exceeds `rest`, as its place in the row. If the sum over
+  // the tile does not exceed it: -1, and `rest` is less by that sum.
   __device__ int32_t find(const Row<Probability>& row, int32_t end, int64_t& rest,
                           int32_t lane) const {
-    int32_t chunk = -1, first = 0;
-    int64_t sum = 0;
+    int32_t chunk = -1;
+    int64_t sum = 0, totals[CHUNKS];
 #pragma unroll
-    for (int32_t c = CHUNKS - 1; c >= 0; --c) {
-      const uint32_t beyond = __ballot_sync(ALL_LANES, sums[c] > rest);
-      if (beyond) {
+    for (int32_t c = 0; c < CHUNKS; ++c) totals[c] = sum_over_warp(sums[c]);
+#pragma unroll
+    for (int32_t c = 0; c < CHUNKS; ++c) {
+      if (chunk >= 0) continue;
+      if (totals[c] > rest) {
         chunk = c;
-        first = __ffs(beyond) - 1;
         sum = sums[c];
+      } else {
+        rest -= totals[c];
       }
     }
-    if (chunk < 0) {
-      rest -= __shfl_sync(ALL_LANES, sums[CHUNKS - 1], 31);
-      return -1;
-    }
+    if (chunk < 0) return -1;
+    sum = running_sum(sum, lane);
+    const int32_t first = __ffs(__ballot_sync(ALL_LANES, sum > rest)) - 1;
     const int32_t place = begin + chunk * CHUNK + lane * PACK;
     Pack<Probability> p, q;
     if (row.in_packs) {
@@ -296,44 +309,6 @@ struct Tile {
   }
 };
 
-// Sum of the weights of a piece, or -1 if a probability in it is not finite. The tile that was
-// read last is left in `tile`.
-template <class Probability, int32_t CHUNKS>
-__device__ int64_t sum_piece(const Row<Probability>& row, Piece piece,
-                             Tile<Probability, CHUNKS>& tile, int32_t lane) {
-  int64_t sum = 0;
-  float not_finite = 0.0f;
-  tile.begin = -1;
-  for (int32_t start = piece.begin; start < piece.end; start += tile.size(row)) {
-    sum += tile.add(row, start, piece.end, lane, not_finite);
-  }
-  bool finite = true;
-  if (!__all_sync(ALL_LANES, not_finite == 0.0f)) {
-    // p - q overflows, which is allowed, or one of them is not finite: look closely.
-#pragma unroll 1
-    for (int32_t i = piece.begin + lane; i < piece.end; i += 32) finite &= row.is_finite(i);
-  }
-  sum = sum_over_warp(sum);
-  return __all_sync(ALL_LANES, finite) ? sum : -1;
-}
-
-// The token: the first in the piece whose running sum exceeds `rest`. `tile` is as sum_piece() left
-// it, but for run(); what is in it is not read again.
-template <class Probability, int32_t CHUNKS>
-__device__ int32_t find_token(const Row<Probability>& row, Piece piece,
-                              Tile<Probability, CHUNKS>& tile, int64_t rest, int32_t lane) {
-  for (int32_t start = piece.begin; start < piece.end; start += tile.size(row)) {
-    if (tile.begin != start) {
-      float ignored = 0.0f;
-      tile.add(row, start, piece.end, lane, ignored);
-      tile.run(lane);
-    }
-    const int32_t token = tile.find(row, piece.end, rest, lane);
-    if (token >= 0) return token;
-  }
-  return -1;  // not reached: the sum over the piece exceeds `rest`
-}
-
 // The totals of up to COUNT parts of a row, one a lane.
 struct Totals {
   int64_t running;  // over the parts up to this lane's
@@ -357,12 +332,58 @@ __device__ Totals add_totals(const volatile int64_t* totals, int32_t count, int3
   return {running, finite ? __shfl_sync(ALL_LANES, running, COUNT - 1) : -1};
 }
 
+// Sum of the weights of a piece, or -1 if a probability in it is not finite. The tile that was
+// read last is left in `tile`.
+template <class Probability>
+__device__ int64_t sum_piece(const Row<Probability>& row, Piece& piece,
+                             Tile<Probability>& tile, int32_t lane) {
+  const int32_t own = piece.begin + lane * piece.stretch;
+  piece.total = 0;
+  int64_t sum = 0;
+  float not_finite = 0.0f;
+  tile.begin = -1;
+  for (int32_t start = piece.begin; start < piece.end; start += tile.size(row)) {
+    const int64_t total = tile.add(row, start, piece.end, lane, not_finite);
+    if (start >= own && start - own < piece.stretch) piece.total += total;
+    sum += total;
+  }
+  bool finite = true;
+  if (!__all_sync(ALL_LANES, not_finite == 0.0f)) {
+    // p - q overflows, which is allowed, or one of them is not finite: look closely.
+#pragma unroll 1
+    for (int32_t i = piece.begin + lane; i < piece.end; i += 32) finite &= row.is_finite(i);
+  }
+  return __all_sync(ALL_LANES, finite) ? sum : -1;
+}
+
+// The token: the first in the piece whose running sum exceeds `rest`. `tile` is as sum_piece() left
+// it, and what is in it is not read again.
+template <class Probability>
+__device__ int32_t find_token(const Row<Probability>& row, const Piece& piece,
+                              Tile<Probability>& tile, int64_t rest, int32_t lane) {
+  int32_t start = piece.begin;
+  if (piece.stretch < piece.end - piece.begin) {
+    const Totals stretches{running_sum(piece.total, lane), 0};
+    start += stretches.choose(rest) * piece.stretch;
+  }
+  for (; start < piece.end; start += tile.size(row)) {
+    if (tile.begin != start) {
+      float ignored = 0.0f;
+      tile.add(row, start, piece.end, lane, ignored);
+    }
+    const int32_t token = tile.find(row, piece.end, rest, lane);
+    if (token >= 0) return token;
+  }
+  return -1;  // not reached: the sum over the piece exceeds `rest`
+}
+
 // -------------------------------------------------------------------------------------- result
 
 // token < 0 marks an invalid request.
 __device__ inline void write_result_with_warp(const Batch& batch, int32_t b, int32_t n,
                                               int64_t token, int32_t lane) {
   int64_t* row = batch.tokens + (int64_t)b * (batch.spec_len + 1);
+#pragma unroll 1  // of a kernel this short, the code itself is slow to fetch
   for (int32_t k = lane; k <= batch.spec_len; k += 32) {
     row[k] = output_token(batch, b, k, n, token);
   }

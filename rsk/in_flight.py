@@ -42,7 +42,7 @@ def show(times: KernelTimes, guess: Prediction, latency_us: float) -> None:
         publish.banner("recorded", times.benchmark.provenance)
     rate = record.bytes_moved / record.roof.median_us  # bytes a microsecond
     pair = 2 * PACK_BYTES
-    packs = _packs_in_flight(KERNEL)
+    packs = _packs_in_flight()
     publish.prose(
         """Reading {{bytes}} and doing nothing else takes {{roof}} µs here: {{rate:.1f}} TB/s.
         Memory answers after some {{latency:g}} µs while it is busy; that is our estimate, not a
@@ -108,29 +108,23 @@ def _rounded(count: float) -> int:
     return int(float(f"{count:.1e}"))
 
 
-def _packs_in_flight(kernel: str) -> int:
+def _packs_in_flight() -> int:
     """Packs of each row that a thread asks for before it waits: the chunks of its tile."""
-    return _number(kernel, r"Tile<Probability, (\w+)> tile;")
+    return _number("warp.h", r"constexpr int32_t CHUNKS = (\d+);")
 
 
 def _resident_threads(kernel: str) -> int:
     """Threads that a multiprocessor runs at once, from the kernel's launch bounds."""
-    blocks = _number(kernel, r"__launch_bounds__\(THREADS, (\w+)\)")
-    return blocks * _number(kernel, r"constexpr int32_t THREADS = (\w+);")
+    blocks = _number(f"{kernel}.cu", r"__launch_bounds__\(THREADS, (\d+)\)")
+    return blocks * _number(f"{kernel}.cu", r"constexpr int32_t THREADS = (\d+);")
 
 
-def _number(kernel: str, pattern: str) -> int:
-    """A number in ``cuda/<kernel>.cu``, perhaps by the name of a constant.
-
-    Of several the last, which is the one for newer GPUs.
-    """
-    found = re.findall(pattern, (data.cuda_dir() / f"{kernel}.cu").read_text(encoding="utf-8"))
-    if not found:
-        raise ValueError(f"expected {pattern} in cuda/{kernel}.cu")
-    number = str(found[-1])
-    if number.isdecimal():
-        return int(number)
-    return _number(kernel, rf"constexpr int32_t {number} = (\d+);")
+def _number(file: str, pattern: str) -> int:
+    """A number in a file of ``cuda/``."""
+    found = re.search(pattern, (data.cuda_dir() / file).read_text(encoding="utf-8"))
+    if found is None:
+        raise ValueError(f"expected {pattern} in cuda/{file}")
+    return int(found[1])
 
 
 def _multiprocessors(gpu: str | None, is_recorded: bool) -> int | None:

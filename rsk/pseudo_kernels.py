@@ -140,22 +140,38 @@ class Row:
         return [int(float(x) * 2**42) for x in np.clip(w, 0, 1)]
 
 
-class Piece(NamedTuple):
-    """Part of a row."""
+class Cut(NamedTuple):
+    """How a row is cut: a piece for each warp, and that in stretches for its lanes."""
+
+    piece: int
+    """Length: whole chunks, so only the row's end is ragged."""
+    stretch: int
+    """Length: whole tiles."""
+
+
+@dataclass
+class Piece:
+    """Part of a row, for one warp."""
 
     begin: int
     end: int
+    stretch: int
+    """Length of a stretch."""
+    total: int = 0
+    """Of this lane's stretch."""
 
 
-def piece_length(size: int, count: int) -> int:
-    """Elements of a piece if ``count`` pieces share a row: whole chunks, so its end is ragged."""
+def cut_row(size: int, count: int) -> Cut:
+    """Cut a row of ``size`` elements into ``count`` pieces."""
     chunks = -(-size // CHUNK)
-    return -(-chunks // count) * CHUNK
+    piece = -(-chunks // count) * CHUNK
+    return Cut(piece, -(-piece // (LANES * TILE)) * TILE)
 
 
-def piece_of_row(size: int, i: int, length: int) -> Piece:
+def piece_of_row(size: int, i: int, cut: Cut) -> Piece:
     """Piece i of a row; those behind its end are empty."""
-    return Piece(min(i * length, size), min((i + 1) * length, size))
+    begin, end = i * cut.piece, (i + 1) * cut.piece
+    return Piece(min(begin, size), min(end, size), cut.stretch)
 
 
 # --- the kernels ------------------------------------------------------------------------------
@@ -201,7 +217,7 @@ def block_per_sequence(block: int, thread: int, call: Call, shared: dict[Any, An
             call.write_result(b, n, -1)
         return
     row = call.row_to_sample(b, n, verdict)
-    piece = piece_of_row(call.vocab_size, warp, piece_length(call.vocab_size, WARPS))
+    piece = piece_of_row(call.vocab_size, warp, cut_row(call.vocab_size, WARPS))
 
     tile = Tile()
     while True:
@@ -212,16 +228,12 @@ def block_per_sequence(block: int, thread: int, call: Call, shared: dict[Any, An
             break
         row.is_residual = False  # the residual is empty: sample from p
         yield BLOCK  # before the totals are overwritten
-    if warps.all == 0:  # nothing to sample from
-        if thread == 0:
-            call.write_result(b, n, -1)
-        return
-    chosen, rest = yield from warps.choose(call.threshold(b, n, warps.all))
-    if warp != chosen:
-        return
-    yield from tile.run(lane)
-    token = yield from find_token(row, piece, tile, rest, lane)
-    if lane == 0:
+    token, writer = -1, 0  # nothing to sample from
+    if warps.all > 0:
+        writer, rest = yield from warps.choose(call.threshold(b, n, warps.all))
+        if warp == writer:
+            token = yield from find_token(row, piece, tile, rest, lane)
+    if warp == writer and lane == 0:
         call.write_result(b, n, token)
 
 
@@ -236,8 +248,8 @@ def split_vocabulary(
             call.write_result(b, n, -1)
         return
     row = call.row_to_sample(b, n, verdict)
-    length = piece_length(call.vocab_size, SPLIT * WARPS)
-    piece = piece_of_row(call.vocab_size, part * WARPS + warp, length)
+    cut = cut_row(call.vocab_size, SPLIT * WARPS)
+    piece = piece_of_row(call.vocab_size, part * WARPS + warp, cut)
 
     tile = Tile()
     shared["total", warp] = yield from sum_piece(row, piece, tile, lane)
@@ -263,20 +275,21 @@ def split_vocabulary(
         totals_of_warps = [workspace["warp total", b, chosen, i] for i in range(WARPS)]
         warps = yield from add_totals(totals_of_warps, lane)
         inner, rest = yield from warps.choose(rest)
-        piece = piece_of_row(call.vocab_size, chosen * WARPS + inner, length)
+        piece = piece_of_row(call.vocab_size, chosen * WARPS + inner, cut)
     elif row.is_residual:  # empty, which is rare: this block alone sums p
         row.is_residual = False
-        length = piece_length(call.vocab_size, WARPS)
-        piece = piece_of_row(call.vocab_size, warp, length)
+        cut = cut_row(call.vocab_size, WARPS)
+        piece = piece_of_row(call.vocab_size, warp, cut)
         shared["total", warp] = yield from sum_piece(row, piece, tile, lane)
         yield BLOCK
         totals = yield from add_totals([shared["total", i] for i in range(WARPS)], lane)
         if totals.all > 0:
             chosen, rest = yield from totals.choose(call.threshold(b, n, totals.all))
-            piece = piece_of_row(call.vocab_size, chosen, length)
+            piece = piece_of_row(call.vocab_size, chosen, cut)
     if warp != 0:
         return
-    other = Tile()  # than the one that this warp has read
+    other = Tile()  # than the one that this warp has read, nor did it sum these stretches
+    piece.stretch = piece.end - piece.begin
     token = (yield from find_token(row, piece, other, rest, lane)) if totals.all > 0 else -1
     if lane == 0:
         call.write_result(b, n, token)
@@ -294,8 +307,7 @@ def cluster(
 
     n, verdict = yield from walk_drafts(call, b, lane)
     row = call.row_to_sample(b, n, verdict)
-    length = piece_length(call.vocab_size, SPLIT * WARPS)
-    piece = piece_of_row(call.vocab_size, mine, length)
+    piece = piece_of_row(call.vocab_size, mine, cut_row(call.vocab_size, SPLIT * WARPS))
     if verdict == INVALID:  # all blocks of the request agree
         if part == 0 and thread == 0:
             call.write_result(b, n, -1)
@@ -310,25 +322,22 @@ def cluster(
             yield CLUSTER  # until the mailboxes of all blocks are open
         if warp == 0 and lane < SPLIT:  # lane i writes to block i
             send(shared_of_blocks[lane]["mailbox", round_number], part, warps.all)
-        yield from tile.run(lane)  # while the letters are on their way
         mailbox = shared["mailbox", round_number]
         yield *LETTERS, mailbox
         blocks = yield from add_totals([mailbox.letters[i] for i in range(SPLIT)], lane)
         if blocks.all != 0 or not row.is_residual:
             break
         row.is_residual = False  # the residual is empty: sample from p
-    if blocks.all == 0:  # nothing to sample from
-        if part == 0 and thread == 0:
-            call.write_result(b, n, -1)
-        return
-    block_chosen, rest = yield from blocks.choose(call.threshold(b, n, blocks.all))
-    if part != block_chosen:
-        return
-    warp_chosen, rest = yield from warps.choose(rest)
-    if warp != warp_chosen:
-        return
-    token = yield from find_token(row, piece, tile, rest, lane)
-    if lane == 0:
+    token, writer = -1, 0  # nothing to sample from
+    if blocks.all > 0:
+        chosen, rest = yield from blocks.choose(call.threshold(b, n, blocks.all))
+        if part != chosen:
+            return
+        inner, rest = yield from warps.choose(rest)
+        writer = part * WARPS + inner
+        if mine == writer:
+            token = yield from find_token(row, piece, tile, rest, lane)
+    if mine == writer and lane == 0:
         call.write_result(b, n, token)
 
 
@@ -350,36 +359,32 @@ class Tile:
     """A lane's share of what a warp reads at once: one pack of each chunk."""
 
     def __init__(self) -> None:
-        self.sums = [0] * CHUNKS  # of the packs; after run(), up to and including a pack
+        self.sums = [0] * CHUNKS  # of the packs
         self.begin = -1  # nothing was read
 
-    def add(self, row: Row, start: int, end: int, lane: int) -> int:
+    def add(self, row: Row, start: int, end: int, lane: int) -> Thread:
         """Sum the packs from ``start`` on: all are asked for before any is waited for."""
         self.begin = start
         places = [start + c * CHUNK + lane * PACK for c in range(CHUNKS)]
         packs = row.load(*(range(place, min(place + PACK, end)) for place in places))
         self.sums = [sum(pack) for pack in packs]
-        return sum(self.sums)
-
-    def run(self, lane: int) -> Thread:
-        """Running sums in the order of the row: chunk by chunk, in each lane by lane."""
-        before = 0
-        for c in range(CHUNKS):
-            self.sums[c] = before + (yield from running_sum(self.sums[c], lane))
-            before = (yield *WARP, self.sums[c])[LANES - 1]
+        return sum((yield *WARP, sum(self.sums)))
 
     def find(self, row: Row, end: int, rest: int, lane: int) -> Thread:
         """The first element whose running sum exceeds ``rest``, or -1; and what is left of it."""
-        for c in range(CHUNKS):
-            sums = yield *WARP, self.sums[c]
-            if sums[LANES - 1] > rest:
+        for c in range(CHUNKS):  # the chunk
+            total = sum((yield *WARP, self.sums[c]))
+            if total > rest:
                 break
+            rest -= total
         else:
-            return -1, rest - sums[LANES - 1]
-        first = next(i for i in range(LANES) if sums[i] > rest)
+            return -1, rest
+        running = yield from running_sum(self.sums[c], lane)
+        sums = yield *WARP, running
+        first = next(i for i in range(LANES) if sums[i] > rest)  # the lane
         place = self.begin + c * CHUNK + lane * PACK
         (weights,) = row.load(range(place, min(place + PACK, end)))  # one pack is read again
-        running, v = self.sums[c], place + len(weights)
+        v = place + len(weights)
         for weight in reversed(weights):  # going back, the running sum falls to `rest`
             v -= running > rest
             running -= weight
@@ -388,19 +393,27 @@ class Tile:
 
 def sum_piece(row: Row, piece: Piece, tile: Tile, lane: int) -> Thread:
     """The sum of the piece's weights; the tile that was read last is left in ``tile``."""
-    total = 0
+    own = piece.begin + lane * piece.stretch
+    piece.total = total = 0
     tile.begin = -1
     for start in range(piece.begin, piece.end, TILE):
-        total += tile.add(row, start, piece.end, lane)
-    return sum((yield *WARP, total))
+        of_tile = yield from tile.add(row, start, piece.end, lane)
+        if own <= start < own + piece.stretch:
+            piece.total += of_tile
+        total += of_tile
+    return total
 
 
 def find_token(row: Row, piece: Piece, tile: Tile, rest: int, lane: int) -> Thread:
     """The token; what is in ``tile`` is not read again."""
-    for start in range(piece.begin, piece.end, TILE):
+    begin = piece.begin
+    if piece.stretch < piece.end - piece.begin:
+        stretches = Totals((yield from running_sum(piece.total, lane)), 0)
+        chosen, rest = yield from stretches.choose(rest)
+        begin += chosen * piece.stretch
+    for start in range(begin, piece.end, TILE):
         if tile.begin != start:
-            tile.add(row, start, piece.end, lane)
-            yield from tile.run(lane)
+            yield from tile.add(row, start, piece.end, lane)
         token, rest = yield from tile.find(row, piece.end, rest, lane)
         if token >= 0:
             return token

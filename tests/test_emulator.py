@@ -48,7 +48,7 @@ class TestBarriers:
         ],
     )
     def test_a_missing_barrier_is_caught(self, name, barrier, occurrence, monkeypatch):
-        batch = random_batch(3, 3, 9000)
+        batch = random_batch(3, 3, 30000)
         expected = rsk.rejection_sample(*batch, seed=1, backend="baseline").tokens.tolist()
         launch = f"rsk::{name}::launch"
         text = kernel_text(name)
@@ -81,6 +81,16 @@ class TestBarriers:
         kernel = emulator.compile_kernel(text, "rsk::block_per_sequence::launch")
         with pytest.raises(RuntimeError, match="does not end"):
             kernel(*random_batch(1, 1, 100), seed=0)
+
+
+@pytest.mark.parametrize("vocab_size", [1 << 20, (1 << 20) - 1, 300004])
+@pytest.mark.parametrize("name", ["block_per_sequence", "split_vocabulary", "cluster"])
+def test_a_piece_may_have_more_tiles_than_a_warp_has_lanes(name, vocab_size):
+    """Then a lane keeps the sum of several of them, and the search goes through these."""
+    batch = random_batch(1, 1, vocab_size, torch.bfloat16)
+    for seed in range(8):
+        expected = rsk.rejection_sample(*batch, seed=seed, backend="baseline")
+        assert torch.equal(rsk.KERNELS[name](*batch, seed=seed).tokens, expected.tokens)
 
 
 class TestCompileKernel:

@@ -43,7 +43,7 @@ def test_the_bytes_on_their_way_wait_for_a_run(capsys):
 
 def test_the_numbers_of_the_kernels_are_found():
     """They are read from the CUDA text, which somebody may rewrite."""
-    assert 1 <= in_flight._packs_in_flight(in_flight.KERNEL) <= 16
+    assert 1 <= in_flight._packs_in_flight() <= 16
     assert in_flight._resident_threads(in_flight.KERNEL) in range(256, 2049, 128)
-    with pytest.raises(ValueError, match=r"expected Tile<.*thread_per_sequence.cu"):
-        in_flight._packs_in_flight("thread_per_sequence")
+    with pytest.raises(ValueError, match=r"expected __launch_bounds__.*thread_per_sequence.cu"):
+        in_flight._resident_threads("thread_per_sequence")

@@ -52,9 +52,9 @@ def test_each_probability_of_a_row_is_summed_once(name):
         if name == "thread_per_sequence":
             assert set(again) <= {1, 2}, "once to sum, and perhaps once to find the token"
             continue
-        # To find the token: tiles of a piece that the warp no longer holds, then a pack a lane.
-        piece = pseudo_kernels.piece_length(45, pseudo_kernels.WARPS)
-        assert again[2] + again[3] <= piece and again[3] <= pseudo_kernels.CHUNK
+        # To find the token: a tile that the warp no longer holds, then a pack a lane.
+        assert again[2] + again[3] <= pseudo_kernels.TILE + pseudo_kernels.CHUNK
+        assert again[3] <= pseudo_kernels.CHUNK
         assert set(again) <= {1, 2, 3}
 
 
