@@ -3,6 +3,7 @@
 # make test     run the test suite
 # make lint     check style, types, and that the notebooks hold no outputs
 # make lab      open the notebooks in JupyterLab
+# make sanitize on a GPU machine: look for reads out of bounds and races, with compute-sanitizer
 # make measure  on a GPU machine: check the kernels, measure everything, save both; installs nothing
 # make fuzz     compare every backend and kernel with the baseline on random calls for 5 minutes
 # make clean    delete the environment, caches and everything a run has written
@@ -22,7 +23,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
 RECORD ?= data/benchmarks
 
-.PHONY: report publish test lint lab fuzz measure clean
+.PHONY: report publish test lint lab fuzz sanitize measure clean
 
 report: $(STAMP)
 	$(BIN)/rsk report $(REPORT_ARGS)
@@ -44,6 +45,12 @@ lab: $(STAMP)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m rsk.check --minutes 5
+
+sanitize:
+	PYTHONPATH=. $(PYTHON) -c "from rsk import build; build.load('cuda')"
+	for tool in memcheck racecheck; do PYTHONPATH=. compute-sanitizer --tool $$tool \
+		--kernel-name kns=rsk --error-exitcode 1 \
+		$(PYTHON) -m rsk.grid --few || exit 1; done
 
 measure:
 	PYTHONPATH=. $(PYTHON) -m rsk.grid --save data/kernels/agreement.json

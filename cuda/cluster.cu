@@ -19,10 +19,12 @@ namespace rsk::cluster {
 template <int32_t WARPS>
 constexpr int32_t resident = 32 / WARPS;
 
+// For the residual's totals, and for p's should the residual be empty. Nothing is used twice: when
+// the letters are there, some warps of this block may still be reading.
 template <int32_t WARPS>
 struct Shared {
-  int64_t warp_total[WARPS];
-  Mailbox mailboxes[2];  // for the residual's totals, and for p's should the residual be empty
+  int64_t warp_total[2][WARPS];
+  Mailbox mailboxes[2];
 };
 
 template <class Probability, int32_t WARPS>
@@ -57,9 +59,9 @@ __global__ void __launch_bounds__(32 * WARPS, resident<WARPS>)
   for (int32_t round = 0;; ++round) {
     Mailbox& mailbox = shared.mailboxes[round];
     const int64_t sum = sum_piece(row, piece, tile, lane);
-    if (lane == 0) shared.warp_total[warp] = sum;
+    if (lane == 0) shared.warp_total[round][warp] = sum;
     __syncthreads();
-    warps = add_totals<WARPS>(shared.warp_total, WARPS, lane);
+    warps = add_totals<WARPS>(shared.warp_total[round], WARPS, lane);
     if (round == 0) wait_for_mailboxes();
     if (warp == 0 && lane < cluster_size) send(mailbox, lane, part, warps.all);
     word = sample_word(batch, b, walk.n);  // while the letters are on their way
@@ -79,14 +81,15 @@ __global__ void __launch_bounds__(32 * WARPS, resident<WARPS>)
 #endif
 }
 
-// Blocks per request: as many as run at once, while each warp has a whole tile to read.
+// Blocks per request: as many as have a whole tile to read for each warp, and together at most four
+// for each multiprocessor.
 template <class Probability, int32_t WARPS>
 int32_t cluster_size(const Batch& batch, const Device& device) {
   const int32_t of_a_block = CHUNKS * CHUNK_SIZE<Probability> * WARPS;
   const int32_t useful = (batch.vocab_size + of_a_block - 1) / of_a_block;
-  const int32_t at_once = device.multiprocessors * resident<WARPS> / batch.batch_size;
-  const int32_t size = useful < at_once ? useful : at_once;
-  return size < 1 ? 1 : size < MAX_CLUSTER ? size : MAX_CLUSTER;
+  const int32_t share = device.multiprocessors * 4 / batch.batch_size;
+  const int32_t size = useful < share ? useful : share;
+  return size < 2 ? 2 : size < MAX_CLUSTER ? size : MAX_CLUSTER;
 }
 
 template <class Probability, int32_t WARPS>
@@ -103,14 +106,16 @@ cudaError_t launch(const Batch& batch, const Device& device, cudaStream_t stream
     }
   }
   auto config = launch_config((int64_t)batch.batch_size * size, 32 * WARPS, stream);
-  cudaLaunchAttribute attributes[2]{};
+  cudaLaunchAttribute attributes[3]{};
   attributes[0].id = cudaLaunchAttributeClusterDimension;
   attributes[0].val.clusterDim.x = (uint32_t)size;
   attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterSchedulingPolicyPreference;
+  attributes[1].val.clusterSchedulingPolicyPreference = cudaClusterSchedulingPolicyLoadBalancing;
+  attributes[2].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[2].val.programmaticStreamSerializationAllowed = 1;
   config.attrs = attributes;
-  config.numAttrs = 2;
+  config.numAttrs = 3;
   const Cut cut = cut_row<Probability>(batch.vocab_size, size * WARPS);
   return cudaLaunchKernelEx(&config, function, batch, size, cut);
 }
@@ -122,13 +127,12 @@ cudaError_t launch(const Batch& batch, void*, cudaStream_t stream) {
   if (device.major < 9) return cudaErrorNotSupported;
   return with_probability_type(batch, [&](auto probability) {
     using Probability = decltype(probability);
-    // Small blocks are sooner together. Larger ones if one a request fills the GPU, and if rows are
-    // so long that even the largest cluster of small ones has more than a tile a warp to read.
-    const bool is_filled = batch.batch_size > device.multiprocessors;
+    // Small blocks are sooner together. Larger ones for a few rows that are so long that even the
+    // largest cluster of small ones has more than a tile a warp to read.
     const bool is_long = batch.batch_size * MAX_CLUSTER <= device.multiprocessors &&
                          batch.vocab_size > MAX_CLUSTER * 4 * CHUNKS * CHUNK_SIZE<Probability>;
-    return is_filled || is_long ? launch<Probability, 8>(batch, device, stream)
-                                : launch<Probability, 4>(batch, device, stream);
+    return is_long ? launch<Probability, 8>(batch, device, stream)
+                   : launch<Probability, 4>(batch, device, stream);
   });
 }
 

@@ -249,7 +249,9 @@ struct Tile {
     int64_t total = 0;
 #pragma unroll
     for (int32_t c = 0; c < CHUNKS; ++c) total += sums[c] = sum_pack(p[c], q[c], not_finite);
-    if (start <= row.certain && row.certain < end) total += correct_certain(row, lane);
+    if (start <= row.certain && row.certain < end && row.certain - start < size(row)) {
+      total += correct_certain(row, lane);
+    }
     return sum_over_warp(total);
   }
 

@@ -139,22 +139,26 @@ def check_cases(device: str, max_bytes: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def check_shapes_of_input(device: str) -> dict[str, list[str]]:
+def check_shapes_of_input(device: str, batch_size: int = 64) -> dict[str, list[str]]:
     """Ragged and certain drafts, int32 tokens, padded and shifted rows, invalid requests."""
     found = {}
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        for vocab_size in (129, 32000):
-            draft_tokens, q, p = make_batch(64, 6, vocab_size, dtype=dtype, device=device)
+        for vocab_size in (129, 9001, 32000):
+            draft_tokens, q, p = make_batch(batch_size, 6, vocab_size, dtype=dtype, device=device)
             name = f"{str(dtype).removeprefix('torch.')} V={vocab_size}"
             ragged = draft_tokens.clone()
-            ragged[torch.arange(64), torch.arange(64) % 6] = -1
+            ragged[torch.arange(batch_size), torch.arange(batch_size) % 6] = -1
             found[f"ragged {name}"] = differences(ragged, q, p, 5)
             found[f"certain {name}"] = differences(draft_tokens.int(), None, p, 6)
-            padded = torch.full((64, 7, vocab_size + 8), torch.nan, dtype=dtype, device=device)
+            size = batch_size, 7, vocab_size + 8
+            padded = torch.full(size, torch.nan, dtype=dtype, device=device)
             for shift in (0, 1, 8):
                 view = padded[:, :, shift : shift + vocab_size]
                 view.copy_(p)
                 found[f"strided by {shift} {name}"] = differences(draft_tokens, q, view, 7)
+                found[f"strided by {shift} and certain {name}"] = differences(
+                    draft_tokens, None, view, 7
+                )
                 padded.fill_(torch.nan)
             broken = p.clone()
             broken[::3, :, vocab_size - 1] = torch.nan
@@ -211,10 +215,19 @@ def main() -> int:
     parser.add_argument("--save", type=Path, help="write the result to this JSON file")
     parser.add_argument("--seconds", type=float, default=240, help="for the grid of shapes")
     parser.add_argument("--gib", type=float, default=60, help="largest case")
+    parser.add_argument(
+        "--few",
+        action="store_true",
+        help="only a few small batches, to be run by compute-sanitizer",
+    )
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("rsk.grid needs an NVIDIA GPU; without one, the tests run the kernels in an emulator")
         return 2
+    if arguments.few:
+        wrong = {case: who for case, who in check_shapes_of_input("cuda", 4).items() if who}
+        print(f"grid: {wrong or 'all right'}")
+        return 1 if wrong else 0
     result = {
         "provenance": dataclasses.asdict(provenance("cuda")),
         "inputs": check_shapes_of_input("cuda"),

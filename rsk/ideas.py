@@ -107,7 +107,7 @@ IDEAS = (
     Idea(
         "no overlap with the kernel before",
         "Each call pays the whole launch latency again: most of a microsecond more at every size.",
-        (Change("cluster.cu", "config.numAttrs = 2;", "config.numAttrs = 1;"),),
+        (Change("cluster.cu", "config.numAttrs = 3;", "config.numAttrs = 2;"),),
     ),
     Idea(
         "let the next kernel start first thing",
@@ -148,6 +148,16 @@ IDEAS = (
         (Change("mailbox.h", "MAX_CLUSTER = 16;", "MAX_CLUSTER = 8;"),),
     ),
     Idea(
+        "clusters placed as the GPU does by default",
+        "It knows its multiprocessors best: no difference.",
+        (Change("cluster.cu", "PolicyLoadBalancing", "PolicyDefault"),),
+    ),
+    Idea(
+        "twice as many blocks",
+        "More warps hide more of each other's waits: a little faster from B = 64 on.",
+        (Change("cluster.cu", "multiprocessors * 4 /", "multiprocessors * 8 /"),),
+    ),
+    Idea(
         "search a piece from its beginning",
         "The warp that has the token reads half of its piece once more, one tile after another: a "
         "percent or two at B = 1024, nothing where a piece is one tile.",
@@ -176,7 +186,7 @@ IDEAS = (
     Idea(
         "blocks of 8 warps for every batch",
         "Half as many blocks have to be brought together: no slower anywhere.",
-        (Change("cluster.cu", "return is_filled || is_long ?", "return true ?"),),
+        (Change("cluster.cu", "return is_long ?", "return true ?"),),
     ),
     Idea(
         "start the first row before the coins are decided",

@@ -315,9 +315,10 @@ def cluster(
 
     tile = Tile()
     for round_number in range(2):
-        shared["total", warp] = yield from sum_piece(row, piece, tile, lane)
+        shared["total", round_number, warp] = yield from sum_piece(row, piece, tile, lane)
         yield BLOCK
-        warps = yield from add_totals([shared["total", i] for i in range(WARPS)], lane)
+        totals = [shared["total", round_number, i] for i in range(WARPS)]
+        warps = yield from add_totals(totals, lane)
         if round_number == 0:
             yield CLUSTER  # until the mailboxes of all blocks are open
         if warp == 0 and lane < SPLIT:  # lane i writes to block i

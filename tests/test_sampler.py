@@ -84,6 +84,15 @@ class TestAgreement:
         num_accepted = both((tokens, None, target), seed=5)[1]
         assert len(set(num_accepted)) > 1
 
+    @pytest.mark.parametrize("vocab_size", [9000, 9001])  # rows aligned to 16 bytes, and not
+    def test_a_certain_draft_anywhere_in_a_row(self, vocab_size):
+        """Wherever it is among what a warp reads at a time, its weight is taken out once."""
+        tokens = torch.linspace(0, vocab_size - 1, 24).long()[:, None]
+        _, _, target = random_batch(24, 1, vocab_size)
+        target[torch.arange(24), 0, tokens[:, 0]] = 1.0  # half of the row's weight
+        num_accepted = both((tokens, None, target / 2), seed=5, kernels=True)[1]
+        assert set(num_accepted) == {0, 1}
+
     def test_point_mass_equals_one_hot(self):
         tokens, _, target = random_batch(64, 4, 20)
         one_hot = torch.nn.functional.one_hot(tokens, 20).float()

@@ -350,8 +350,10 @@ enum cudaError_t {
 typedef void* cudaStream_t;
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75 };
 enum cudaFuncAttribute { cudaFuncAttributeNonPortableClusterSizeAllowed = 13 };
+enum cudaClusterSchedulingPolicy { cudaClusterSchedulingPolicyLoadBalancing = 2 };
 enum cudaLaunchAttributeID {
   cudaLaunchAttributeClusterDimension = 4,
+  cudaLaunchAttributeClusterSchedulingPolicyPreference = 5,
   cudaLaunchAttributeProgrammaticStreamSerialization = 6
 };
 struct cudaLaunchAttribute {
@@ -360,6 +362,7 @@ struct cudaLaunchAttribute {
     struct {
       unsigned x, y, z;
     } clusterDim;
+    cudaClusterSchedulingPolicy clusterSchedulingPolicyPreference;
     int programmaticStreamSerializationAllowed;
   } val;
 };
