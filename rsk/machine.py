@@ -96,7 +96,7 @@ def provenance(device: torch.device | str, packages: dict[str, str] | None = Non
         rsk=rsk.__version__,
         packages=packages or {},
         commit=_commit(),
-        sources=sources(),
+        sources=sources(device.type),
     )
 
 
@@ -121,14 +121,21 @@ def _commit() -> str:
     return commit + ("+changes" if _output(*git, "status", "--porcelain") else "")
 
 
-def sources() -> str:
-    """A checksum of the sampler and the kernels: what a recorded time is a time of."""
+CPU_SOURCES = ("binding.cpp", "fused_cpu.cpp", "kernels.h", "specification.h")
+"""What the CPU's kernel is compiled from, in ``cuda/``."""
+
+
+def sources(device_type: str) -> str:
+    """A checksum of the sampler and the kernels there: what a recorded time is a time of."""
     from rsk import baseline, fused, sampler, vectorized, words
     from rsk.data import cuda_dir
 
     modules = (baseline, fused, sampler, vectorized, words)
     files = [Path(str(module.__file__)) for module in modules]
-    files += [path for path in cuda_dir().rglob("*") if path.suffix in (".h", ".cpp", ".cu")]
+    if device_type == "cpu":
+        files += [cuda_dir() / name for name in CPU_SOURCES]
+    else:
+        files += [path for path in cuda_dir().rglob("*") if path.suffix in (".h", ".cpp", ".cu")]
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: file.name):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")

@@ -81,7 +81,7 @@ def show() -> None:
         f"does unchanged, at B × V. Same: no more than {within:.1%} away. Failed: it did not run "
         f"or gave wrong tokens.{_same_in_all(tried.points)}",
     )
-    if tried.provenance["sources"] != machine.sources():
+    if tried.provenance["sources"] != machine.sources("cuda"):
         publish.prose(
             "These times are of an earlier version of the kernels, so *unchanged* is not quite "
             "what is shown above: what an idea that helped has taught may be in it by now."

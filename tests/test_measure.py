@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import time
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ import torch
 import rsk
 from rsk import cases, clocks, machine, measure
 from rsk.cases import CaseError, Implementation, Inputs, Pool
+from rsk.data import cuda_dir
 from rsk.measure import MeasurementError
 from rsk.records import RecordError
 
@@ -298,6 +300,13 @@ def test_threads_are_pinned() -> None:
     assert torch.get_num_threads() == before
     with pytest.raises(ValueError, match="threads: expected at least 1"), machine.pinned_threads(0):
         pass
+
+
+def test_the_checksum_covers_what_the_cpu_kernel_is_compiled_from() -> None:
+    sources = {name: (cuda_dir() / name).read_text() for name in machine.CPU_SOURCES}
+    included = set(re.findall(r'#include "(.+?)"', "".join(sources.values())))
+    assert included < set(sources)
+    assert len({machine.sources("cpu"), machine.sources("cuda")}) == 2
 
 
 def test_provenance_names_the_machine() -> None:
