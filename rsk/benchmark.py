@@ -477,7 +477,7 @@ def times_table(benchmark: Benchmark) -> Table:
         base = by_name.get(summary.BASELINE)
         cells = [_cell(by_name.get(name), base) for name in names]
         best = max(by_name.values(), key=lambda record: record.roof_share)
-        share = f"{best.roof_share:.0%} {best.implementation}"
+        share = f"{summary.roof_share(best)} {best.implementation}"
         table.add_row(*(str(point[i]) for i in varied), *cells, share)
     notes = [fixed] if fixed else []
     if any(record.call.busy for record in benchmark.records):

@@ -443,15 +443,7 @@ def test_recorded_files_are_valid(path: Path) -> None:
     if path.stem == "earlier-work":
         return
     result = Benchmark.load(path)
-    # A run on a lent GPU may end early, but its first pass holds every point that can be measured.
-    settings = {name: result.settings[name] for name in ("batch_sizes", "vocab_sizes", "dtypes")}
-    first = {r.point for r in result.records if r.run == 0}
-    for batch_size, vocab_size, dtype in itertools.product(*settings.values()):
-        point = result.records[0].point._replace(
-            batch_size=batch_size, spec_len=result.settings["spec_lens"][0]
-        )
-        point = point._replace(vocab_size=vocab_size, dtype=dtype, acceptance=0.7, cache="warm")
-        assert result.complete or point in first, point
+    assert result.complete
     assert result.refused == ()
     assert {"baseline", "vectorized", "fused", "transformers"} <= {
         r.implementation for r in result.records
