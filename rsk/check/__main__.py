@@ -128,7 +128,7 @@ def fuzz(samplers: Mapping[str, Sampler], seconds: float, seed: int, device: str
                     sampler,
                     examples=_EXAMPLES_PER_TURN,
                     seed=seed + turn,
-                    max_elements=1 << (13 if emulated else 18),
+                    max_elements=1 << (16 if emulated else 18),
                     large_vocabulary=False,
                     device=device,
                 )
