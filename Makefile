@@ -50,11 +50,11 @@ sanitize:
 	PYTHONPATH=. $(PYTHON) -c "from rsk import build; build.load('cuda')"
 	for tool in memcheck racecheck; do PYTHONPATH=. compute-sanitizer --tool $$tool \
 		--kernel-name kns=rsk --error-exitcode 1 \
-		$(PYTHON) -m rsk.grid --few || exit 1; done
+		$(PYTHON) -m rsk.check.grid --few || exit 1; done
 
 measure:
-	PYTHONPATH=. $(PYTHON) -m rsk.grid --save data/kernels/agreement.json
-	-PYTHONPATH=. $(PYTHON) -m rsk.ideas --save data/kernels/ideas.json
+	PYTHONPATH=. $(PYTHON) -m rsk.check.grid --save data/kernels/agreement.json
+	-PYTHONPATH=. $(PYTHON) -m rsk.measure.ideas --save data/kernels/ideas.json
 	PYTHONPATH=. $(PYTHON) -m rsk benchmark --full --save $(RECORD) $(MEASURE_ARGS)
 
 clean:

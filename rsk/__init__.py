@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from rsk.build import BuildError
-from rsk.kernels import KERNELS
-from rsk.sampler import BACKENDS, RejectionSamples, rejection_sample, sample
+from rsk.sampler.api import BACKENDS, RejectionSamples, rejection_sample, sample
+from rsk.sampler.build import BuildError
+from rsk.sampler.kernels import KERNELS
 
 if TYPE_CHECKING:
-    from rsk.generate import speculative_generate
+    from rsk.decode.loop import speculative_generate
 
 __all__ = [
     "BACKENDS",
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name == "speculative_generate":  # on demand: the sampler needs none of what it imports
-        from rsk.generate import speculative_generate
+        from rsk.decode.loop import speculative_generate
 
         return speculative_generate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

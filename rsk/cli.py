@@ -129,7 +129,7 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Show that the implementations agree, and how fast each is."""
-    from rsk import demo as demonstration
+    from rsk.course import demo as demonstration
 
     demonstration.run(
         batch_sizes=_entries(batch_sizes, int, "--batch-sizes") or (),
@@ -195,9 +195,9 @@ def benchmark(
     seed: Seed = 0,
 ) -> None:
     """Measure the implementations; save and compare records."""
-    from rsk import benchmark as bench
-    from rsk.data import data_dir
-    from rsk.records import Benchmark, Quoted
+    from rsk.base.folders import data_dir
+    from rsk.measure import benchmark as bench
+    from rsk.measure.records import Benchmark, Quoted
 
     console = _console()
     if compare != bool(files):
@@ -263,9 +263,9 @@ def generate(
     plain: Annotated[bool, typer.Option("--plain", help="Only text, no colours.")] = False,
 ) -> None:
     """Continue a text by speculative decoding."""
-    from rsk import generate_cli
+    from rsk.decode import command_line
 
-    generate_cli.run(
+    command_line.run(
         prompt,
         target=target,
         draft=draft,
@@ -312,17 +312,18 @@ def report(
     ] = False,
 ) -> None:
     """Run the notebooks, and make the report and the talk."""
-    from rsk import course, published, talk
+    from rsk.course import running
+    from rsk.report import published, talk
 
     if publish:
         if param or only or quick is not None or not export:
             raise ValueError("--publish goes with no other option than --output")
         published.rebuild(output, _console())
         return
-    parameters = course.parse_parameters(param or [])
+    parameters = running.parse_parameters(param or [])
     if quick is not None:
         parameters["quick"] = quick
-    course.run_course(parameters, only=only or (), output=output, export=export, more=talk.write)
+    running.run_course(parameters, only=only or (), output=output, export=export, more=talk.write)
 
 
 @app.command()

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from rsk import build, data
+from rsk.base import folders
+from rsk.sampler import build
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -204,7 +205,7 @@ def check_extras() -> list[Finding]:
 
 def requirements(extra: str) -> list[str]:
     """Names of the packages that an extra adds."""
-    top = data.checkout()
+    top = folders.checkout()
     if top is not None:
         import tomllib
 

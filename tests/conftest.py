@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from rsk import machine
+from rsk.base import machine
 
 
 class WholeCourse(NamedTuple):
@@ -50,12 +50,12 @@ def whole_course(tmp_path_factory: pytest.TempPathFactory) -> WholeCourse:
     """The course, run once for all tests from an empty folder, and exported to ``run`` in it."""
     from rich.console import Console
 
-    from rsk import course
+    from rsk.course import running
 
     folder = tmp_path_factory.mktemp("course")
     console = Console(file=io.StringIO(), width=100)
     with contextlib.chdir(folder):
-        parts = course.run_course(output=folder / "run", console=console)
+        parts = running.run_course(output=folder / "run", console=console)
     return WholeCourse(folder / "run", [part.name for part in parts], console.file.getvalue())
 
 

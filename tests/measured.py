@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from rsk.records import SCHEMA, Benchmark, Operations, Provenance, Record, Spread
+from rsk.measure.records import SCHEMA, Benchmark, Operations, Provenance, Record, Spread
 
 CPU_PROVENANCE = Provenance(
     date="2026-01-02T03:04:05+00:00",

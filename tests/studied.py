@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from measured import CPU_PROVENANCE
 
-from rsk.decoding import SCHEMA, Race, Study, Trial, expected_tokens
+from rsk.decode.studies import SCHEMA, Race, Study, Trial, expected_tokens
 
 
 def made_up(

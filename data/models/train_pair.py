@@ -407,7 +407,7 @@ def held_out_prompts(texts: dict[str, str]) -> list[dict[str, str]]:
 
 def measure(out: Path) -> None:
     """Measure the models in `out` as they ship and write `out`/measured.json, from the prompts."""
-    from rsk.generate import load_pair, speculative_generate
+    from rsk.decode.loop import load_pair, speculative_generate
 
     torch.set_num_threads(1)
     target, draft, tokenizer = load_pair(out / "target", out / "draft", device="cpu")

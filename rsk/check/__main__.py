@@ -24,7 +24,7 @@ import torch
 import rsk
 from rsk import check
 from rsk.check.calls import Sampler
-from rsk.mutants import MUTANTS
+from rsk.check.mutants import MUTANTS
 
 Check = Callable[..., Any]
 

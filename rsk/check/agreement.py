@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 
 from rsk.check.calls import EXTREME_COINS, Call, Sampler, random_recipe, shrink
-from rsk.sampler import rejection_sample
-from rsk.words import SAMPLE, words
+from rsk.sampler.api import rejection_sample
+from rsk.sampler.random_words import SAMPLE, words
 
 BASELINE = partial(rejection_sample, backend="baseline")
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rsk.base.machine import pinned_threads
 from rsk.check.calls import Sampler, result_of
 from rsk.check.cases import Case, Outcomes, Part, default_cases
 from rsk.check.evidence import (
@@ -21,8 +22,7 @@ from rsk.check.evidence import (
     total_variation,
 )
 from rsk.check.verdict import Finding, Look, NotLossless, Verdict
-from rsk.machine import pinned_threads
-from rsk.sampler import sample
+from rsk.sampler.api import sample
 
 _MAX_ELEMENTS = 1 << 19  # target probabilities in one call: they stay in the cache
 

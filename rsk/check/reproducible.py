@@ -9,9 +9,9 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from rsk.base.machine import pinned_threads
 from rsk.check.calls import Call, Recipe, Sampler
-from rsk.machine import pinned_threads
-from rsk.sampler import sample
+from rsk.sampler.api import sample
 
 BITS = 20
 """How much of each random number is read out."""

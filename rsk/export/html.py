@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from rsk import data
+from rsk.base import folders
 from rsk.export import formula, pandoc
 from rsk.export.document import (
     Banner,
@@ -76,7 +76,7 @@ def page(
     *, title: str, heading: str, byline: str, contents: str, body: str, navigation: str = ""
 ) -> str:
     """Fill the page template; everything but ``title`` and ``byline`` is HTML."""
-    folder = data.templates_dir()
+    folder = folders.templates_dir()
     template = string.Template((folder / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(title),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rsk.course.publish import MIME, TOKEN_KINDS
 from rsk.export import markdown, pandoc, references
 from rsk.export.document import (
     Banner,
@@ -28,7 +29,6 @@ from rsk.export.document import (
     Tokens,
 )
 from rsk.export.pandoc import NO_ATTRIBUTES, Node
-from rsk.publish import MIME, TOKEN_KINDS
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -153,12 +153,14 @@ class _Reader:
         elif "text/markdown" in data:
             self._markdown(cell, data["text/markdown"])
         elif any(mime.startswith("image/") for mime in data):
-            raise cell.error("a picture without caption and alt text; use rsk.publish.figure")
+            raise cell.error(
+                "a picture without caption and alt text; use rsk.course.publish.figure"
+            )
         elif any("widget" in mime for mime in data):
             return  # a live progress bar
         elif re.fullmatch(r"<.* object>", data.get("text/plain", "<no text object>")):
             kinds = ", ".join(data)
-            raise cell.error(f"output that cannot be exported ({kinds}); use rsk.publish")
+            raise cell.error(f"output that cannot be exported ({kinds}); use rsk.course.publish")
         else:
             text = _plain_text(data["text/plain"])
             self._add(cell, lambda _: Output(text))
@@ -242,10 +244,10 @@ class _Reader:
 
 
 def _source_folders() -> Iterable[Path]:
-    from rsk import data
+    from rsk.base import folders
 
     try:
-        yield data.notebooks_dir()
+        yield folders.notebooks_dir()
     except FileNotFoundError:
         return
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rsk import data
+from rsk.base import folders
 from rsk.export import pandoc
 from rsk.export.document import (
     Banner,
@@ -288,7 +288,7 @@ def _compile(
     with tempfile.TemporaryDirectory(prefix="rsk-report-") as name:
         folder = Path(name)
         for template in templates:
-            (folder / template).write_bytes((data.templates_dir() / template).read_bytes())
+            (folder / template).write_bytes((folders.templates_dir() / template).read_bytes())
         for file, content in files.items():
             (folder / file).write_bytes(content)
         for _ in range(50):

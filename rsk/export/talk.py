@@ -34,7 +34,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rsk import excerpt, publish
+from rsk.base import excerpt
+from rsk.course import publish
 from rsk.export import markdown, pandoc, pdf, references
 from rsk.export.document import Cell, Document, ExportError, Text
 from rsk.export.pandoc import Node, block, raw, raw_block
@@ -62,7 +63,7 @@ class Material:
     values: Mapping[str, object]
     figures: Mapping[str, Callable[[], Drawn]]
     texts: Mapping[str, Callable[[], Sequence[tuple[str, str]]]]
-    """Generated text in runs, each with its kind: see :func:`rsk.publish.tokens`."""
+    """Generated text in runs, each with its kind: see :func:`rsk.course.publish.tokens`."""
     epoch: int
     """Date of what the talk says, in seconds."""
 

@@ -1,0 +1,1 @@
+"""What everything else stands on: folders, the machine's facts, numbers into words and units."""

@@ -1,0 +1,476 @@
+'''What the notebooks share: beginning, predicting, exercises, results handed on, the ladder.
+
+A notebook in outline::
+
+    # tagged "parameters": quick = True; device = "auto"; seed = 0
+    from rsk import lesson, publish
+
+    device = lesson.begin(device)             # refuses unknown parameters, shows the banner
+    guess = lesson.predict("waits", 64, "waits")
+    guess.compare(waits)                      # "You predicted 64 waits. Measured: 451 ..."
+    lesson.save_result("02_baseline", found)  # a benchmark, or anything that JSON holds
+    lesson.ladder_row("baseline", record)     # last cell: adds a row and shows the ladder
+
+An exercise is three cells: a skeleton tagged ``exercise``, its check tagged ``exercise-check``,
+and Markdown whose ``<details>`` holds the solution in a fence of Python::
+
+    def waits(accepted):
+        """Times that the host waits ..."""
+        lesson.todo()  # your code takes the place of this line
+
+    with lesson.exercise("waits"):
+        assert waits(0) == 3
+
+An unsolved exercise says so and lets the notebook go on; a wrong solution fails.
+'''
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import statistics
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+
+from rsk.base import folders
+from rsk.course import publish
+from rsk.course.running import literals, match_parameters, run_dir
+from rsk.measure.comparison import BASELINE, ratio
+from rsk.measure.records import Benchmark, Provenance, Record, RecordError, parse
+from rsk.sampler.api import BACKENDS
+
+if TYPE_CHECKING:
+    import torch
+    from pandas import DataFrame
+
+    from rsk.measure.workload import Pool
+
+
+LADDER = "ladder"
+ROOF = "memory roof"
+LADDER_SCHEMA = "rsk-ladder/1"
+
+T = TypeVar("T")
+
+
+class LessonError(RuntimeError):
+    """A notebook cannot go on; the message says what is missing and what to do."""
+
+
+class NotAttempted(Exception):
+    """An exercise whose skeleton was left as it is."""
+
+
+# --- beginning --------------------------------------------------------------------------------
+
+
+def begin(device: str = "auto") -> torch.device:
+    """Check the notebook's parameters, choose the device, and say where results come from.
+
+    Args:
+        device: ``"auto"`` (a GPU if there is one), ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        The device to measure on.
+
+    Raises:
+        ValueError: another device, one that is not there, or a parameter that the notebook does
+            not declare or that has the wrong type (plain papermill only warns of those).
+    """
+    import torch
+
+    from rsk.measure.benchmark import check_device
+
+    check_injected_parameters(_cells_so_far())
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = check_device(device)
+    publish.banner("gpu" if chosen.type == "cuda" else "cpu")
+    return chosen
+
+
+def check_injected_parameters(cells: list[str]) -> None:
+    """Refuse parameters that papermill injected and the notebook does not declare.
+
+    Args:
+        cells: sources of the cells that were run so far, oldest first.
+
+    Raises:
+        ValueError: names the parameter, and those that there are.
+    """
+    for declared, injected in itertools.pairwise(cells):
+        if injected.startswith("# Parameters\n"):  # as papermill heads its cell
+            match_parameters(literals(injected), {"this notebook": literals(declared)})
+            return
+
+
+def _cells_so_far() -> list[str]:
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    return [] if shell is None else [cell for cell in shell.user_ns.get("In", []) if cell]
+
+
+# --- predicting -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A number that was written down before it was measured."""
+
+    name: str
+    value: float
+    unit: str
+
+    def compare(self, measured: float) -> None:
+        """Show the prediction beside the measurement, and how far apart they are."""
+        publish.prose(
+            "**{{name}}** — predicted: {{predicted}} {{unit}}; measured: {{measured}} {{unit}}. "
+            "{{verdict}}",
+            name=self.name[:1].upper() + self.name[1:],
+            predicted=f"{self.value:,g}",
+            measured=measured,
+            unit=self.unit,
+            verdict=self.verdict(measured),
+        )
+
+    def verdict(self, measured: float) -> str:
+        """How the measurement compares with the prediction, in a sentence."""
+        if measured == self.value:
+            return "Exactly as predicted."
+        if measured <= 0 or self.value <= 0:
+            return f"The difference is {publish.number(abs(measured - self.value))} {self.unit}."
+        factor = max(measured / self.value, self.value / measured)
+        if factor < 1.1:
+            return "Within 10 % of the prediction."
+        direction = "more" if measured > self.value else "less"
+        return f"{publish.number(factor, 2)} times {direction} than predicted."
+
+
+def predict(name: str, value: float, unit: str) -> Prediction:
+    """Write down a number before measuring it.
+
+    Args:
+        name: what is predicted, such as ``"waits at B = 64"``.
+        value: the reader's number; as committed, the author's guess.
+        unit: of the value.
+
+    Raises:
+        ValueError: the value is not a number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise ValueError(f"prediction {name!r}: expected a number, got {value!r}")
+    publish.prose(
+        "Prediction: {{name}}: **{{value}} {{unit}}**.", name=name, value=f"{value:,g}", unit=unit
+    )
+    return Prediction(name, value, unit)
+
+
+# --- exercises --------------------------------------------------------------------------------
+
+
+def todo() -> NoReturn:
+    """Stand where the reader's code goes."""
+    raise NotAttempted
+
+
+@contextmanager
+def exercise(name: str) -> Iterator[None]:
+    """Hold the check of an exercise: assertions on what the reader wrote.
+
+    Prints whether it is solved. An untouched skeleton (:func:`todo`) is not an error, so that the
+    notebook runs unattended; a wrong solution is.
+
+    Args:
+        name: of the exercise, for the message.
+
+    Raises:
+        AssertionError: the solution is wrong; says where.
+    """
+    try:
+        yield
+    except NotAttempted:
+        print(f"Exercise {name!r}: not solved yet. Replace lesson.todo() and run this cell again.")
+    except AssertionError as error:
+        error.add_note(f"Exercise {name!r}: not solved; this check does not hold yet.")
+        raise
+    else:
+        print(f"Exercise {name!r}: solved.")
+
+
+# --- results handed on ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Result(Generic[T]):
+    """What a notebook handed on, or the recorded data that stands in for it."""
+
+    value: T
+    recorded: bool
+    """Whether it was recorded on another machine: show it under ``publish.banner("recorded")``."""
+    path: Path
+
+
+def results_dir() -> Path:
+    """The folder of the results of this run."""
+    return run_dir() / "results"
+
+
+def save_result(name: str, value: Any) -> Path:
+    """Write what later notebooks use to ``<run folder>/results/<name>.json``.
+
+    Args:
+        name: such as ``"05_benchmarks"``.
+        value: a :class:`rsk.measure.records.Benchmark` or another dataclass, or what JSON holds.
+
+    Raises:
+        ValueError: JSON cannot hold the value.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    try:
+        text = json.dumps(value, indent=1, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"result {name!r} cannot be written as JSON: {error}") from error
+    path = results_dir() / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(path)  # a reader sees the old file or the new one, never a part
+    return path
+
+
+def load_result(
+    name: str, kind: type[T] | None = None, *, recorded: str | None = None
+) -> Result[T] | Result[Any]:
+    """Read what an earlier notebook of this run wrote, or else recorded data.
+
+    Args:
+        name: as given to :func:`save_result`.
+        kind: a dataclass of :mod:`rsk.measure.records` to check the content against, for instance
+            ``Benchmark``; otherwise what the JSON holds is returned.
+        recorded: file or pattern under ``data/`` to use when there is no result, for instance
+            ``"benchmarks/nvidia-h200-*.json"`` (of several files the last by name).
+
+    Raises:
+        LessonError: there is neither.
+        RecordError: the content is not of that kind; names the file and the field.
+    """
+    path = results_dir() / f"{name}.json"
+    is_recorded = not path.is_file()
+    if is_recorded:
+        found = sorted(folders.data_dir().glob(recorded)) if recorded else []
+        if not found:
+            instead = f", and no recorded data in data/{recorded}" if recorded else ""
+            raise LessonError(
+                f"no result {name!r} in {path.parent}{instead}: run the notebook that makes it "
+                "first, or the whole course with `rsk report`"
+            )
+        path = found[-1]
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if kind is not None:
+            value = parse(kind, value)
+    except (json.JSONDecodeError, RecordError) as error:
+        raise RecordError(f"{path}: {error}") from error
+    return Result(value, is_recorded, path)
+
+
+# --- the ladder -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One row of the ladder: a time, the baseline's on the same inputs, and where both are from."""
+
+    name: str
+    record: Record
+    baseline: Record | None
+    machine: str
+    recorded: bool
+
+    def __post_init__(self) -> None:
+        if self.baseline is not None and self.baseline.point != self.record.point:
+            raise RecordError(
+                f"baseline: expected the same point as {self.name}, {self.record.point}, "
+                f"got {self.baseline.point}"
+            )
+
+    @property
+    def where(self) -> str:
+        """Where the time is from, and whether other processes disturbed it."""
+        place = f"{'recorded' if self.recorded else 'here'}, {self.machine}"
+        disturbed = self.record.device.busy or self.record.roof.busy
+        return f"{place} (disturbed by other programs)" if disturbed else place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """The steps so far, in the order of the story."""
+
+    schema: str
+    steps: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        if self.schema != LADDER_SCHEMA:
+            raise RecordError(f"schema: expected {LADDER_SCHEMA!r}, got {self.schema!r}")
+
+    def with_step(self, step: Step) -> Ladder:
+        """The ladder with this step, which takes the place of an older one of its kind."""
+        others = [s for s in self.steps if (s.name, s.recorded) != (step.name, step.recorded)]
+        return Ladder(
+            schema=self.schema, steps=tuple(sorted([*others, step], key=lambda s: _rank(s.name)))
+        )
+
+    def times_baseline(self, step: Step) -> float | None:
+        """How many times faster than the baseline a step is, if that was measured beside it."""
+        if step.baseline is not None:
+            return ratio(step.baseline, step.record, "device")
+        for other in self.steps:  # in another notebook of this run, on the same inputs
+            if (
+                other.name == BASELINE
+                and other.record.point == step.record.point
+                and (other.machine, other.recorded) == (step.machine, step.recorded)
+            ):
+                return ratio(other.record, step.record, "device")
+        return None
+
+    def frame(self) -> DataFrame:
+        """One row a step: time on the device, times the baseline, share of the memory roof."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "step": step.name,
+                "B": step.record.batch_size,
+                "K": step.record.spec_len,
+                "V": step.record.vocab_size,
+                "time (µs)": step.record.device.median_us,
+                "× baseline": self.times_baseline(step),
+                "% of the memory roof": None
+                if step.record.roof.busy  # too slow a roof: a share of it says nothing
+                else 100 * step.record.roof_share,
+                "measured": step.where,
+            }
+            for step in self.steps
+        )
+
+
+def ladder_row(
+    name: str,
+    record: Record,
+    *,
+    baseline: Record | None = None,
+    machine: Provenance | None = None,
+) -> None:
+    """Add a notebook's row to the ladder, and show the ladder so far.
+
+    Args:
+        name: of the step: an implementation of ``rsk.BACKENDS`` or ``rsk.KERNELS``, or ``ROOF``.
+        record: its time.
+        baseline: the baseline's time at the same point in the same run; not needed for its own.
+        machine: where it was recorded; this machine, measured now, if not given.
+
+    Raises:
+        RecordError: the two were not measured at the same point, or the ladder's file is damaged.
+    """
+    from rsk.base.machine import provenance
+
+    on_gpu = record.device.clock != "wall"
+    where = provenance("cuda" if on_gpu else "cpu") if machine is None else machine
+    step = Step(
+        name=name,
+        record=record,
+        baseline=record if name == BASELINE else baseline,
+        machine=where.machine,
+        recorded=machine is not None,
+    )
+    ladder = load_ladder().with_step(step)
+    save_result(LADDER, ladder)
+    show_ladder(ladder)
+
+
+def load_ladder() -> Ladder:
+    """The ladder of this run, which may have no steps yet.
+
+    Raises:
+        RecordError: its file is damaged; names the file and the field.
+    """
+    if not (results_dir() / f"{LADDER}.json").is_file():
+        return Ladder(schema=LADDER_SCHEMA, steps=())
+    return load_result(LADDER, Ladder).value
+
+
+def show_ladder(ladder: Ladder, label: str = "tab-ladder") -> None:
+    """Publish the ladder as a table."""
+    publish.table(
+        ladder.frame(),
+        label=label,
+        caption="The ladder so far: median time on the device, how many times faster than the "
+        "baseline on the same inputs, and the share of the memory roof (the time to read the "
+        "bytes that have to move and do nothing else, over the time taken).",
+        formats=dict.fromkeys(["× baseline", "% of the memory roof"], publish.number),
+    )
+
+
+def roof_record(pool: Pool, batch_size: int, spec_len: int) -> Record:
+    """The memory roof as a record: the time to read what has to be read, and do nothing else.
+
+    Measured again, up to three times, when other processes disturb it.
+
+    Args:
+        pool: of the inputs.
+        batch_size: B, one of those that the pool was made for.
+        spec_len: K, at most the pool's.
+    """
+    from rsk.measure.benchmark import ATTEMPTS
+
+    cases = [pool.case(batch_size, spec_len)]
+    while cases[-1].roof.busy and len(cases) < ATTEMPTS:
+        cases.append(pool.case(batch_size, spec_len))
+    case = min(cases, key=lambda case: case.roof.disturbed)
+    accepted = [float(samples.num_accepted.double().mean()) for samples in case.expected]
+    return Record(
+        implementation=ROOF,
+        run=0,
+        batch_size=case.batch_size,
+        spec_len=case.spec_len,
+        vocab_size=case.vocab_size,
+        dtype=case.dtype,
+        acceptance=case.acceptance,
+        accepted=statistics.fmean(accepted),
+        cache=case.cache,
+        device=case.roof,
+        host=case.roof,
+        call=case.roof,
+        bytes_moved=case.bytes_moved,
+        roof=case.roof,
+        floor_us=case.floor_us,
+    )
+
+
+def _rank(name: str) -> int:
+    from rsk.sampler.kernels import KERNELS
+
+    order = [ROOF, *BACKENDS[:-1], *KERNELS, BACKENDS[-1]]
+    return order.index(name) if name in order else len(order)
+
+
+def pick(found: Benchmark, name: str, batch_size: int) -> Record:
+    """The record of an implementation at a batch size, all else at the sweep's usual values.
+
+    Raises:
+        LessonError: it was not measured; says what was skipped or refused.
+    """
+    from rsk.measure.benchmark import usual_line
+
+    by_name: Mapping[str, Record] = usual_line(found).get(batch_size, {})
+    if name in by_name:
+        return by_name[name]
+    reasons = "; ".join((*found.refused, *found.skipped)) or "it was not asked for"
+    raise LessonError(f"there is no time of {name} at B={batch_size}: {reasons}")

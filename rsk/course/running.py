@@ -1,0 +1,469 @@
+"""Running the course: every notebook in order through papermill, then the export.
+
+Nothing heavy is imported at the top, because the notebooks and the publishing helper ask this
+module for the run's folder.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rsk.base import folders
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nbformat import NotebookNode
+    from rich.console import Console
+
+RUN_DIR_VARIABLE = "RSK_RUN_DIR"
+"""Environment variable that hands the run's folder on to the notebooks."""
+
+REPORT = "07_report.ipynb"
+"""The notebook that the report is made from; it is the last one."""
+
+_TRACEBACK_LINES = 16
+
+
+class CourseError(RuntimeError):
+    """A notebook could not be run. The message names the notebook, the cell and the reason."""
+
+
+def run_dir() -> Path:
+    """The folder of this run's output: executed notebooks, results, the report.
+
+    ``$RSK_RUN_DIR`` if it is set, else ``report/build`` in a checkout, else ``./rsk-run``.
+    The folder need not exist yet.
+    """
+    chosen = os.environ.get(RUN_DIR_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser().resolve()
+    top = folders.checkout()
+    return Path.cwd() / "rsk-run" if top is None else top / "report" / "build"
+
+
+def notebooks(only: Iterable[str] = (), folder: Path | None = None) -> list[Path]:
+    """The course's notebooks in order.
+
+    Args:
+        only: names or the beginnings of names (``"05"``, ``"05_benchmarks"``); none means all.
+        folder: where to look; by default the course's own notebooks.
+
+    Raises:
+        ValueError: a name in ``only`` belongs to no notebook.
+    """
+    folder = folders.notebooks_dir() if folder is None else folder
+    every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not every:
+        raise ValueError(f"no notebook (NN_name.ipynb) in {folder}")
+    chosen = set()
+    for name in only:
+        found = [path for path in every if name and path.stem.startswith(name)]
+        if not found:
+            known = ", ".join(path.stem for path in every)
+            raise ValueError(f"no notebook is called {name!r}; there are {known}")
+        chosen.update(found)
+    return [path for path in every if path in chosen] if chosen else every
+
+
+# --- parameters -------------------------------------------------------------------------------
+
+
+def parse_parameters(assignments: Iterable[str]) -> dict[str, Any]:
+    """Read ``name=value`` pairs; a value is a Python literal, else YAML (which includes JSON).
+
+    Raises:
+        ValueError: no ``=``, no name, or a value that is neither.
+    """
+    parameters: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        name = name.strip()
+        if not equals or not name.isidentifier():
+            raise ValueError(f"a parameter is written name=value, not {assignment!r}")
+        parameters[name] = _parse_value(name, text)
+    return parameters
+
+
+def _parse_value(name: str, text: str) -> Any:
+    import yaml
+
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        pass  # such as true, null or a bare word
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"the value of parameter {name} cannot be read: {text!r}") from None
+
+
+def declared_parameters(notebook: NotebookNode, name: str) -> dict[str, Any]:
+    """Parameters of a notebook and their defaults: the literals in its cell tagged ``parameters``.
+
+    Raises:
+        CourseError: there is no such cell, or it holds something other than literals.
+    """
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", []):
+            try:
+                return literals(cell.source)
+            except (ValueError, SyntaxError) as error:
+                raise CourseError(
+                    f"{name}: the cell tagged 'parameters' may only assign literals: {error}"
+                ) from None
+    raise CourseError(f"{name}: no code cell is tagged 'parameters'")
+
+
+def literals(source: str) -> dict[str, Any]:
+    """Names and values that a piece of code assigns.
+
+    Raises:
+        ValueError: it does something other than assigning literals.
+    """
+    found: dict[str, Any] = {}
+    for statement in ast.parse(source).body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.expr() as value):
+                found[name] = ast.literal_eval(value)
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                found[name] = ast.literal_eval(value)
+            case _:
+                raise ValueError(f"line {statement.lineno}: {ast.unparse(statement)}")
+    return found
+
+
+def match_parameters(
+    given: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Sort given parameters by the notebooks that know them.
+
+    Args:
+        given: parameter name to value.
+        declared: notebook name to its parameters and their defaults.
+
+    Returns:
+        For each notebook, those of the given parameters that it declares.
+
+    Raises:
+        ValueError: a name that no notebook declares, or a value of another type than the default.
+    """
+    for name in given:
+        if not any(name in parameters for parameters in declared.values()):
+            known = "\n".join(
+                f"  {notebook}: {', '.join(parameters) or '(none)'}"
+                for notebook, parameters in declared.items()
+            )
+            raise ValueError(f"no notebook has a parameter {name!r}. Known parameters:\n{known}")
+    matched: dict[str, dict[str, Any]] = {}
+    for notebook, parameters in declared.items():
+        matched[notebook] = {name: given[name] for name in given if name in parameters}
+        for name, value in matched[notebook].items():
+            default = parameters[name]
+            if not _same_type(value, default):
+                raise ValueError(
+                    f"parameter {name} of {notebook} must be {_type_name(default)} "
+                    f"such as {default!r}, not {_type_name(value)}: {value!r}"
+                )
+    return matched
+
+
+def _same_type(value: Any, default: Any) -> bool:
+    if default is None:
+        return True  # no type to hold it to
+    if isinstance(default, float) and not isinstance(value, bool):
+        return isinstance(value, int | float)
+    if isinstance(default, list | tuple):
+        return isinstance(value, list | tuple) and (
+            not default or all(_same_type(entry, default[0]) for entry in value)
+        )
+    return type(value) is type(default)
+
+
+def _type_name(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        kinds = {_type_name(entry).split(" ", 1)[-1] for entry in value}
+        return f"a list of {kinds.pop()}s" if len(kinds) == 1 else "a list"
+    names = {bool: "a truth value", int: "an integer", float: "a number", str: "a text"}
+    return names.get(type(value), "null" if value is None else f"a {type(value).__name__}")
+
+
+# --- one notebook -----------------------------------------------------------------------------
+
+
+def _kernel_manager(environment: Mapping[str, str]) -> type:
+    """A kernel manager class whose kernels are run by the interpreter that runs this module.
+
+    Jupyter would look "python3" up among the installed kernels and may find another environment's.
+    """
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class ThisInterpreter(AsyncKernelManager):
+        exit_status: int | None = None  # of the last kernel that died; negative: a signal
+
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            # It would warn that what it sends, to this very machine, is not encrypted.
+            arguments = ["--IPKernelApp.log_level=CRITICAL"]
+            return KernelSpec(**get_kernel_dict(arguments), env=dict(environment))
+
+        async def _async_is_alive(self) -> bool:
+            alive = await super()._async_is_alive()
+            if not alive and self.provisioner is not None:
+                status = await self.provisioner.poll()
+                if status is not None:
+                    type(self).exit_status = status
+            return alive
+
+    return ThisInterpreter
+
+
+def _kernel_environment(folder: Path) -> dict[str, str]:
+    environment = {
+        RUN_DIR_VARIABLE: str(folder),
+        # ipykernel would warn that a debugger may miss breakpoints.
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+    top = folders.checkout()
+    if top is not None:  # also when rsk is not installed but run from the checkout
+        paths = [str(top), os.environ.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    return environment
+
+
+def run_notebook(
+    source: Path,
+    folder: Path,
+    parameters: Mapping[str, Any] | None = None,
+    on_cell: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Run one notebook and keep the executed copy, whether it succeeds or not.
+
+    Args:
+        source: the notebook.
+        folder: the run's folder; the copy goes to ``folder/notebooks``.
+        parameters: values that replace those of the cell tagged ``parameters``.
+        on_cell: called before each code cell with its number, from 1, and the number of cells.
+
+    Returns:
+        The executed copy.
+
+    Raises:
+        CourseError: a cell raised an exception or the kernel died.
+    """
+    import logging
+
+    import nbformat
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+    logging.getLogger("papermill").addHandler(logging.NullHandler())  # errors are raised, once
+    target = folder.resolve() / "notebooks" / source.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    cells = nbformat.read(source, as_version=4).cells
+    total = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in cells)
+    total += bool(parameters)  # papermill adds a cell for them
+    started = 0
+
+    def count(**_: Any) -> None:
+        nonlocal started
+        started += 1
+        if on_cell is not None:
+            on_cell(started, total)
+
+    kernel_manager = _kernel_manager(_kernel_environment(folder.resolve()))
+    try:
+        papermill.execute_notebook(
+            str(source.resolve()),
+            str(target),
+            parameters=dict(parameters or {}),
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            cwd=str(target.parent),
+            start_timeout=120,
+            on_cell_execute=count,
+            kernel_manager_class=kernel_manager,
+        )
+    except papermill.PapermillExecutionError as error:
+        reason = error.ename + (f": {error.evalue}" if error.evalue else "")
+        detail = _short_traceback(error.traceback)
+        raise CourseError(
+            f"{source.name}: cell {error.exec_count or started} of {total} failed\n"
+            f"{detail or reason}\nThe notebook up to there: {target}"
+        ) from error
+    except (DeadKernelError, CellTimeoutError, RuntimeError) as error:
+        raise CourseError(
+            f"{source.name}: {_death(kernel_manager.exit_status, error)} "  # type: ignore[attr-defined]
+            f"in cell {started} of {total}\nThe notebook up to there: {target}"
+        ) from error
+    return target
+
+
+def _short_traceback(lines: Iterable[str]) -> str:
+    plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", "\n".join(lines)).rstrip().splitlines()
+    if len(plain) > _TRACEBACK_LINES:
+        plain = ["[...]", *plain[-_TRACEBACK_LINES:]]
+    return "\n".join(f"    {line}" for line in plain)
+
+
+def _death(status: int | None, error: Exception) -> str:
+    if status is None:
+        return str(error) or type(error).__name__
+    if status >= 0:
+        return f"the kernel ended by itself with status {status}"
+    name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+    hint = ", as the system does when memory runs out," if name == "SIGKILL" else ""
+    return f"the kernel was killed by {name}{hint}"
+
+
+# --- the whole course -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a run: what it was and how long it took, in seconds."""
+
+    name: str
+    seconds: float
+
+
+class _Progress:
+    """What is running now: a live line on a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console, parts: int) -> None:
+        self.console = console
+        self.parts = parts
+        self.done: list[Part] = []
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[Callable[[int, int], None]]:
+        from rich.markup import escape
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        title = f"{len(self.done) + 1}/{self.parts} {name}"
+        start = time.perf_counter()
+        if self.console.is_terminal:
+            columns = (
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                TextColumn("{task.fields[cell]}"),
+                TimeElapsedColumn(),
+            )
+            with Progress(*columns, console=self.console, transient=True) as progress:
+                task = progress.add_task(escape(title), total=None, cell="")
+                yield lambda cell, total: progress.update(
+                    task, completed=cell - 1, total=total, cell=f"cell {cell}/{total}"
+                )
+        else:
+            last = start
+            self.say(title)
+
+            def on_cell(cell: int, total: int) -> None:
+                nonlocal last
+                now = time.perf_counter()
+                if now - last >= 2:  # enough to see that it is alive, in a log too
+                    last = now
+                    self.say(f"{title}: cell {cell}/{total}, {now - start:.0f} s")
+
+            yield on_cell
+        self.done.append(Part(name, time.perf_counter() - start))
+        self.say(f"{title}: done in {self.done[-1].seconds:.1f} s")
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Refuse to write into a folder that another run is writing into."""
+    import filelock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / ".lock", timeout=0):
+            yield
+    except filelock.Timeout:
+        raise CourseError(
+            f"another run is writing to {folder}; wait for it, or use --output"
+        ) from None
+
+
+def run_course(
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    only: Iterable[str] = (),
+    output: Path | None = None,
+    sources: Path | None = None,
+    export: bool = True,
+    more: Callable[[Path], list[Path]] | None = None,
+    console: Console | None = None,
+) -> list[Part]:
+    """Run the notebooks in order, export the report, and print where it is and what took how long.
+
+    Args:
+        parameters: passed to every notebook that declares a parameter of that name.
+        only: notebooks to run (see :func:`notebooks`); the others' executed copies stay.
+        output: the run's folder, by default :func:`run_dir`.
+        sources: folder of the notebooks, by default the course's own.
+        export: whether to make the report and the pages; they are made once ``07_report`` has run.
+        more: called with the run's folder after that; returns the files that it made.
+        console: where progress is printed.
+
+    Returns:
+        The parts of the run with their times.
+
+    Raises:
+        ValueError: an unknown notebook or parameter, or a value of the wrong type.
+        CourseError: a notebook failed.
+        rsk.export.ExportError: the executed notebooks cannot be exported.
+    """
+    import nbformat
+    from rich.console import Console
+
+    console = Console() if console is None else console
+    folder = run_dir() if output is None else Path(output).expanduser().resolve()
+    chosen = notebooks(only, sources)
+    declared = {
+        path.stem: declared_parameters(nbformat.read(path, as_version=4), path.name)
+        for path in chosen
+    }
+    matched = match_parameters(parameters or {}, declared)
+    export = export and chosen[-1].name == REPORT
+
+    progress = _Progress(console, len(chosen) + export)
+    written = [folder / "notebooks"]
+    with _alone(folder):
+        (folder / "results").mkdir(exist_ok=True)
+        for path in chosen:
+            with progress.part(path.stem) as on_cell:
+                run_notebook(path, folder, matched[path.stem], on_cell)
+        if export:
+            with progress.part("export"):
+                written += _export(folder)
+                written += more(folder) if more is not None else []
+    progress.say(f"All done in {sum(part.seconds for part in progress.done):.0f} s:")
+    for path in written:
+        progress.say(f"  {path}")
+    return progress.done
+
+
+def _export(folder: Path) -> list[Path]:
+    """Make the report and the pages of a run; returns the report's files and the first page."""
+    from rsk.export import export_report, export_site
+
+    reports = export_report(folder)
+    return [*reports, export_site(folder)[0]]

@@ -1,0 +1,1 @@
+"""Decoding with models: loading, the key-value cache, drafting, the loop, studies of a pair."""

@@ -1,0 +1,132 @@
+"""The requests of a batch, and the drafts that can be proposed for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rsk.decode.kv_cache import CachedModel
+from rsk.sampler.api import sample
+
+LONGEST_NGRAM = 3
+
+
+class Request:
+    """One prompt on its way: its tokens so far, and how many may follow."""
+
+    def __init__(self, index: int, prompt: list[int], max_new_tokens: int, seed: int) -> None:
+        self.index, self.seed = index, seed
+        self.tokens, self.prompt_length = list(prompt), len(prompt)
+        self.origins: list[str] = []
+        self.max_new_tokens = max_new_tokens
+        self.finished = False
+
+    @property
+    def room(self) -> int:
+        """Draft tokens that are of use: one token comes from the target in any case."""
+        return self.max_new_tokens - (len(self.tokens) - self.prompt_length) - 1
+
+
+class Batch:
+    """The active requests, and what a step needs of them as tensors."""
+
+    def __init__(self, requests: list[Request], device: torch.device) -> None:
+        self.requests, self.device = requests, device
+        self.lengths = [len(request.tokens) for request in requests]
+        self.seeds = self.tensor([request.seed for request in requests])
+        """int64 [B]"""
+        self.positions = self.tensor(self.lengths)
+        """int64 [B]: where each request's next token goes."""
+
+    def tensor(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
+        """Int64 tensor on the models' device."""
+        return torch.tensor(values, dtype=torch.int64, device=self.device)
+
+
+class Draft:
+    """The draft of plain decoding: it proposes nothing."""
+
+    def start(self, requests: list[Request]) -> None:
+        """Read the prompts."""
+
+    def propose(self, batch: Batch, spec_len: int) -> tuple[Tensor, Tensor | None]:
+        """Propose at most ``spec_len`` tokens for each request.
+
+        Returns:
+            Tokens int64 [B, K], -1 after the last; their distributions float32 [B, K, V], or
+            ``None`` from a draft that is certain of its tokens.
+        """
+        return batch.tensor([[] for _ in batch.requests]), None
+
+    def keep(self, rows: list[int], requests: list[Request]) -> None:
+        """Go on with these rows of the batch, whose tokens are now those in ``requests``."""
+
+
+class ModelDraft(Draft):
+    """Tokens drawn from a small model, one pass each.
+
+    Between steps its cache lacks the last two tokens of each request. After a step that accepted
+    everything it cannot have more, since the last draft token was drawn but never read; and a step
+    that begins with the same two for every request serves them all in one pass.
+    """
+
+    def __init__(self, model: CachedModel, backend: str) -> None:
+        self.model, self.backend = model, backend
+
+    def start(self, requests: list[Request]) -> None:  # noqa: D102
+        self.model.read([request.tokens[:-2] for request in requests])
+
+    def propose(  # noqa: D102
+        self, batch: Batch, spec_len: int
+    ) -> tuple[Tensor, Tensor | None]:
+        if not spec_len:  # every request lacks one token, and that is the target's
+            return super().propose(batch, 0)
+        tokens = batch.tensor([[0, *request.tokens][-2:] for request in batch.requests])
+        drafts, distributions = [], []
+        for k in range(spec_len):
+            q = self.model.forward(tokens, [length + k for length in batch.lengths], 1)
+            with self.model.clock.part("sampler"):
+                drawn = sample(
+                    q[:, 0], seed=batch.seeds, position=batch.positions + k, backend=self.backend
+                )
+            drafts.append(drawn)
+            distributions.append(q)
+            tokens = drawn.clamp_min(0).unsqueeze(1)
+        x = torch.stack(drafts, 1)
+        # -1 is a row of NaN, but would pass for the end of a draft; no token at all is refused.
+        return x.masked_fill(x < 0, q.shape[-1]), torch.cat(distributions, 1)
+
+    def keep(self, rows: list[int], requests: list[Request]) -> None:  # noqa: D102
+        self.model.keep(rows, [len(request.tokens) - 2 for request in requests])
+
+
+class NgramDraft(Draft):
+    """Prompt lookup: what followed the latest earlier occurrence of the last few tokens.
+
+    Source: Saxena, "Prompt lookup decoding" (2023).
+    """
+
+    def start(self, requests: list[Request]) -> None:  # noqa: D102
+        # Per request: how many tokens are indexed; n-gram -> where the token after it stands.
+        self.indexed = {request.index: 0 for request in requests}
+        self.after: dict[int, dict[tuple[int, ...], int]] = {r.index: {} for r in requests}
+
+    def propose(  # noqa: D102
+        self, batch: Batch, spec_len: int
+    ) -> tuple[Tensor, Tensor | None]:
+        found = [self._look_up(request, spec_len) for request in batch.requests]
+        longest = max(map(len, found))
+        return batch.tensor([row + [-1] * (longest - len(row)) for row in found]), None
+
+    def _look_up(self, request: Request, spec_len: int) -> list[int]:
+        tokens, after = request.tokens, self.after[request.index]
+        for end in range(self.indexed[request.index], len(tokens)):
+            for size in range(1, min(LONGEST_NGRAM, end) + 1):
+                after[tuple(tokens[end - size : end])] = end
+        self.indexed[request.index] = len(tokens)
+        for size in range(LONGEST_NGRAM, 0, -1):
+            if start := after.get(tuple(tokens[-size:])):
+                return tokens[start : start + spec_len]
+        return []

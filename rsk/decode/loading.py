@@ -1,0 +1,209 @@
+"""Loading a target, a draft and their tokenizer, without running or unpickling what they carry."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import torch
+
+from rsk.base.machine import pinned_threads
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+NGRAM = "ngram"
+"""In place of a draft model: prompt lookup."""
+SMALL_MODEL = 20_000_000
+"""Parameters of a model that one thread runs fastest."""
+
+
+class LoadError(OSError):
+    """A model or tokenizer could not be loaded; the message says what to do."""
+
+
+class Pair(NamedTuple):
+    """What :func:`load_pair` returns."""
+
+    target: PreTrainedModel
+    draft: PreTrainedModel | str | None
+    tokenizer: PreTrainedTokenizerBase
+
+
+def shipped_pair() -> tuple[Path, Path]:
+    """Folders of the small target and draft that come with rsk."""
+    from rsk.base.folders import data_dir
+
+    return data_dir() / "models" / "target", data_dir() / "models" / "draft"
+
+
+def load_pair(
+    target: str | os.PathLike[str],
+    draft: str | os.PathLike[str] | None,
+    *,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+) -> Pair:
+    """Load a target, a draft and the target's tokenizer, each by folder or hub id.
+
+    No code from a model folder is run and no pickle is read: weights must be safetensors. With
+    ``HF_HUB_OFFLINE=1`` only folders and models fetched earlier are used.
+
+    Args:
+        target: folder or hub id.
+        draft: folder or hub id, or "ngram" or ``None``, which are passed on.
+        device: "auto" is the GPU if there is one, else the CPU.
+        dtype: of the weights; by default float32 on a CPU, as stored (usually 16 bits) on a GPU.
+
+    Raises:
+        LoadError: not found, not reachable, not safetensors, or not a model transformers knows.
+        ValueError: the two have different vocabularies.
+    """
+    if str(device) == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: 'cuda' was asked for, but PyTorch finds no GPU; use 'cpu'")
+    tokenizer = load_tokenizer(target)
+    target_model = load_model(target, device=device, dtype=dtype)
+    if draft is None or draft == NGRAM:
+        return Pair(target_model, None if draft is None else NGRAM, tokenizer)
+    draft_model = load_model(draft, device=device, dtype=dtype)
+    check_models(target_model, draft_model)
+    _check_tokenizers(tokenizer, load_tokenizer(draft))
+    return Pair(target_model, draft_model, tokenizer)
+
+
+def parameters(model: PreTrainedModel) -> int:
+    """Number of a model's parameters; those that two layers share are counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@contextmanager
+def fitting_threads(pair: Pair) -> Iterator[None]:
+    """One thread for a small model on a CPU: it loses more by sharing its work than it gains."""
+    small = pair.target.device.type == "cpu" and parameters(pair.target) < SMALL_MODEL
+    with pinned_threads(1 if small else None):
+        yield
+
+
+def load_model(
+    source: str | os.PathLike[str], *, device: torch.device, dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """Load one causal language model for inference; see :func:`load_pair`."""
+    from transformers import AutoModelForCausalLM
+
+    if dtype is None and device.type == "cpu":
+        dtype = torch.float32  # few processors compute in 16 bits, and none faster at batch size 1
+    with _loading(source) as only_here:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype or "auto",
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=only_here,
+        )
+    return cast("PreTrainedModel", model.to(device).eval())
+
+
+def load_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
+    """Load one tokenizer; see :func:`load_pair`."""
+    from transformers import AutoTokenizer
+
+    with _loading(source) as only_here:
+        return AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False, local_files_only=only_here
+        )
+
+
+@contextmanager
+def _loading(source: str | os.PathLike[str]) -> Iterator[bool]:
+    """Turn what may go wrong in loading into one clear line; draw no bar for a folder's weights.
+
+    Yields:
+        Whether only files that are here already can be had.
+    """
+    from transformers.utils import logging
+
+    name = os.fspath(source)
+    is_folder, is_hub_id = Path(name).is_dir(), re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", name)
+    if not is_folder and (isinstance(source, os.PathLike) or not is_hub_id):
+        raise LoadError(f"there is no model folder {name}")
+    obstacle = None if is_folder else _obstacle_to_the_hub()
+    had_bars = logging.is_progress_bar_enabled()
+    if is_folder:
+        logging.disable_progress_bar()
+    try:
+        yield is_folder or obstacle is not None
+    except (OSError, ValueError, ImportError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if is_folder:
+            raise LoadError(f"cannot load the folder {name}: {reason}") from error
+        if obstacle is not None and isinstance(error, OSError) and error.errno is None:
+            reason = f"{obstacle}, and it was not fetched earlier"
+        raise LoadError(
+            f"{name} is neither a folder here nor fetched from the Hugging Face hub: {reason}"
+        ) from error
+    finally:
+        if had_bars:
+            logging.enable_progress_bar()
+
+
+def _obstacle_to_the_hub() -> str | None:
+    """Why nothing can be fetched from the hub, where its client would try for a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    host = urlsplit(constants.ENDPOINT).hostname
+    if getproxies():  # then it is for the proxy to find the host
+        return None
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError as error:
+        return f"there is no network ({host}: {error.strerror})"
+    return None
+
+
+def _check_tokenizers(target: PreTrainedTokenizerBase, draft: PreTrainedTokenizerBase) -> None:
+    """Equal sizes do not make equal vocabularies: each id must mean the same text to both."""
+    special = set(target.all_special_ids) | set(draft.all_special_ids)
+    theirs = {token_id: token for token, token_id in draft.get_vocab().items()}
+    for token, token_id in sorted(target.get_vocab().items(), key=lambda item: item[1]):
+        other = theirs.get(token_id, token)
+        if other != token and token_id not in special:
+            raise ValueError(
+                "draft and target must share one vocabulary: "
+                f"token {token_id} is {token!r} to the target and {other!r} to the draft"
+            )
+
+
+def check_models(target: PreTrainedModel, draft: PreTrainedModel | str | None) -> None:
+    """Raise ``ValueError`` unless ``draft`` can draft for ``target``."""
+    if isinstance(draft, str):
+        if draft != NGRAM:
+            raise ValueError(
+                f"draft: expected a model, {NGRAM!r} or None, got {draft!r}; "
+                "rsk.decode.loop.load_pair loads models by folder or hub id"
+            )
+        return
+    if draft is None:
+        return
+    sizes = target.config.vocab_size, draft.config.vocab_size
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            "draft and target must share one vocabulary: "
+            f"the target has {sizes[0]} tokens, the draft {sizes[1]}"
+        )
+    if target.device != draft.device:
+        raise ValueError(
+            f"draft and target must be on one device: the target is on {target.device}, "
+            f"the draft on {draft.device}"
+        )

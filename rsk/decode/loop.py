@@ -1,0 +1,336 @@
+"""Speculative decoding with two transformers models, or with one model and prompt lookup.
+
+The loop is Algorithm 1 of Leviathan, Kalman and Matias, "Fast inference from transformers via
+speculative decoding" (2023), for a batch of prompts. :func:`decoding_step` is the algorithm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from rsk.decode.drafting import Batch, Draft, ModelDraft, NgramDraft, Request
+from rsk.decode.kv_cache import CachedModel, Clock, Sampling, context_length
+from rsk.decode.loading import NGRAM, LoadError, Pair, check_models, load_pair, shipped_pair
+from rsk.sampler.api import MAX_SPEC_LEN, rejection_sample, sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = [
+    "NGRAM",
+    "Emission",
+    "Generation",
+    "LoadError",
+    "Pair",
+    "decoding_step",
+    "load_pair",
+    "shipped_pair",
+    "speculative_generate",
+]
+
+ACCEPTED, RECOVERED, BONUS = "accepted", "recovered", "bonus"
+"""Where a token came from: the draft; the residual, in place of a rejected draft token; the target
+alone, after every draft token was accepted (or where there was none)."""
+
+
+class Emission(NamedTuple):
+    """What one step added to one request."""
+
+    request: int
+    """Index of the request in ``prompts``."""
+    tokens: list[int]
+    """The new token ids, at least one."""
+    origins: list[str]
+    """For each token "accepted", "recovered" or "bonus"."""
+
+
+@dataclass
+class Generation:
+    """What :func:`speculative_generate` returns; lists have one entry per prompt."""
+
+    texts: list[str]
+    """New text, without the prompt; empty strings when there was no tokenizer."""
+    tokens: list[list[int]]
+    """New token ids, a stop token included."""
+    origins: list[list[str]]
+    """For each token "accepted", "recovered" or "bonus"."""
+    tried: list[int]
+    """By draft position: how many draft tokens the sampler came to judge."""
+    accepted: list[int]
+    """By draft position: how many of those it accepted."""
+    target_passes: int
+    """Passes of the target over the batch, without the one that reads the prompts."""
+    request_passes: int
+    """The same, counted once for each request that took part."""
+    seconds: dict[str, float]
+    """Wall time of "draft" and "target" (passes, and logits to probabilities), "sampler" and
+    "rest" (the loop itself, tokenization). Time inside ``on_emit`` is not counted."""
+
+    @property
+    def text(self) -> str:
+        """The text of a single prompt."""
+        if len(self.texts) != 1:
+            raise ValueError(f"text is for one prompt, this is a batch of {len(self.texts)}")
+        return self.texts[0]
+
+    @property
+    def acceptance_by_position(self) -> list[float]:
+        """Share accepted of the draft tokens that were judged, by position; NaN where none was."""
+        return [a / t if t else math.nan for a, t in zip(self.accepted, self.tried, strict=True)]
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Share accepted of all draft tokens that were judged; NaN without any.
+
+        Tokens behind a rejection are never judged, so this estimates the probability that one
+        draft token is accepted: the rate in (1 - a^(K+1)) / (1 - a).
+        """
+        return sum(self.accepted) / sum(self.tried) if sum(self.tried) else math.nan
+
+    @property
+    def tokens_per_target_pass(self) -> float:
+        """New tokens of one request per pass of the target; 1 without speculation."""
+        return sum(map(len, self.tokens)) / self.request_passes
+
+    @property
+    def total_seconds(self) -> float:
+        """Wall time of the whole call without ``on_emit``."""
+        return sum(self.seconds.values())
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens of all requests per second of wall time, reading the prompts included."""
+        return sum(map(len, self.tokens)) / self.total_seconds
+
+
+def decoding_step(
+    batch: Batch, target: CachedModel, draft: Draft, spec_len: int, backend: str
+) -> tuple[list[list[int]], list[int], list[int]]:
+    """One step of speculative decoding for every request: at least one token, at most K + 1.
+
+    Returns:
+        Per request: its new tokens, how many draft tokens it had, how many of them it accepted.
+    """
+    # The draft proposes K tokens x_1 .. x_K, each drawn from its own distribution q_k.
+    rooms = [min(spec_len, request.room) for request in batch.requests]
+    x, q = draft.propose(batch, max(rooms))
+    num_drafts = x.shape[1]
+    # A request that needs fewer tokens than the others has a shorter draft: -1 ends it.
+    if min(rooms) < num_drafts:
+        k = torch.arange(num_drafts, device=batch.device)
+        x = x.masked_fill(k >= batch.tensor(rooms).unsqueeze(1), -1)
+
+    # The target scores them in one pass: p_1 .. p_K, and p_{K+1} for the token after the last.
+    last = batch.tensor([request.tokens[-1:] for request in batch.requests])
+    tokens = torch.cat([last, x.clamp(0, target.model.config.vocab_size - 1)], 1)
+    p = target.forward(tokens, [length + num_drafts for length in batch.lengths], num_drafts + 1)
+
+    # Accept x_k with probability min(1, p_k / q_k). Replace the first rejected token by a sample
+    # of the residual max(p_k - q_k, 0); if none was rejected, add a bonus token from p_{K+1}.
+    with target.clock.part("sampler"):
+        samples = rejection_sample(
+            x, q, p, seed=batch.seeds, position=batch.positions, backend=backend
+        )
+        accepted = samples.num_accepted.tolist()
+    if min(accepted) < 0:
+        raise ValueError("a model returned NaN or infinite logits: its weights need a wider dtype")
+    drafted = (x >= 0).sum(1).tolist()
+    emitted = [row[: n + 1] for row, n in zip(samples.tokens.tolist(), accepted, strict=True)]
+    return emitted, drafted, accepted
+
+
+@torch.inference_mode()
+def speculative_generate(
+    target: PreTrainedModel,
+    draft: PreTrainedModel | str | None,
+    prompts: str | Sequence[str] | Sequence[Sequence[int]],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    spec_len: int = 4,
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int | Sequence[int] | None = None,
+    backend: str = "auto",
+    stop_tokens: Collection[int] | None = None,
+    on_emit: Callable[[Emission], None] | None = None,
+) -> Generation:
+    """Continue prompts with the target's own distribution, at fewer passes of the target.
+
+    Source: Leviathan, Kalman and Matias 2023, Algorithm 1. The output follows the target's
+    distribution whatever the draft proposes; a better draft only makes it faster.
+
+    Args:
+        target: a causal language model of transformers.
+        draft: a smaller one over the same vocabulary; or "ngram", which proposes what followed the
+            last few tokens where they occurred before; or ``None``, plain decoding.
+        prompts: one text, several, or several lists of token ids.
+        tokenizer: of the target; needed for texts.
+        spec_len: K, draft tokens per step, 0 to 128; 0 is plain decoding.
+        max_new_tokens: at most so many new tokens per prompt.
+        temperature: as are ``top_k`` and ``top_p``, applied to both models; 0 is greedy.
+        top_k: sample among the k most probable tokens; 0 means all.
+        top_p: sample among the most probable tokens that make up this probability; 1 means all.
+        seed: reproduces the result. An int s gives prompt b the seed s + b; a sequence has one
+            seed per prompt; ``None`` draws one from PyTorch's global CPU generator.
+        backend: of the sampler, see :func:`rsk.rejection_sample`.
+        stop_tokens: ids that end a text; the target's own end-of-text ids by default.
+        on_emit: called after each step, once per request, with its new tokens.
+
+    Raises:
+        ValueError: an argument out of range, different vocabularies or devices, an empty prompt,
+            or one that leaves no room for ``max_new_tokens`` in the context of a model.
+    """
+    sampling = Sampling(temperature, top_k, top_p)
+    _check_number("spec_len", spec_len, 0, MAX_SPEC_LEN)
+    _check_number("max_new_tokens", max_new_tokens, 1, None)
+    check_models(target, draft)
+    # The first use of a backend may compile it: not a part of decoding.
+    sample(torch.ones(1, 1, device=target.device), seed=0, backend=backend)
+
+    clock = Clock(target.device)
+    ids = _token_ids(prompts, tokenizer)
+    _check_lengths(ids, max_new_tokens, target, draft)
+    if stop_tokens is None:
+        stop_tokens = _end_of_text(target)
+    seeds = _seeds(seed, len(ids))
+    requests = [Request(i, ids[i], max_new_tokens, seeds[i]) for i in range(len(ids))]
+
+    cached_target = CachedModel(target, sampling, "target", clock)
+    drafter = Draft()
+    if isinstance(draft, str):
+        drafter = NgramDraft()
+    elif draft is not None and spec_len:
+        drafter = ModelDraft(CachedModel(draft, sampling, "draft", clock), backend)
+    cached_target.read([request.tokens[:-1] for request in requests])
+    drafter.start(requests)
+
+    result = Generation([], [], [], [0] * spec_len, [0] * spec_len, 0, 0, {})
+    active = requests
+    while active:
+        batch = Batch(active, target.device)
+        steps = decoding_step(batch, cached_target, drafter, spec_len, backend)
+        result.target_passes += 1
+        result.request_passes += len(active)
+        for request, tokens, drafted, accepted in zip(active, *steps, strict=True):
+            emission = _emit(request, tokens, drafted, accepted, stop_tokens, result)
+            if on_emit is not None:
+                with clock.part("callback"):
+                    on_emit(emission)
+        rows = [row for row, request in enumerate(active) if not request.finished]
+        active = [active[row] for row in rows]
+        if active:
+            cached_target.keep(rows, [len(request.tokens) - 1 for request in active])
+            drafter.keep(rows, active)
+
+    for request in requests:
+        tokens = request.tokens[request.prompt_length :]
+        text = tokenizer.decode(tokens, skip_special_tokens=True) if tokenizer else ""
+        result.texts.append(str(text))
+        result.tokens.append(tokens)
+        result.origins.append(request.origins)
+    result.seconds = clock.split()
+    return result
+
+
+def _emit(
+    request: Request,
+    tokens: list[int],
+    drafted: int,
+    accepted: int,
+    stop_tokens: Collection[int],
+    result: Generation,
+) -> Emission:
+    """Append a step's tokens to a request, up to a stop token, and count what was judged."""
+    origins = [ACCEPTED] * accepted + [BONUS if accepted == drafted else RECOVERED]
+    stop = next((i for i, token in enumerate(tokens) if token in stop_tokens), None)
+    if stop is not None:
+        tokens, origins = tokens[: stop + 1], origins[: stop + 1]
+    for k in range(min(drafted, len(tokens))):
+        result.tried[k] += 1
+        result.accepted[k] += origins[k] == ACCEPTED
+    request.tokens += tokens
+    request.origins += origins
+    request.finished = stop is not None or request.room < 0
+    return Emission(request.index, tokens, origins)
+
+
+# --- arguments -----------------------------------------------------------------------------------
+
+
+def _check_number(name: str, value: int, low: int, high: int | None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+    if value < low or (high is not None and value > high):
+        limits = f"{low} to {high}" if high is not None else f"at least {low}"
+        raise ValueError(f"{name}: expected {limits}, got {value}")
+
+
+def _check_lengths(
+    ids: list[list[int]],
+    max_new_tokens: int,
+    target: PreTrainedModel,
+    draft: PreTrainedModel | str | None,
+) -> None:
+    models = {"target": target}
+    if draft is not None and not isinstance(draft, str):
+        models["draft"] = draft
+    for name, model in models.items():
+        vocab_size, context = model.config.vocab_size, context_length(model)
+        for i, prompt in enumerate(ids):
+            if not prompt:
+                raise ValueError(f"prompt {i} is empty: expected at least one token")
+            if not 0 <= min(prompt) <= max(prompt) < vocab_size:
+                raise ValueError(f"prompt {i} has token ids outside [0, {vocab_size})")
+            if len(prompt) + max_new_tokens > context:
+                raise ValueError(
+                    f"prompt {i} has {len(prompt)} tokens; with max_new_tokens={max_new_tokens} "
+                    f"that is more than the {name}'s context of {context}"
+                )
+
+
+def _token_ids(
+    prompts: str | Sequence[str] | Sequence[Sequence[int]],
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> list[list[int]]:
+    several = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not several:
+        raise ValueError("prompts: expected at least one, got none")
+    ids: list[list[int]] = []
+    prompt: Any
+    for i, prompt in enumerate(several):
+        if not isinstance(prompt, str):
+            ids.append([int(token) for token in prompt])
+        elif tokenizer is None:
+            raise ValueError("prompts are texts: expected a tokenizer, got None")
+        else:
+            # A tokenizer that adds a first token would make something of nothing.
+            ids.append(list(tokenizer(prompt).input_ids) if prompt else [])
+            if not ids[i]:
+                raise ValueError(f"prompt {i} is empty: expected some text to continue")
+    return ids
+
+
+def _end_of_text(model: PreTrainedModel) -> Collection[int]:
+    ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if ids is None:
+        ids = getattr(model.config, "eos_token_id", None)
+    return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
+
+
+def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
+    if seed is None:
+        seed = int(torch.empty((), dtype=torch.int64).random_(-(2**63), None))
+    if isinstance(seed, int):
+        _check_number("seed", seed, -(2**63), 2**63 - 1)
+        return [(seed + i + 2**63) % 2**64 - 2**63 for i in range(count)]
+    seeds = [int(value) for value in seed]
+    if len(seeds) != count:
+        raise ValueError(f"seed: expected one per prompt ({count}), got {len(seeds)}")
+    return seeds

@@ -1,0 +1,1 @@
+"""Every figure, by subject, in one style."""

@@ -1,0 +1,263 @@
+"""The figures of a :class:`rsk.decode.studies.Study`, in the style of :mod:`rsk.figures.plotting`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rsk.decode.studies import (
+    PARTS,
+    USUAL_SPEC_LEN,
+    Race,
+    Study,
+    expected_speed_up,
+    expected_tokens,
+)
+from rsk.figures import plotting
+from rsk.figures.plotting import STYLES, Picture
+from rsk.measure.comparison import digits, duration
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DRAFT_STYLES = {
+    "model": {**STYLES["fused"], "label": "draft model"},
+    "ngram": {**STYLES["vectorized"], "label": "prompt lookup, no model"},
+    "target": {**STYLES["baseline"], "label": "the target itself"},
+}
+PART_STYLES: dict[str, dict[str, Any]] = {
+    "draft": {"color": "#56b4e9"},
+    "target": {"color": "#cfcfcf"},
+    "sampler": {"color": "#d55e00", "hatch": "//", "edgecolor": "white", "linewidth": 0.5},
+    "rest": {"color": "#1a1a1a"},
+}
+FORMULA = r"$(1 - a^{K+1}) / (1 - a)$"
+
+
+def tokens_per_pass(study: Study) -> Picture:
+    """Tokens per target pass against K: the formula's curve and what was counted."""
+    import pandas as pd
+
+    trials = study.by_spec_len()
+    pooled = sum(t.acceptance * t.judged for t in trials.values())
+    rate = pooled / sum(t.judged for t in trials.values())
+    worst = max(abs(t.tokens_per_pass / t.expected - 1) for t in trials.values())
+    least, most = min(trials), max(trials)
+    title = (
+        f"From K = {least} to {most} the tokens per pass rise from "
+        f"{trials[least].tokens_per_pass:.2f} to {trials[most].tokens_per_pass:.2f}; "
+        f"the formula is off by at most {worst:.0%}"
+    )
+    with plotting.axes(title) as (fig, ax):
+        ks = range(max(trials) + 1)
+        curve = [expected_tokens(rate, k) for k in ks]
+        label = f"{FORMULA} with a = {rate:.2f}"
+        ax.plot(ks, curve, color="#555555", linewidth=1.5, label=label)
+        _error_bars(
+            ax,
+            list(trials),
+            [t.tokens_per_pass for t in trials.values()],
+            [t.tokens_per_pass_error for t in trials.values()],
+            {**STYLES["fused"], "linestyle": "", "label": "counted"},
+        )
+        plotting.ticks(ax, [0, *trials])
+        ax.set_ylim(0.8, None)
+        ax.set_xlabel("speculation length K (draft tokens)")
+        ax.set_ylabel("tokens per target pass")
+    data = pd.DataFrame(
+        {
+            "K": t.spec_len,
+            "acceptance rate a": t.acceptance,
+            "± (a)": t.acceptance_error,
+            "predicted tokens per pass": t.expected,
+            "counted tokens per pass": t.tokens_per_pass,
+            "±": t.tokens_per_pass_error,
+            "steps": t.steps,
+        }
+        for t in trials.values()
+    )
+    alt = "A curve that rises ever more slowly, and counted points on it: " + "; ".join(
+        f"K = {t.spec_len}, {t.tokens_per_pass:.2f} counted, {t.expected:.2f} predicted"
+        for t in trials.values()
+    )
+    caption = (
+        "Tokens per pass of the target against speculation length, at temperature 1. The curve "
+        "takes the acceptance rate of all points together; the bars are two standard errors. "
+        + conditions(study)
+    )
+    return Picture(fig, "fig-tokens-per-pass", caption, alt + ".", data)
+
+
+def acceptance_by_temperature(study: Study) -> Picture:
+    """Acceptance rate against temperature, for each kind of draft."""
+    import pandas as pd
+
+    by_draft = study.by_temperature()
+    parts = []
+    for draft, name in (("model", "the draft model"), ("ngram", "prompt lookup")):
+        if trials := by_draft.get(draft):
+            first, last = trials[0], trials[-1]
+            parts.append(
+                f"{name} {first.acceptance:.0%} at temperature {first.temperature:g}, "
+                f"{last.acceptance:.0%} at {last.temperature:g}"
+            )
+    title = "Accepted: " + "; ".join(parts)
+    with plotting.axes(title) as (fig, ax):
+        for draft, trials in by_draft.items():
+            style: dict[str, Any] = dict(DRAFT_STYLES[draft])
+            _error_bars(
+                ax,
+                [t.temperature for t in trials],
+                [t.acceptance for t in trials],
+                [t.acceptance_error for t in trials],
+                style,
+            )
+        ax.set_ylim(0, 1.05)
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        ax.set_xlabel("temperature (0: greedy)")
+        ax.set_ylabel("acceptance rate")
+    data = pd.DataFrame(
+        {
+            "draft": draft,
+            "temperature": t.temperature,
+            "acceptance rate": t.acceptance,
+            "±": t.acceptance_error,
+            "draft tokens judged": t.judged,
+            "tokens per pass": t.tokens_per_pass,
+        }
+        for draft, trials in by_draft.items()
+        for t in trials
+    )
+    caption = (
+        f"Acceptance rate against temperature, K = {USUAL_SPEC_LEN}, for three drafts: the small "
+        "model, what followed the same words earlier in the text, and the target itself. The bars "
+        "are two standard errors. " + conditions(study)
+    )
+    return Picture(fig, "fig-temperature", caption, f"Line chart. {title}.", data)
+
+
+def speed_up_by_spec_len(study: Study) -> Picture:
+    """Speed-up over plain decoding against K: measured, and as the paper's theorem has it."""
+    import pandas as pd
+
+    races, best = study.speculative, study.fastest
+    ratio = study.speed_up(best)
+    if ratio > 1:
+        title = f"K = {best.spec_len} is fastest: {ratio:.2f} times as fast as plain decoding"
+    else:
+        title = f"No K pays here: at best {ratio:.2f} times the speed of plain decoding"
+    slower = [str(race.spec_len) for race in races if study.speed_up(race) <= 1]
+    if slower and ratio > 1:
+        title += f"; K = {', '.join(slower)} does not pay"
+    with plotting.axes(title) as (fig, ax):
+        ks = [race.spec_len for race in races]
+        ax.plot(
+            ks,
+            [
+                expected_speed_up(race.acceptance or 0.0, race.spec_len, study.cost)
+                for race in races
+            ],
+            color="#555555",
+            linewidth=1.5,
+            label=f"if reading K + 1 tokens took as long as one (c = {study.cost:.2f})",
+        )
+        plain = study.plain.median_s / study.plain.tokens
+        values = [study.speed_up(race) for race in races]
+        low = [v - plain / (r.q75_s / r.tokens) for v, r in zip(values, races, strict=True)]
+        high = [plain / (r.q25_s / r.tokens) - v for v, r in zip(values, races, strict=True)]
+        style = {**STYLES["fused"], "label": "measured"}
+        ax.errorbar(ks, values, yerr=[low, high], capsize=3, elinewidth=1, **style)
+        ax.axhline(1, color="#1a1a1a", linewidth=1)
+        ax.text(1.01, 1, "plain", transform=ax.get_yaxis_transform(), va="center", fontsize=8)
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+        plotting.ticks(ax, ks)
+        ax.set_ylim(0, None)
+        ax.set_xlabel("speculation length K (draft tokens)")
+        ax.set_ylabel("speed-up over plain decoding")
+    data = pd.DataFrame(
+        {
+            "K": race.spec_len,
+            "time per token (µs)": race.median_s / race.tokens * 1e6,
+            "quartiles (µs)": f"{digits(race.q25_s / race.tokens * 1e6)} to "
+            f"{digits(race.q75_s / race.tokens * 1e6)}",
+            "target passes": race.passes,
+            "pass on K + 1 tokens / on one": study.verify_cost(race),
+            "speed-up": study.speed_up(race),
+        }
+        for race in [study.plain, *races]
+    )
+    caption = (
+        "Speed-up of decoding over plain decoding by the same target, one prompt at a time, "
+        f"{study.plain.rounds} rounds in turn, the reading of the prompt left out; the bars are "
+        "the quartiles of the rounds. The line is theorem 3.8 of Leviathan, Kalman and Matias "
+        "with the acceptance rate of the same rounds, where c is the time of a draft pass over "
+        "that of a target pass. " + conditions(study)
+    )
+    alt = "Line chart of speed-up against K: " + "; ".join(
+        f"K = {race.spec_len}, {study.speed_up(race):.2f}" for race in races
+    )
+    return Picture(fig, "fig-decoding-speed-up", caption, alt + ".", data)
+
+
+def time_of_a_step(study: Study) -> Picture:
+    """Where the time of a step goes, for each backend of the sampler."""
+    import pandas as pd
+
+    trials = study.by_backend()
+    shares = ", ".join(f"{t.sampler_share:.1%} ({name})" for name, t in trials.items())
+    title = f"The sampler's share of a decoding step: {shares}"
+    with plotting.axes(title, height=1.9 + 0.45 * len(trials)) as (fig, ax):
+        left = [0.0] * len(trials)
+        for part in PARTS:
+            widths = [t.seconds[part] / t.passes * 1e3 for t in trials.values()]
+            ax.barh(list(trials), widths, left=left, label=part, height=0.62, **PART_STYLES[part])
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+        for row, trial in enumerate(trials.values()):
+            text = f" sampler {duration(trial.seconds['sampler'] / trial.passes * 1e6)}"
+            ax.text(left[row], row, text, va="center", fontsize=9)
+        ax.set_xlim(0, max(left) * 1.25)
+        ax.grid(visible=False, axis="y")
+        ax.invert_yaxis()
+        ax.set_xlabel("time of one step (ms)")
+    data = pd.DataFrame(
+        {
+            "backend": name,
+            **{f"{part} (ms)": t.seconds[part] / t.passes * 1e3 for part in PARTS},
+            "sampler's share": t.sampler_share,
+        }
+        for name, t in trials.items()
+    )
+    first = next(iter(trials.values()))
+    caption = (
+        f"Mean wall time of one decoding step for {first.prompts} requests, K = {first.spec_len}, "
+        "by part. The sampler's part includes the drawing of the drafts. " + conditions(study)
+    )
+    return Picture(fig, "fig-step", caption, f"Stacked bar chart. {title}.", data)
+
+
+def conditions(study: Study) -> str:
+    """The fixed conditions of a figure."""
+    trial = study.usual
+    return (
+        f"{study.models[:1].upper()}{study.models[1:]} (target "
+        f"{study.target_parameters / 1e6:.3g} M parameters, draft "
+        f"{study.draft_parameters / 1e6:.3g} M, V = {study.vocab_size:,}); "
+        f"{trial.prompts} held-out prompts, {study.new_tokens} tokens each. "
+        f"{study.provenance.label}."
+    )
+
+
+def _error_bars(
+    ax: Axes, x: list[Any], y: list[float], errors: list[float], style: dict[str, Any]
+) -> None:
+    """Points with bars of two standard errors."""
+    ax.errorbar(x, y, yerr=[2 * error for error in errors], capsize=3, elinewidth=1, **style)
+
+
+def verdict(study: Study, race: Race) -> str:
+    """Whether a K pays, with its numbers, in one sentence."""
+    ratio = study.speed_up(race)
+    pays = "pays" if ratio > 1 else "does not pay"
+    return (
+        f"K = {race.spec_len} {pays}: {duration(race.median_s / race.tokens * 1e6)} a token, "
+        f"{digits(ratio)} times the speed of plain decoding"
+    )

@@ -1,0 +1,1 @@
+"""Measuring: clocks, the memory roof, workloads, implementations and peers, records."""

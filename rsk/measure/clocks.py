@@ -1,0 +1,290 @@
+"""Timing calls on the CPU and the GPU: the clocks, when to stop, and the memory roof.
+
+A sample is the mean over at least one rotation of the calls it is given. After a warm-up, samples
+are taken until the median is known to 2 % (95 % confidence, from order statistics, which assume no
+distribution), or until the time is up. Where the operating system tells that another process took
+the processor during a sample, the sample is set aside and the share of such samples is recorded.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rsk.measure.records import RecordError, Spread
+
+Call = Callable[[], Any]
+
+GRAPH_CALLS = 20
+"""A captured graph holds at least this many calls, so that its own start is a small share."""
+GRAPH_S = 0.05
+"""Or as many as last this long: of slow calls, few do."""
+MIN_SAMPLES, MAX_SAMPLES = 5, 2000
+PRECISION = 0.02
+"""Half-width of the median's confidence interval, over the median, at which sampling stops."""
+SAMPLE_NS = 200_000
+"""A sample of the wall clock lasts at least this long: the clock's own cost is 0.1 us."""
+EAGER_SAMPLE = 16, 2e-3
+"""A sample of single calls takes this many, or as many as last this many seconds: what happens
+between two samples has emptied the processor's caches for the first of them."""
+WARM_UP_S = 0.02
+"""A GPU that had little to do takes some milliseconds to raise its clocks."""
+DISTURBED = 0.02
+"""A sample in which threads waited for a processor for longer than this part of it is disturbed."""
+
+
+class Samples(NamedTuple):
+    """Repeated samples of one or more times that are taken together."""
+
+    times_us: list[tuple[float, ...]]
+    disturbed: float
+    """Share of all samples in which other processes took the processor."""
+
+    def spread(self, clock: str, column: int = 0) -> Spread:
+        """Summarise one of the times.
+
+        Raises:
+            RecordError: a sample is NaN, infinite, zero or negative.
+        """
+        times = [row[column] for row in self.times_us]
+        for sample in times:  # one bad sample would vanish in a median
+            if not (math.isfinite(sample) and sample > 0):
+                raise RecordError(f"samples: expected positive, finite times, got {sample} us")
+        q25, median, q75 = (float(q) for q in np.percentile(times, (25, 50, 75)))
+        return Spread(
+            median_us=median,
+            q25_us=q25,
+            q75_us=q75,
+            samples=len(times),
+            disturbed=self.disturbed,
+            clock=clock,
+        )
+
+
+def time_wall(calls: Sequence[Call], *, budget_s: float) -> tuple[Spread, list[Any]]:
+    """Time calls that return when their work is done, by the wall clock.
+
+    Returns:
+        The time of one call, each sample the mean over ``calls``; and the last outputs.
+    """
+    outputs: list[Any] = []
+
+    def rotation() -> int:
+        nonlocal outputs
+        start = time.perf_counter_ns()
+        outputs = [call() for call in calls]
+        return time.perf_counter_ns() - start
+
+    rotation()
+    rounds = math.ceil(SAMPLE_NS / max(rotation(), 1))
+
+    def sample() -> tuple[float]:
+        return (sum(rotation() for _ in range(rounds)) / 1e3 / rounds / len(calls),)
+
+    return sample_until_settled(sample, budget_s).spread("wall"), outputs
+
+
+def time_eager(calls: Sequence[Call], *, budget_s: float) -> tuple[Spread, Spread, list[Any]]:
+    """Time calls that put work on the GPU, by the wall clock, one at a time.
+
+    Returns:
+        Time until a call returns, time until its result is there, and the last outputs.
+    """
+    outputs: list[Any] = []
+    begin = time.perf_counter()
+    calls[0]()
+    torch.cuda.synchronize()
+    lasted = time.perf_counter() - begin
+    rounds = math.ceil(min(EAGER_SAMPLE[0], EAGER_SAMPLE[1] / lasted) / len(calls))
+
+    def sample() -> tuple[float, float]:
+        nonlocal outputs
+        host = total = 0
+        for _ in range(rounds):
+            outputs = []
+            for call in calls:
+                start = time.perf_counter_ns()
+                outputs.append(call())
+                returned = time.perf_counter_ns()
+                torch.cuda.synchronize()
+                total += time.perf_counter_ns() - start
+                host += returned - start
+        return total / 1e3 / rounds / len(calls), host / 1e3 / rounds / len(calls)
+
+    samples = sample_until_settled(sample, budget_s)
+    return samples.spread("wall", 1), samples.spread("wall", 0), outputs
+
+
+def time_graph(calls: Sequence[Call], *, budget_s: float) -> tuple[Spread, list[Any]]:
+    """Time calls on the GPU as their share of one captured graph: launch latency is hidden.
+
+    The outputs are poisoned between capture and replay, so those returned were written by a
+    replay.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # first calls allocate and load code, which cannot be captured
+        for call in calls[:3]:
+            call()
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        calls[0]()
+        torch.cuda.synchronize()
+        lasted = time.perf_counter() - begin
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    rounds = math.ceil(min(GRAPH_CALLS, GRAPH_S / lasted) / len(calls))
+    with torch.cuda.graph(graph):
+        outputs = [call() for _ in range(rounds) for call in calls]
+    for output in outputs:
+        for tensor in output if isinstance(output, tuple) else (output,):
+            tensor.fill_(-7)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def sample() -> tuple[float]:
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        return (start.elapsed_time(end) * 1e3 / len(outputs),)
+
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < WARM_UP_S:
+        sample()
+    # The device's clock does not care when the host loses its processor.
+    samples = sample_until_settled(sample, budget_s, watch=False)
+    return samples.spread("graph replay"), outputs
+
+
+def sample_until_settled(
+    sample: Callable[[], tuple[float, ...]], budget_s: float, *, watch: bool = True
+) -> Samples:
+    """Warm up, then sample until the first time's median is settled or the time is up.
+
+    Args:
+        sample: takes one sample, in microseconds.
+        budget_s: seconds to spend, twice that if too few samples are undisturbed; at least
+            ``MIN_SAMPLES`` are taken however long they last.
+        watch: set aside the samples in which other processes took the processor; if that leaves
+            fewer than ``MIN_SAMPLES``, the least disturbed make up the number.
+    """
+    begin = time.perf_counter()
+    for _ in range(3):
+        sample()
+        if time.perf_counter() - begin > budget_s / 4:
+            break
+    clean: list[tuple[float, ...]] = []
+    disturbed: list[tuple[float, tuple[float, ...]]] = []
+    begin = time.perf_counter()
+    check_at = 4 * MIN_SAMPLES
+    collecting = gc.isenabled()
+    gc.disable()  # a collection in the middle of a sample is not the sampler's time
+    try:
+        while len(clean) < MAX_SAMPLES:
+            waited, start = _waited_ns() if watch else 0, time.perf_counter_ns()
+            row = sample()
+            lasted = time.perf_counter_ns() - start
+            share = (_waited_ns() - waited) / lasted if watch else 0.0
+            if share > DISTURBED:
+                disturbed.append((share, row))
+            else:
+                clean.append(row)
+                if len(clean) == check_at:
+                    if _precision([first for first, *_ in clean]) < PRECISION:
+                        break
+                    check_at *= 2
+            spent = time.perf_counter() - begin
+            if spent > budget_s and len(clean) >= MIN_SAMPLES:
+                break
+            if spent > 2 * budget_s and len(clean) + len(disturbed) >= MIN_SAMPLES:
+                break
+    finally:
+        if collecting:
+            gc.enable()
+    missing = max(0, MIN_SAMPLES - len(clean))
+    least_disturbed = [row for _, row in sorted(disturbed)[:missing]]
+    return Samples(clean + least_disturbed, len(disturbed) / (len(clean) + len(disturbed)))
+
+
+def _waited_ns() -> int:
+    """How long this process's threads were ready but had no processor; 0 if that is not told."""
+    total = 0
+    for task in Path("/proc/self/task").glob("*/schedstat"):
+        try:
+            total += int(task.read_text().split()[1])
+        except (OSError, IndexError):  # the thread ended
+            continue
+    return total
+
+
+def _precision(samples: Sequence[float]) -> float:
+    """Half the 95 % confidence interval of the median, over the median.
+
+    The number of samples below the true median is binomial, so two order statistics bound it.
+    """
+    ordered = sorted(samples)
+    n = len(ordered)
+    reach = 1.96 * math.sqrt(n) / 2
+    low = ordered[max(math.floor(n / 2 - reach), 0)]
+    high = ordered[min(math.ceil(n / 2 + reach), n - 1)]
+    return (high - low) / 2 / ordered[n // 2]
+
+
+def memory_roof(
+    n_bytes: int, n_sets: int, device: torch.device, *, budget_s: float = 0.1
+) -> Spread:
+    """Time to read ``n_bytes`` and do nothing else: no sampler that reads them is faster.
+
+    Args:
+        n_bytes: how many bytes each call reads.
+        n_sets: how many buffers to rotate over: as many as the sampler's input sets, so that the
+            cache is in the same state.
+        device: where to read.
+        budget_s: seconds to spend.
+
+    Returns:
+        The fastest of several read-only reductions: the sum of each of so many rows, in one step;
+        on a CPU also the sum and the maximum of everything; on a GPU also the product of shorter
+        rows with a vector, which is a library's best reader of a matrix.
+    """
+    timer = time_graph if device.type == "cuda" else time_wall
+    columns = max(1, n_bytes // (64 * 4))
+    pool = torch.rand(n_sets, 64 * columns, device=device)
+
+    def sum_rows(count: int) -> Callable[[Tensor], Tensor]:
+        length = max(1, 64 * columns // count)
+        return lambda data: data[: count * length].view(-1, length).sum(1)
+
+    def multiply_rows(length: int) -> Callable[[Tensor], Tensor]:
+        count, vector = 64 * columns // length, torch.ones(length, device=device)
+        return lambda data: data[: count * length].view(count, length) @ vector
+
+    reductions: list[Callable[[Tensor], Tensor]]
+    if device.type == "cpu":
+        reductions = [sum_rows(64), torch.sum, torch.amax]
+    else:
+        reductions = [sum_rows(512), sum_rows(2048), sum_rows(8192)]
+        reductions += [multiply_rows(length) for length in (1024, 2048) if columns >= length]
+    spreads = [
+        timer(
+            [functools.partial(reduce, data) for data in pool], budget_s=budget_s / len(reductions)
+        )[0]
+        for reduce in reductions
+    ]
+    return min(spreads, key=lambda one: one.median_us)
+
+
+def launch_floor(device: torch.device, *, budget_s: float = 0.05) -> float:
+    """Microseconds of the smallest operation there is: writing one element."""
+    one = torch.zeros(1, device=device)
+    timer = time_graph if device.type == "cuda" else time_wall
+    return timer([functools.partial(one.fill_, 1.0)], budget_s=budget_s)[0].median_us

@@ -1,0 +1,142 @@
+"""What each CUDA kernel takes of a multiprocessor, as ``nvcc`` reports it: no GPU is needed.
+
+``python -m rsk.measure.resources --save`` compiles every kernel for every architecture and writes the
+table to ``data/kernels/resources.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rsk.base.folders import cuda_dir, data_dir
+from rsk.sampler import build
+from rsk.sampler.kernels import KERNELS
+
+ARCHITECTURES = ("75", "80", "86", "89", "90a", "100")
+"""Compute capabilities: from the GPU that most learners can borrow to the newest."""
+CLUSTERS_FROM = 90
+"""The ``cluster`` kernel needs this capability; below it, it compiles to nothing."""
+
+_ENTRY = re.compile(r"Compiling entry function '(?P<name>\w+)' for 'sm_(?P<architecture>\w+)'")
+_STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+_USED = re.compile(r"Used (\d+) registers(?:.*?, (\d+) bytes smem)?")
+_DTYPES = {"If": "float32", "BFloat16": "bfloat16", "Float16": "float16"}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """One kernel, compiled for one dtype and one architecture."""
+
+    kernel: str
+    dtype: str
+    architecture: str
+    registers: int
+    """per thread"""
+    shared_bytes: int
+    """per block"""
+    stack_bytes: int
+    """per thread"""
+    spill_stores: int
+    """bytes"""
+    spill_loads: int
+    """bytes"""
+
+
+def supported(nvcc: str) -> list[str]:
+    """The architectures among :data:`ARCHITECTURES` that this ``nvcc`` compiles for."""
+    listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True)
+    codes = {code.strip().removeprefix("sm_") for code in listed.stdout.split()}
+    return [x for x in ARCHITECTURES if x in codes or x.rstrip("a") in codes]
+
+
+def compile_resources(kernel: str, architectures: Iterable[str], nvcc: str) -> list[Resources]:
+    """Compile one kernel with ``nvcc`` and read what it reports.
+
+    Raises:
+        rsk.BuildError: it does not compile; the message is the compiler's.
+    """
+    flags = [f"-gencode=arch=compute_{x},code=sm_{x}" for x in architectures]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [nvcc, *build.CUDA_FLAGS, *flags, "-Xptxas=-v", "--threads=2", "-c"]
+        command += [str(cuda_dir() / f"{kernel}.cu"), "-o", str(Path(folder) / "kernel.o")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise build.BuildError(f"{kernel}.cu does not compile:\n{done.stderr}")
+    rows = list(_parse(kernel, done.stdout + done.stderr))
+    return [x for x in rows if kernel != "cluster" or _number(x.architecture) >= CLUSTERS_FROM]
+
+
+def _parse(kernel: str, report: str) -> Iterable[Resources]:
+    """The rows of ptxas's report: three lines a kernel, the first of which names it."""
+    entry: re.Match[str] | None = None
+    stack = (0, 0, 0)
+    for line in report.splitlines():
+        if found := _ENTRY.search(line):
+            entry = found
+        elif found := _STACK.search(line):
+            stack = (int(found[1]), int(found[2]), int(found[3]))
+        elif entry is not None and (found := _USED.search(line)):
+            dtype = next(dtype for mark, dtype in _DTYPES.items() if mark in entry["name"])
+            yield Resources(
+                kernel=kernel,
+                dtype=dtype,
+                architecture=entry["architecture"],
+                registers=int(found[1]),
+                shared_bytes=int(found[2] or 0),
+                stack_bytes=stack[0],
+                spill_stores=stack[1],
+                spill_loads=stack[2],
+            )
+            entry = None
+
+
+def _number(architecture: str) -> int:
+    return int(architecture.rstrip("a"))
+
+
+def measure() -> dict[str, object]:
+    """Compile every kernel; return the table and the compiler's version.
+
+    Raises:
+        rsk.BuildError: there is no ``nvcc``, or a kernel does not compile.
+    """
+    nvcc = build.find_nvcc()
+    if nvcc is None:
+        raise build.BuildError("nvcc was not found: install the CUDA toolkit")
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True)
+    release = re.search(r"release [\d.]+, V([\d.]+)", version.stdout)
+    rows = [row for name in KERNELS for row in compile_resources(name, supported(nvcc), nvcc)]
+    order = list(KERNELS)
+    rows.sort(key=lambda x: (order.index(x.kernel), _number(x.architecture), x.dtype))
+    return {
+        "nvcc": release[1] if release else "unknown",
+        "flags": " ".join(build.CUDA_FLAGS),
+        "kernels": [asdict(row) for row in rows],
+    }
+
+
+def main() -> None:
+    """Print the table; with ``--save``, write it to ``data/kernels/resources.json``."""
+    parser = argparse.ArgumentParser(description="Registers, shared memory and spills.")
+    parser.add_argument("--save", action="store_true", help="write data/kernels/resources.json")
+    save = parser.parse_args().save
+    text = json.dumps(measure(), indent=1) + "\n"
+    if save:
+        path = data_dir() / "kernels" / "resources.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        print(f"wrote {path}")
+    else:
+        sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The values that the report and the talk name, computed from data."""

@@ -1,0 +1,58 @@
+"""The copies of the report and the talk that ``report/`` holds, made from recorded data alone.
+
+They are for who reads without running anything. Nothing in them depends on the machine that makes
+them: the report's notebook runs on the CPU in an empty folder, so that it falls back on what was
+recorded, and the date shown is that of the newest record.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rsk import export
+from rsk.base import folders
+from rsk.course import running
+from rsk.report import talk
+from rsk.sampler import build
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+COPIES = ("report.html", "report.pdf", "slides.pdf", "script.pdf")
+COMMAND = "rsk report --publish"
+
+
+def rebuild(folder: Path | None = None, console: Console | None = None) -> list[Path]:
+    """Make the copies.
+
+    Args:
+        folder: where to; by default ``report/`` of the checkout.
+        console: where to say what is made.
+
+    Raises:
+        ValueError: there is no checkout, and no folder is given.
+        BuildError: no C++ compiler: the report compares the kernels in the emulator.
+        ExportError, CourseError, RecordError: something cannot be made; older copies stay.
+    """
+    if folder is None:
+        top = folders.checkout()
+        if top is None:
+            raise ValueError("--publish writes to report/ of a checkout; else name an --output")
+        folder = top / "report"
+    build.load("cpu")
+    build.load("emulator")
+    with tempfile.TemporaryDirectory(prefix="rsk-published-") as name:
+        run = Path(name)
+        source = folders.notebooks_dir() / running.REPORT
+        running.run_notebook(source, run, {"device": "cpu"})
+        epoch = talk.epoch(talk.gather())
+        made = [*export.export_report(run, epoch=epoch), *talk.write(run)]
+        copies = {folder / path.name: path.read_bytes() for path in made}
+    written = export.replace(copies)
+    if console is not None:
+        for path in written:
+            size = f"{path.stat().st_size / 1e6:.2f} MB"
+            console.print(f"{path}: {size}", markup=False, highlight=False, soft_wrap=True)
+    return written

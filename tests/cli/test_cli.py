@@ -1,0 +1,344 @@
+"""The command line: help, exit statuses, and one clear line in place of a traceback."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import rsk
+from rsk import cli, doctor
+from rsk.course import running
+from rsk.report import talk
+
+COMMANDS = ["demo", "benchmark", "generate", "report", "doctor"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+def test_the_help_lists_the_commands_in_order():
+    result = run("--help")
+    assert result.exit_code == 0
+    places = [result.output.index(f" {command} ") for command in COMMANDS]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_and_option_has_help(command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    group = cli.typer.main.get_command(cli.app)
+    parsed = group.commands[command]
+    summary = parsed.help.strip()
+    assert summary.endswith(".")
+    assert len(summary) <= 60  # one line of the list of commands
+    for parameter in parsed.params:
+        assert parameter.help, f"{command}: {parameter.name} has no help"
+
+
+def test_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "rsk", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"rsk {rsk.__version__}\n"
+
+
+def test_an_unknown_command_is_a_usage_error():
+    result = run("tuna")
+    assert result.exit_code == 2
+    assert "tuna" in result.output
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("batch size must be positive, got 0"), 2),
+        (running.CourseError("00_quick_demo.ipynb: cell 3 of 9 failed"), 1),
+        (rsk.BuildError("no compiler"), 1),
+        (PermissionError(13, "Permission denied", "/x"), 1),
+        (ModuleNotFoundError("No module named 'papermill'", name="papermill.execute"), 1),
+    ],
+)
+def test_expected_errors_are_one_line_without_traceback(monkeypatch, error, status):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(running, "run_course", fail)
+    result = run("report")
+    assert result.exit_code == status
+    assert "Traceback" not in result.output
+    assert result.output.startswith("rsk: ")
+    assert len(result.output.splitlines()) == 1
+    monkeypatch.setenv("RSK_DEBUG", "1")
+    assert run("report").exception is error
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "papermill", None)
+    monkeypatch.setattr(running, "notebooks", lambda *_: [])
+    monkeypatch.setattr(running, "run_course", lambda *_, **__: __import__("papermill.execute"))
+    result = run("report")
+    assert result.exit_code == 1
+    assert (
+        result.output
+        == "rsk: this command needs the package papermill: pip install 'rsk[course]'\n"
+    )
+
+
+def test_an_interruption_is_no_traceback(monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "run_course", interrupt)
+    result = run("report")
+    assert result.exit_code == 130
+    assert result.output == "rsk: interrupted\n"
+
+
+def test_an_error_that_nobody_expected_is_shown_in_full(monkeypatch):
+    def fail(*_, **__):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(running, "run_course", fail)
+    assert isinstance(run("report").exception, KeyError)
+
+
+def test_report_passes_its_options_on(monkeypatch, tmp_path):
+    seen = {}
+    monkeypatch.setattr(running, "run_course", lambda *a, **k: seen.update(k, parameters=a[0]))
+    arguments = ["-p", "batch_sizes=[1, 4]", "-p", "seed=3", "--full", "--only", "05"]
+    result = run("report", *arguments, "--output", str(tmp_path), "--no-export")
+    assert result.exit_code == 0, result.output
+    assert seen == {
+        "parameters": {"batch_sizes": [1, 4], "seed": 3, "quick": False},
+        "only": ["05"],
+        "output": tmp_path,
+        "export": False,
+        "more": talk.write,
+    }
+    assert run("report").exit_code == 0
+    assert seen["parameters"] == {}
+
+
+def test_report_refuses_a_parameter_that_cannot_be_read():
+    result = run("report", "-p", "batch_sizes")
+    assert result.exit_code == 2
+    assert "name=value" in result.output
+
+
+# --- demo and benchmark
+
+
+def test_demo_passes_its_options_on(monkeypatch, tmp_path):
+    from rsk.course import demo
+
+    defaults = {p.name: p.default for p in inspect.signature(demo.run).parameters.values()}
+    seen = {}
+    monkeypatch.setattr(demo, "run", lambda **options: seen.update(options))
+    assert run("demo", "--device", "cpu").exit_code == 0
+    del seen["console"], defaults["console"]
+    assert seen == defaults
+    arguments = f"--batch-sizes 2,3 --spec-len 5 --vocab-size 70 --seed 8 --figure {tmp_path}/d.svg"
+    result = run("demo", *arguments.split(), "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    del seen["console"]
+    assert seen == {
+        "batch_sizes": (2, 3),
+        "spec_len": 5,
+        "vocab_size": 70,
+        "figure": tmp_path / "d.svg",
+        "device": "cpu",
+        "seed": 8,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--batch-sizes", "few"], "--batch-sizes: expected integers"),
+        (["--batch-sizes", "0"], "batch_sizes: expected at least 1, got 0"),
+        (["--vocab-size", "0"], "vocab_sizes: expected at least 1, got 0"),
+        (["--figure", "demo.doc"], "figure: expected a name in .png, .svg or .pdf"),
+        (["--device", "tpu"], "--device: expected auto, cpu or cuda, got 'tpu'"),
+    ],
+)
+def test_demo_says_what_it_expected(arguments, expected):
+    result = run("demo", *arguments)
+    assert result.exit_code == 2
+    assert expected in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Calls of ``rsk.measure.benchmark.run``, which is replaced: its own tests measure."""
+    from rsk.measure import benchmark
+
+    calls = []
+    monkeypatch.setattr(benchmark, "run", lambda sweep, **options: calls.append((sweep, options)))
+    monkeypatch.setattr(benchmark, "show", lambda *_: None)
+    return calls
+
+
+def test_the_defaults_shown_are_the_defaults_used():
+    from rsk.measure.benchmark import Sweep
+
+    group = cli.typer.main.get_command(cli.app)
+    shown = {p.name: p.show_default for p in group.commands["benchmark"].params}
+    for name in ("batch_sizes", "spec_lens", "vocab_sizes", "dtypes", "acceptances", "caches"):
+        assert shown[name] == ",".join(map(str, getattr(Sweep(), name))), name
+    assert shown["runs"] == str(Sweep().runs)
+
+
+def test_benchmark_without_options_measures_the_usual_sweep(measured):
+    from rsk.measure.benchmark import Sweep
+
+    assert run("benchmark", "--device", "cpu").exit_code == 0
+    ((sweep, options),) = measured
+    assert sweep == Sweep()
+    assert options["device"] == "cpu"
+    assert options["chosen"] is None
+    assert options["save"] is None
+
+
+def test_benchmark_passes_its_options_on(measured):
+    from rsk.measure.benchmark import Sweep
+
+    arguments = "--batch-sizes 1,2 --spec-lens 3 --dtypes bfloat16,float16 --acceptances 0.5,1"
+    arguments += " --vocab-sizes 7 --caches cold --grid BKV --runs 2 --seed 9 --only fused,baseline"
+    arguments += " --budget 0.5 --time-limit 60 --threads 1 --device cpu"
+    result = run("benchmark", *arguments.split())
+    assert result.exit_code == 0, result.output
+    ((sweep, options),) = measured
+    assert sweep == Sweep(
+        batch_sizes=(1, 2),
+        spec_lens=(3,),
+        vocab_sizes=(7,),
+        dtypes=("bfloat16", "float16"),
+        acceptances=(0.5, 1.0),
+        caches=("cold",),
+        grid="BKV",
+        runs=2,
+        seed=9,
+    )
+    del options["console"]
+    assert options == {
+        "device": "cpu",
+        "chosen": ("fused", "baseline"),
+        "threads": 1,
+        "budget_s": 0.5,
+        "time_limit_s": 60,
+        "save": None,
+    }
+
+
+def test_a_full_sweep_can_be_changed_in_parts(measured):
+    from rsk.measure.benchmark import full_sweep
+
+    assert run("benchmark", "--full", "--batch-sizes", "2", "--device", "cpu").exit_code == 0
+    sweep = measured[0][0]
+    assert sweep.batch_sizes == (2,)
+    assert sweep.vocab_sizes == full_sweep("cpu").vocab_sizes
+    assert sweep.grid == "BKV"
+    assert sweep.runs == full_sweep("cpu").runs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--batch-sizes", "1,x"], "--batch-sizes: expected integers with commas between them"),
+        (["--batch-sizes", "0"], "batch_sizes: expected at least 1, got 0"),
+        (["--acceptances", "most"], "--acceptances: expected numbers"),
+        (["--dtypes", "int8"], "dtypes: expected one of"),
+        (["--only", "fastest", "--batch-sizes", "1"], "got 'fastest'"),
+        (["--device", "tpu"], "--device: expected auto, cpu or cuda, got 'tpu'"),
+        (["some.json"], "rsk benchmark --compare FILE..."),
+        (["--compare"], "rsk benchmark --compare FILE..."),
+    ],
+)
+def test_benchmark_says_what_it_expected(arguments, expected):
+    result = run("benchmark", *arguments)
+    assert result.exit_code == 2
+    assert expected in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_a_benchmark_is_saved_and_compared(tmp_path):
+    path = tmp_path / "record.json"
+    arguments = "--batch-sizes 2 --spec-lens 2 --vocab-sizes 50 --budget 0.01 --device cpu"
+    chosen = ["--only", "baseline,vectorized", "--save", str(path)]
+    result = run("benchmark", *arguments.split(), *chosen)
+    assert result.exit_code == 0, result.output
+    assert f"saved to {path}" in result.output
+    compared = run("benchmark", "--compare", str(path), str(path))
+    assert compared.exit_code == 0
+    assert "1.00×" in compared.output
+    missing = run("benchmark", "--compare", str(tmp_path / "none.json"))
+    assert missing.exit_code == 1
+    assert missing.output == f"rsk: {tmp_path / 'none.json'}: No such file or directory\n"
+
+
+# --- devices
+
+
+@pytest.mark.parametrize("command", ["demo", "benchmark", "generate"])
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch, command):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    result = run(command, "--device", "cuda")
+    assert result.exit_code == 2
+    assert result.output == "rsk: --device cuda: PyTorch finds no NVIDIA GPU (see rsk doctor)\n"
+
+
+def test_the_device_is_the_gpu_if_there_is_one(monkeypatch, measured):
+    for has_gpu, device in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda has_gpu=has_gpu: has_gpu)
+        assert run("benchmark").exit_code == 0
+        assert measured[-1][1]["device"] == device
+
+
+# --- generate and doctor
+
+
+def test_generate_passes_its_options_on(monkeypatch):
+    from rsk.decode import command_line
+
+    expected = {p.name: p.default for p in inspect.signature(command_line.run).parameters.values()}
+    seen = {}
+    monkeypatch.setattr(command_line, "run", lambda *a, **k: seen.update(k, prompt=a[0]))
+    arguments = "--target t --draft ngram --spec-len 3 --max-new-tokens 9 --temperature 0.5"
+    arguments += " --top-k 4 --top-p 0.9 --seed 1 --backend fused --device cpu --plain"
+    result = run("generate", "Once upon", *arguments.split())
+    assert result.exit_code == 0, result.output
+    assert seen == {
+        "prompt": "Once upon",
+        "target": "t",
+        "draft": "ngram",
+        "spec_len": 3,
+        "max_new_tokens": 9,
+        "temperature": 0.5,
+        "top_k": 4,
+        "top_p": 0.9,
+        "seed": 1,
+        "backend": "fused",
+        "device": "cpu",
+        "plain": True,
+    }
+    assert run("generate", "--device", "cpu").exit_code == 0
+    expected["device"] = "cpu"  # where the default is chosen by the command line
+    assert {name: seen[name] for name in seen if name != "prompt"} | {"prompt": None} == expected
+
+
+def test_doctor_fails_only_on_problems(monkeypatch):
+    ok = doctor.Finding("Python", "ok", "3.11")
+    problem = doctor.Finding("ninja", "problem", "not installed", "pip install ninja")
+    monkeypatch.setattr(doctor, "examine", lambda: [ok])
+    assert run("doctor").exit_code == 0
+    monkeypatch.setattr(doctor, "examine", lambda: [ok, problem])
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "pip install ninja" in result.output

@@ -1,0 +1,347 @@
+"""Running notebooks: order, parameters, failures, dead kernels, folders."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+
+import filelock
+import nbformat
+import pytest
+from rich.console import Console
+
+from rsk.base import folders
+from rsk.course import running
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def outputs(path):
+    cells = nbformat.read(path, as_version=4).cells
+    return "".join(out.text for cell in cells for out in cell.get("outputs", []) if "text" in out)
+
+
+def console():
+    return Console(file=io.StringIO(), width=200)
+
+
+# --- folders
+
+
+def test_run_dir_in_a_checkout_is_the_ignored_build_folder():
+    assert running.run_dir() == folders.checkout() / "report" / "build"
+
+
+def test_run_dir_from_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("RSK_RUN_DIR", str(tmp_path / "here"))
+    assert running.run_dir() == tmp_path / "here"
+
+
+def test_run_dir_of_an_installed_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "checkout", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    assert running.run_dir() == tmp_path / "rsk-run"
+
+
+def test_notebooks_are_chosen_by_name(write_notebook):
+    folder = write_notebook("00_first").parent
+    write_notebook("01_second")
+    assert [path.stem for path in running.notebooks(["01"], folder)] == ["01_second"]
+    with pytest.raises(ValueError, match=r"'02'; there are 00_first, 01_second"):
+        running.notebooks(["02"], folder)
+    with pytest.raises(ValueError, match="no notebook"):
+        running.notebooks(folder=folder.parent)
+
+
+# --- parameters
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[1, 4]", [1, 4]),
+        ("True", True),
+        ("true", True),
+        ("null", None),
+        ("1e-3", 1e-3),
+        ("cpu", "cpu"),
+        ("'cpu'", "cpu"),
+        ("[a, b]", ["a", "b"]),
+        ("", None),
+    ],
+)
+def test_values_are_literals_or_yaml(text, value):
+    assert running.parse_parameters([f"x={text}"]) == {"x": value}
+
+
+@pytest.mark.parametrize("assignment", ["x", "=1", "two words=1", "x=[1,"])
+def test_unreadable_parameters_are_refused(assignment):
+    with pytest.raises(ValueError, match="name=value|cannot be read"):
+        running.parse_parameters([assignment])
+
+
+DECLARED = {
+    "a": {"quick": True, "batch_sizes": [1, 4], "rate": 0.5, "device": "cpu", "limit": None},
+    "b": {"quick": True, "steps": 3},
+}
+
+
+def test_parameters_go_to_the_notebooks_that_declare_them():
+    given = {"quick": False, "batch_sizes": [2], "steps": 9}
+    assert running.match_parameters(given, DECLARED) == {
+        "a": {"quick": False, "batch_sizes": [2]},
+        "b": {"quick": False, "steps": 9},
+    }
+
+
+def test_an_unknown_parameter_lists_the_known_ones():
+    with pytest.raises(ValueError, match="'batch_size'") as error:
+        running.match_parameters({"batch_size": [1]}, DECLARED)
+    assert "a: quick, batch_sizes, rate, device, limit\n  b: quick, steps" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("batch_sizes", 3, "a list of integers such as [1, 4], not an integer: 3"),
+        ("batch_sizes", [1, "x"], "a list of integers such as [1, 4], not a list: [1, 'x']"),
+        ("batch_sizes", [True], "a list of integers such as [1, 4], not a list of truth values"),
+        ("quick", 1, "a truth value such as True, not an integer: 1"),
+        ("steps", True, "an integer such as 3, not a truth value: True"),
+        ("steps", 2.5, "an integer such as 3, not a number: 2.5"),
+        ("steps", None, "an integer such as 3, not null: None"),
+        ("rate", "half", "a number such as 0.5, not a text: 'half'"),
+        ("device", 0, "a text such as 'cpu', not an integer: 0"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(name, value, expected):
+    with pytest.raises(ValueError, match=f"parameter {name} of") as error:
+        running.match_parameters({name: value}, DECLARED)
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("rate", 1), ("limit", 7), ("batch_sizes", (8,))])
+def test_compatible_types_are_accepted(name, value):
+    assert running.match_parameters({name: value}, DECLARED)["a"] == {name: value}
+
+
+def test_a_notebook_without_parameters_cell_is_refused(write_notebook):
+    path = write_notebook("00_a")
+    notebook = nbformat.read(path, as_version=4)
+    del notebook.cells[0]
+    with pytest.raises(running.CourseError, match="00_a: no code cell is tagged"):
+        running.declared_parameters(notebook, "00_a")
+
+
+@pytest.mark.parametrize("source", ["x = 1 + y", "import os", "x ="])
+def test_parameters_are_literals_only(write_notebook, source):
+    notebook = nbformat.read(write_notebook("00_a", parameters=source), as_version=4)
+    with pytest.raises(running.CourseError, match="may only assign literals"):
+        running.declared_parameters(notebook, "00_a")
+
+
+def test_annotated_parameters_are_found(write_notebook):
+    source = '"""Docs are no literal to assign."""'
+    notebook = nbformat.read(write_notebook("00_a", parameters=source), as_version=4)
+    with pytest.raises(running.CourseError):
+        running.declared_parameters(notebook, "00_a")
+    source = "quick: bool = True  # small and fast\nsizes = [\n    1,\n    -2,\n]"
+    notebook = nbformat.read(write_notebook("00_a", parameters=source), as_version=4)
+    assert running.declared_parameters(notebook, "00_a") == {"quick": True, "sizes": [1, -2]}
+
+
+# --- running
+
+
+def test_notebooks_run_in_order_and_hand_results_on(write_notebook, tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    hand_on = "from pathlib import Path\nfrom rsk.course.running import run_dir\nresults = run_dir() / 'results'"
+    sources = write_notebook(
+        "00_first",
+        hand_on + "\n(results / 'first.json').write_text(str(scale))",
+        parameters="scale = 2",
+    ).parent
+    write_notebook(
+        "01_second",
+        hand_on + "\nprint('read', (results / 'first.json').read_text(), quick)",
+        "import sys, os\nprint('python', sys.executable)\nprint('cwd', os.getcwd())",
+    )
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "rsk").mkdir(parents=True)  # a folder that must not be taken for the package
+    monkeypatch.chdir(elsewhere)
+
+    printed = console()
+    given = {"scale": 5, "quick": False}
+    parts = running.run_course(given, sources=sources, output=folder, console=printed)
+
+    assert [part.name for part in parts] == ["00_first", "01_second"]
+    assert all(part.seconds > 0 for part in parts)
+    text = outputs(folder / "notebooks" / "01_second.ipynb")
+    assert "read 5 False" in text
+    assert f"python {sys.executable}\n" in text
+    progress = printed.file.getvalue()
+    assert "1/2 00_first: done in" in progress
+    assert "2/2 01_second: done in" in progress
+    assert str(folder / "notebooks") in progress
+    assert list(elsewhere.iterdir()) == [elsewhere / "rsk"]
+
+
+def test_cells_are_counted_as_they_run(write_notebook, tmp_path):
+    path = write_notebook("00_a", "1", "", "2")
+    seen = []
+    running.run_notebook(path, tmp_path, {"quick": False}, lambda *cell: seen.append(cell))
+    assert seen == [(n, 4) for n in (1, 2, 3, 4)]  # parameters, injected, two with code
+
+
+def test_the_kernel_is_this_interpreter_whatever_is_registered(
+    write_notebook, tmp_path, monkeypatch
+):
+    kernels = tmp_path / "jupyter" / "kernels" / "python3"
+    kernels.mkdir(parents=True)
+    (kernels / "kernel.json").write_text(
+        '{"argv": ["/nonexistent/python"], "display_name": "x", "language": "python"}'
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    path = write_notebook("00_a", "import sys; print(sys.executable)")
+    assert outputs(running.run_notebook(path, tmp_path / "out")) == f"{sys.executable}\n"
+
+
+def test_a_failing_cell_stops_the_run_and_keeps_the_notebook(write_notebook, tmp_path):
+    sources = write_notebook(
+        "00_a", "print('before')", "def f():\n    return 1 / 0", "f()", "print('after')"
+    ).parent
+    write_notebook("01_b", "print('never')")
+    with pytest.raises(running.CourseError) as error:
+        running.run_course(sources=sources, output=tmp_path / "out", console=console())
+    message = str(error.value)
+    assert message.startswith("00_a.ipynb: cell 4 of 5 failed\n")
+    assert "ZeroDivisionError: division by zero" in message
+    assert "return 1 / 0" in message
+    assert "\x1b" not in message
+    kept = tmp_path / "out" / "notebooks" / "00_a.ipynb"
+    assert str(kept) in message
+    assert outputs(kept) == "before\n"
+    assert not kept.with_name("01_b.ipynb").exists()
+
+
+def test_a_long_traceback_is_cut(write_notebook, tmp_path):
+    deep = "\n".join(f"def f{n}(): return f{n + 1}()" for n in range(30))
+    deep += "\ndef f30(): raise KeyError('deep')"
+    path = write_notebook("00_a", deep, "f0()")
+    with pytest.raises(running.CourseError) as error:
+        running.run_notebook(path, tmp_path)
+    assert "KeyError: 'deep'" in str(error.value)
+    assert len(str(error.value).splitlines()) <= 20
+
+
+def test_a_stale_copy_does_not_survive_a_failure(write_notebook, tmp_path):
+    running.run_notebook(write_notebook("00_a", "print('old')"), tmp_path)
+    with pytest.raises(running.CourseError):
+        running.run_notebook(write_notebook("00_a", "1 / 0", "print('new')"), tmp_path)
+    assert outputs(tmp_path / "notebooks" / "00_a.ipynb") == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_killed_kernel_is_reported_as_such(write_notebook, tmp_path):
+    path = write_notebook(
+        "00_a", "print('alive')", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with pytest.raises(running.CourseError) as error:
+        running.run_notebook(path, tmp_path)
+    assert "00_a.ipynb: the kernel was killed by SIGKILL" in str(error.value)
+    assert "memory" in str(error.value)
+    assert "in cell 3 of 3" in str(error.value)
+    assert outputs(tmp_path / "notebooks" / "00_a.ipynb") == "alive\n"
+
+
+def test_a_kernel_that_exits_is_reported_as_such(write_notebook, tmp_path):
+    path = write_notebook("00_a", "import os; os._exit(7)")
+    with pytest.raises(running.CourseError, match="ended by itself with status 7 in cell 2 of 2"):
+        running.run_notebook(path, tmp_path)
+
+
+def test_two_runs_do_not_share_a_folder(write_notebook, tmp_path):
+    sources = write_notebook("00_a", "1").parent
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with (
+        filelock.FileLock(folder / ".lock"),
+        pytest.raises(running.CourseError, match="another run is writing"),
+    ):
+        running.run_course(sources=sources, output=folder, console=console())
+
+
+def test_wrong_parameters_stop_the_run_before_it_starts(write_notebook, tmp_path):
+    sources = write_notebook("00_a", "1").parent
+    with pytest.raises(ValueError, match="no notebook has a parameter 'fast'"):
+        running.run_course(
+            {"fast": True}, sources=sources, output=tmp_path / "o", console=console()
+        )
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_export_follows_the_report_notebook(write_notebook, tmp_path, monkeypatch):
+    import rsk.export
+
+    sources = write_notebook("00_a", "1").parent
+    write_notebook("07_report", "2")
+    seen = []
+    made = [tmp_path / "report.html", tmp_path / "report.pdf"]
+    monkeypatch.setattr(rsk.export, "export_report", lambda folder: seen.append(folder) or made)
+    monkeypatch.setattr(rsk.export, "export_site", lambda folder: [folder / "site" / "index.html"])
+
+    running.run_course(sources=sources, output=tmp_path, only=["00"], console=console())
+    running.run_course(sources=sources, output=tmp_path, export=False, console=console())
+    assert seen == []
+    printed = console()
+    parts = running.run_course(sources=sources, output=tmp_path, console=printed)
+    assert [part.name for part in parts] == ["00_a", "07_report", "export"]
+    assert seen == [tmp_path]
+    lines = printed.file.getvalue().splitlines()
+    assert re.fullmatch(r"All done in \d+ s:", lines[-5])
+    files = [tmp_path / "notebooks", *made, tmp_path / "site" / "index.html"]
+    assert [line.strip() for line in lines[-4:]] == list(map(str, files))
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_names_notebook_cell_and_time(write_notebook, tmp_path, terminal):
+    sources = write_notebook("00_slow", "import time", *["time.sleep(1.1)"] * 3).parent
+    printed = Console(file=io.StringIO(), width=120, force_terminal=terminal)
+    running.run_course(sources=sources, output=tmp_path / "out", console=printed)
+    text = printed.file.getvalue()
+    assert "1/1 00_slow" in text
+    assert re.search(r"cell [345]/5", text)
+    assert re.search(r"0:00:0\d" if terminal else r"cell \d/5, \d s", text)
+    assert re.search(r"1/1 00_slow: done in [3-9]\.\d s", text)
+
+
+# --- the course itself
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_whole_course_runs_and_is_exported(whole_course):
+    folder = whole_course.folder
+    names = [path.stem for path in running.notebooks()]
+    assert whole_course.parts == [*names, "export"], whole_course.printed
+    for path in sorted((folder / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            assert all(out.output_type != "error" for out in cell.get("outputs", []))
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert (folder / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert sorted(folder.parent.iterdir()) == [folder]  # nothing is written where one happens to be
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_plain_papermill_runs_a_notebook_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("RSK_RUN_DIR", str(tmp_path / "run"))
+    source = folders.notebooks_dir() / "00_quick_demo.ipynb"
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(source), "out.ipynb"]
+    subprocess.run([*command, "-p", "seed", "3"], cwd=tmp_path, check=True, timeout=500)
+    executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    (injected,) = [c for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])]
+    assert "seed = 3" in injected.source

@@ -1,0 +1,71 @@
+"""The exercises' kernels: solved they are right in every order, and their faults are caught."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from rsk.check.synthetic import make_batch
+from rsk.course import exercises
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the emulator needs ucontext")
+BATCH = make_batch(3, 4, 9000)
+
+
+def test_the_warp_kernel():
+    solved = "for (int32_t v = lane; v < row.size; v += 32) total += weight(v);"
+    solved += "total = sum_over_warp(total);"
+    assert exercises.faults(exercises.warp_per_sequence(solved), BATCH) == [""] * 8
+
+    # A kernel that loses one token of many goes unnoticed in a large row: use small ones too.
+    small = make_batch(32, 2, 40)
+    assert exercises.faults(exercises.warp_per_sequence(solved), small, orders=2) == [""] * 2
+    with_gap = exercises.warp_per_sequence(solved.replace("v = lane", "v = lane + 1"))
+    assert all(exercises.faults(with_gap, small, orders=2))
+
+
+def test_a_warp_kernel_whose_lanes_do_not_agree():
+    lines = "for (int32_t v = lane; v < row.size; v += 32) total += weight(v);"
+    small = make_batch(32, 2, 40)
+    assert all(exercises.faults(exercises.warp_per_sequence(lines), small, orders=2))
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("if (warp == 0 && lane < cluster_size) send(mailbox, lane, part, warps.running);", True),
+        ("if (lane < cluster_size) send(mailbox, lane, part, warps.all);", True),  # every warp
+        ("if (warp == 1 && lane < cluster_size) send(mailbox, lane, part, warps.all);", False),
+        (
+            "if (threadIdx.x == 0) "
+            "for (int32_t i = 0; i < cluster_size; ++i) send(mailbox, i, part, warps.all);",
+            False,
+        ),
+    ],
+)
+def test_the_lines_that_send_a_letter(line, wrong):
+    text = exercises.replaced(exercises.source("cluster"), exercises.SEND, line)
+    found = exercises.faults(exercises.compiled(text), BATCH)
+    assert any(found) if wrong else not any(found)
+
+
+def test_a_missing_barrier_is_caught():
+    text = exercises.source("block_per_sequence")
+    broken = exercises.compiled(exercises.replaced(text, "__syncthreads();", ""))
+    assert any(exercises.faults(broken, BATCH))
+    assert exercises.faults(exercises.compiled(text), BATCH) == [""] * 8
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("split_vocabulary", exercises.IS_LAST), ("cluster", exercises.SEND)]
+)
+def test_the_missing_parts_are_those_of_the_files(name, part):
+    assert part in exercises.source(name)
+
+
+def test_a_part_that_is_not_there():
+    with pytest.raises(ValueError, match="expected 'nonsense'"):
+        exercises.replaced("text", "nonsense", "")
+    with pytest.raises(ValueError, match="namespace"):
+        exercises.compiled("int x;")

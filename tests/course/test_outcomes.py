@@ -1,0 +1,81 @@
+"""What came of the ideas: words that follow from the times."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+pytest.importorskip("pandas")
+from measured import GPU_PROVENANCE
+
+from rsk.course import outcomes, publish
+from rsk.measure import ideas
+
+
+def test_the_outcome_of_an_idea_is_said_by_its_times():
+    before = 10.0
+    assert outcomes.outcome(before, None) == "failed"
+    assert outcomes.outcome(before, 10.29) == outcomes.outcome(before, 9.71) == "same"
+    assert outcomes.outcome(before, 8.0) == "\u221220%"
+    assert outcomes.outcome(before, 15.0) == "+50%"
+
+
+def test_the_outcomes_over_several_points():
+    before = (10.0, 20.0, 40.0)
+    assert outcomes.outcomes(before, (10.1, 20.0, 39.5)) == "no difference at any point"
+    assert outcomes.outcomes(before, (None, None, None)) == "failed at every point"
+    assert (
+        outcomes.outcomes(before, (8.0, 10.0, 40.0))
+        == "helped at 2 of 3 points, 20% to 50% less time; no difference at 1"
+    )
+    assert (
+        outcomes.outcomes(before, (8.0, 30.0, None))
+        == "helped at 1 of 3 points, 20% less time; hurt at 1 of 3 points, 50% more time; "
+        "failed at 1"
+    )
+
+
+def test_ideas_are_shown_with_prediction_and_outcome(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ideas, "data_dir", lambda: tmp_path)
+    outcomes.show()
+    assert "Not recorded yet" in capsys.readouterr().out
+
+    points = [
+        {"batch_size": b, "spec_len": 4, "vocab_size": 32000, "dtype": "float32",
+         "acceptance": 0.7, "cache": cache}
+        for b, cache in ((1, "warm"), (1024, "cold"))
+    ]  # fmt: skip
+    text = {
+        "schema": ideas.SCHEMA,
+        "provenance": dataclasses.asdict(GPU_PROVENANCE),
+        "points": points,
+        "unchanged_us": [4.0, 200.0],
+        "again_us": [4.1, 200.0],
+        "ideas": [
+            {"name": "less of it", "prediction": "Nothing.", "times_us": [4.0, 250.0]},
+            {"name": "more of it", "prediction": "Faster.", "times_us": [3.0, None]},
+            {"name": "none of it", "prediction": "Slower.", "times_us": [4.0, 201.0]},
+        ],
+    }
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "ideas-a-gpu.json").write_text(json.dumps(text))
+    outcomes.show()
+    said = capsys.readouterr().out
+    assert "Recorded on a GPU, driver 1.2.3" in said
+    assert "1 × 32,000\t1,024 × 32,000, cold" in said
+    assert "Unchanged (µs)\t4.00\t200" in said
+    assert "Less of it\tsame\t+25%" in said and "More of it\t\u221225%\tfailed" in said
+    assert "**Less of it.** Predicted: Nothing. Measured: hurt at 1 of 2 points, 25%" in said
+    assert "Of 3 ideas, 1 helped somewhere, 1 only hurt and 1 did neither." in said
+    assert "differ by up to 2.5%. A change of no more than 3.0%" in said
+
+    text["again_us"] = [5.2, 200.0]  # a difference of 30 % is noise, then
+    text["ideas"][1]["times_us"] = [3.0, 200.0]
+    (tmp_path / "kernels" / "ideas-b-gpu.json").write_text(json.dumps(text))
+    publish.reset()
+    outcomes.show()
+    said = capsys.readouterr().out
+    assert "no more than 30.0%" in said and "Of 3 ideas, 3 did neither." in said
+    assert "More of it\tsame\tsame" in said

@@ -1,0 +1,252 @@
+"""The study of a pair of models: what is counted, what is predicted, what is said about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+
+import pytest
+import torch
+from studied import made_up
+from tiny_models import llama
+
+from rsk.decode import studies
+from rsk.decode.loading import Pair
+from rsk.decode.loop import ACCEPTED, BONUS, RECOVERED, speculative_generate
+from rsk.decode.studies import Study, count_steps, expected_speed_up, expected_tokens
+from rsk.measure.records import RecordError, parse
+from rsk.report import decoding_prose
+
+transformers = pytest.importorskip("transformers")
+
+
+# --- counting and predicting ----------------------------------------------------------------------
+
+
+def test_expected_tokens_is_the_closed_form():
+    for a in (0.0, 0.3, 0.7, 0.999):
+        for k in (0, 1, 4, 8):
+            assert expected_tokens(a, k) == pytest.approx((1 - a ** (k + 1)) / (1 - a))
+    assert expected_tokens(1.0, 4) == 5
+    assert expected_speed_up(0.7, 4, 0.0) == expected_tokens(0.7, 4)
+    assert expected_speed_up(0.0, 4, 0.25) == 0.5
+    with pytest.raises(ValueError, match="acceptance rate"):
+        expected_tokens(1.1, 4)
+
+
+def test_expected_tokens_agrees_with_coins():
+    generator = torch.Generator().manual_seed(0)
+    accepted = (torch.rand(200_000, 4, generator=generator) < 0.7).long().cumprod(1).sum(1)
+    assert float(accepted.double().mean() + 1) == pytest.approx(expected_tokens(0.7, 4), abs=0.02)
+
+
+def test_steps_are_cut_where_a_token_is_not_a_drafts():
+    origins = [ACCEPTED, RECOVERED, *[ACCEPTED] * 3, BONUS, RECOVERED]
+    count = count_steps(origins, spec_len=3, new_tokens=100)
+    assert (count.steps, count.tokens) == (3, 7)
+    assert count.accepted == 4
+    assert count.judged == 4 + 2  # a recovered token stands for a draft token that was rejected
+    assert count.drafted == 9
+
+
+def test_steps_that_the_end_of_the_text_shortens_are_left_out():
+    origins = [*[ACCEPTED] * 4, BONUS, ACCEPTED, BONUS]  # the second step had room for one draft
+    count = count_steps(origins, spec_len=4, new_tokens=7)
+    assert (count.steps, count.tokens, count.accepted, count.judged) == (1, 5, 4, 4)
+    assert count.drafted == 5
+
+
+def test_the_error_of_a_ratio_is_what_repetition_shows():
+    generator = torch.Generator().manual_seed(1)
+    rates, errors = [], []
+    for _ in range(400):
+        easy = torch.rand(16, generator=generator)  # texts differ
+        judged = torch.full((16,), 40.0)
+        accepted = torch.binomial(judged, 0.4 + 0.5 * easy, generator=generator)
+        rate, error = studies.ratio_with_error(accepted.tolist(), judged.tolist())
+        rates.append(rate)
+        errors.append(error)
+    spread = torch.tensor(rates).std().item()
+    assert sum(errors) / len(errors) == pytest.approx(spread, rel=0.15)
+    assert studies.ratio_with_error([], []) == (0.0, 0.0)
+
+
+# --- a study of tiny models -----------------------------------------------------------------------
+
+
+class Characters:
+    """A tokenizer of one token per letter, with as much of the interface as a study needs."""
+
+    def __call__(self, text):
+        return transformers.BatchEncoding({"input_ids": [ord(c) % 61 for c in text]})
+
+    def decode(self, tokens, **_):
+        return "".join(chr(97 + token % 26) for token in tokens)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    target = llama(1)
+    draft = llama(1, noise_of=target, noise=0.1)
+    return Pair(target, draft, Characters())
+
+
+PROMPTS = ["a text", "another", "the third one", "four"]
+
+
+@pytest.fixture(scope="module")
+def study(pair):
+    return studies.study(pair, PROMPTS, spec_lens=(1, 4), new_tokens=24, rounds=2)
+
+
+def test_a_study_measures_every_setting(study):
+    assert list(study.by_spec_len()) == [1, 4]
+    assert {draft: len(trials) for draft, trials in study.by_temperature().items()} == {
+        "model": 4,
+        "ngram": 2,
+        "target": 1,
+    }
+    assert {"baseline", "vectorized"} <= set(study.by_backend())
+    assert [(race.draft, race.spec_len) for race in study.races] == [
+        ("none", 0),
+        ("model", 1),
+        ("model", 4),
+        ("ngram", 4),
+        ("target", 4),
+    ]
+    assert study.plain.passes == 24
+    assert all(race.passes < 24 for race in study.speculative)
+
+
+def test_a_study_counts_what_happened(pair, study):
+    again = speculative_generate(
+        pair.target, pair.draft, PROMPTS, pair.tokenizer, seed=0, max_new_tokens=24, stop_tokens=()
+    )
+    counts = [count_steps(origins, 4, 24) for origins in again.origins]
+    trial = study.usual
+    assert trial.judged == sum(count.judged for count in counts)
+    assert trial.acceptance == sum(c.accepted for c in counts) / trial.judged
+    assert 0 < trial.acceptance < 1
+    assert trial.tokens_per_pass == sum(c.tokens for c in counts) / trial.steps
+
+
+def test_all_backends_decode_the_same_text(study):
+    counted = {(t.judged, t.acceptance, t.tokens_per_pass) for t in study.by_backend().values()}
+    assert len(counted) == 1
+
+
+def test_a_target_that_drafts_for_itself_is_accepted(study):
+    (itself,) = study.by_temperature()["target"]
+    assert itself.acceptance == pytest.approx(1, abs=0.01)
+    assert itself.tokens_per_pass == pytest.approx(5, abs=0.1)
+
+
+def test_a_study_survives_json(study):
+    text = json.dumps(dataclasses.asdict(study), allow_nan=False)
+    assert parse(Study, json.loads(text)) == study
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda s: s["trials"][0].update(acceptance=1.2), r"trials\[0\].acceptance"),
+        (lambda s: s["trials"][0].update(tokens_per_pass=9.0), r"trials\[0\].tokens_per_pass"),
+        (lambda s: s["trials"][0].pop("judged"), r"trials\[0\].judged: missing"),
+        (lambda s: s["races"][1].update(q25_s=99.0), r"races\[1\].median_s"),
+        (lambda s: s["races"].pop(0), "races: expected plain decoding"),
+        (lambda s: s.update(schema="other"), "schema"),
+    ],
+)
+def test_an_impossible_study_is_refused(study, change, complaint):
+    value = json.loads(json.dumps(dataclasses.asdict(study)))
+    change(value)
+    with pytest.raises(RecordError, match=complaint):
+        parse(Study, value)
+
+
+def test_a_study_needs_a_draft_and_prompts(pair):
+    with pytest.raises(ValueError, match="draft model"):
+        studies.study(pair._replace(draft="ngram"), PROMPTS)
+    with pytest.raises(ValueError, match="prompts"):
+        studies.study(pair, [])
+
+
+# --- greedy ---------------------------------------------------------------------------------------
+
+
+def test_greedy_decoding_is_the_targets_own(pair):
+    check = studies.check_greedy(pair, PROMPTS, new_tokens=24)
+    assert check.prompts == len(PROMPTS)
+    assert check.tokens == 24 * len(PROMPTS) or check.near_ties
+
+
+def test_a_wrong_greedy_text_is_found(pair, monkeypatch):
+    right = studies._generate
+
+    def wrong(pair, draft, *arguments):
+        found = right(pair, draft, *arguments)
+        if draft is not None:
+            found.tokens[1][5] = (found.tokens[1][5] + 1) % 61
+        return found
+
+    monkeypatch.setattr(studies, "_generate", wrong)
+    with pytest.raises(AssertionError, match="after 5 tokens of 'another'"):
+        studies.check_greedy(pair, PROMPTS, new_tokens=24)
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+def test_the_costs_of_passes():
+    study = made_up(verify=1.3)
+    assert study.cost == pytest.approx(0.25)
+    assert study.verify_cost(study.speculative[0]) == pytest.approx(1.3)
+    assert study.speed_up(study.fastest) == pytest.approx(1.5)
+    rate = study.break_even(4)
+    assert expected_speed_up(rate, 4, 0.25) > 1 >= expected_speed_up(rate - 0.001, 4, 0.25)
+
+
+def test_the_sentences_follow_the_numbers():
+    assert "agree within two standard errors" in decoding_prose.formula(made_up())
+    off = decoding_prose.formula(made_up(per_pass=1.99))
+    assert "differ by more than two standard errors" in off
+    assert "1.50 times the speed" in decoding_prose.speed(made_up(speed=1.5))
+    assert "does not pay here" in decoding_prose.speed(made_up(speed=0.8))
+    assert "assumption holds" in decoding_prose.speed(made_up(verify=1.0))
+    assert "assumption does not hold" in decoding_prose.speed(made_up(verify=1.5))
+    slow, fast = (decoding_prose.losses(made_up(speed=speed)) for speed in (0.8, 1.5))
+    assert "does not pay at temperature 1: the draft model at K = 4 takes" in slow
+    assert "the draft model" not in fast
+    assert "does not pay at temperature 1: prompt lookup at K = 4 takes 25.0 ms a token" in fast
+    assert "beyond two standard errors" in decoding_prose.temperature(made_up(rate=0.7))
+    assert "cannot tell from none" in decoding_prose.temperature(made_up(rate=0.52))
+
+
+@pytest.mark.parametrize("words", ["formula", "temperature", "speed", "losses", "shares"])
+def test_no_number_is_missing(study, words):
+    text = getattr(decoding_prose, words)(study)
+    assert not re.search(r"\bnan\b|\binf\b|None|\{|\}", text), text
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tokens_per_pass", "acceptance_by_temperature", "speed_up_by_spec_len", "time_of_a_step"],
+)
+def test_figures_say_what_the_data_says(study, name):
+    pytest.importorskip("matplotlib")
+    from rsk.figures import decoding
+
+    picture = getattr(decoding, name)(study)
+    assert picture.alt and picture.caption and len(picture.data)
+    slower = getattr(decoding, name)(made_up(speed=0.5))
+    title = slower.fig._suptitle.get_text().replace("\n", " ")
+    if name == "speed_up_by_spec_len":
+        assert "No K pays here" in title
+        assert slower.data["speed-up"].tolist() == pytest.approx([1.0, 0.5])
+    if name == "tokens_per_pass":
+        assert slower.data["predicted tokens per pass"].iloc[-1] == pytest.approx(
+            expected_tokens(0.7, 4)
+        )
+    assert not math.isnan(float(slower.data.select_dtypes("number").to_numpy().sum()))

@@ -1,0 +1,727 @@
+"""Speculative decoding: exact, reproducible, right for ragged batches, clear about bad input."""
+
+import itertools
+import json
+import math
+import pickle
+import re
+import shutil
+import socket
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from scipy import stats
+from tiny_models import llama
+
+import rsk
+from rsk.decode import command_line, drafting, kv_cache, loading, loop
+from rsk.decode.loop import speculative_generate
+
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ROUNDING_GAP = 1e-4  # logits closer than this may be ordered either way by another summation order
+LEVEL = 1e-3  # of the statistical tests; they run on fixed seeds
+
+
+@pytest.fixture(scope="module")
+def pair():
+    target = llama(1)
+    return target, llama(2, noise_of=target, noise=0.15)
+
+
+PROMPTS = [[5, 9, 2, 33], [7], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], [60, 60]]
+
+
+def own_greedy(model, prompt, new):
+    ids = torch.tensor([prompt])
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=new,
+        pad_token_id=0,
+        use_cache=True,
+    )
+    return out[0, len(prompt) :].tolist()
+
+
+def disagreements(model, prompt, ours, theirs):
+    """Where greedy outputs part: nothing, or the gap between the two best logits there."""
+    for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        if a != b:
+            with torch.no_grad():
+                logits = model(torch.tensor([prompt + theirs[:i]])).logits[0, -1]
+            best = logits.topk(2).values
+            return [float(best[0] - best[1])]
+    return []
+
+
+# --- greedy ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", rsk.BACKENDS)
+@pytest.mark.parametrize("spec_len", [0, 1, 2, 4, 7])
+def test_greedy_is_the_targets_own_greedy(pair, spec_len, backend):
+    target, draft = pair
+    near_ties = []
+    for kind in (draft, "ngram"):
+        result = speculative_generate(
+            target,
+            kind,
+            PROMPTS,
+            spec_len=spec_len,
+            max_new_tokens=40,
+            temperature=0,
+            backend=backend,
+        )
+        for prompt, tokens in zip(PROMPTS, result.tokens, strict=True):
+            near_ties += disagreements(target, prompt, tokens, own_greedy(target, prompt, 40))
+    print(f"{len(near_ties)} of {2 * len(PROMPTS)} part at a near tie: {near_ties}")
+    assert all(gap < ROUNDING_GAP for gap in near_ties), near_ties
+    assert len(near_ties) <= 1
+
+
+def test_the_greedy_test_sees_a_cache_that_keeps_rejected_tokens(pair, monkeypatch):
+    target, draft = pair
+    right = speculative_generate(target, draft, PROMPTS, temperature=0, max_new_tokens=40)
+    assert 0 < right.acceptance_rate < 1  # or there would be nothing to forget, or to keep
+    monkeypatch.setattr(
+        kv_cache, "_slots_up_to", lambda count: lambda states: states[:, :, -count:]
+    )
+    wrong = speculative_generate(target, draft, PROMPTS[:1], temperature=0, max_new_tokens=40)
+    assert wrong.tokens != right.tokens[:1]
+
+
+def test_sliding_window_attention(pair):
+    torch.manual_seed(3)
+    config = transformers.MistralConfig(
+        vocab_size=61,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        sliding_window=6,
+        initializer_range=0.25,
+        eos_token_id=None,
+    )
+    target = transformers.MistralForCausalLM(config).eval()
+    result = speculative_generate(target, pair[1], PROMPTS, temperature=0, max_new_tokens=30)
+    for prompt, tokens in zip(PROMPTS, result.tokens, strict=True):
+        gaps = disagreements(target, prompt, tokens, own_greedy(target, prompt, 30))
+        assert all(gap < ROUNDING_GAP for gap in gaps)
+
+
+# --- sampling -------------------------------------------------------------------------------------
+
+
+def joint_law(model, prompt, new, sampling):
+    """Exact probability of each continuation of length `new`, float64 [V ** new], no cache."""
+    vocab_size = model.config.vocab_size
+    every = list(itertools.product(range(vocab_size), repeat=new))
+    ids = torch.tensor([[*prompt, *tokens] for tokens in every])
+    with torch.no_grad():
+        probs = sampling.probabilities(model(ids).logits[:, len(prompt) - 1 : -1]).double()
+    return probs.gather(2, torch.tensor(every).unsqueeze(2)).prod(1).squeeze(1)
+
+
+def g_test(counts, law):
+    """p-value of the likelihood ratio test; cells expected fewer than 5 times are pooled."""
+    expected = law / law.sum() * counts.sum()
+    if bool((counts[expected == 0] > 0).any()):
+        return 0.0
+    rare = expected < 5
+    observed = torch.cat([counts[~rare], counts[rare].sum().view(1)])
+    expected = torch.cat([expected[~rare], expected[rare].sum().view(1)])
+    observed, expected = observed[expected > 0], expected[expected > 0]
+    statistic = 2 * torch.special.xlogy(observed, observed / expected).sum()
+    return float(stats.chi2.sf(float(statistic), len(expected) - 1))
+
+
+def count_continuations(target, draft, prompt, new, count, seed, **settings):
+    result = speculative_generate(
+        target, draft, [prompt] * count, max_new_tokens=new, seed=seed, **settings
+    )
+    cells = torch.tensor(result.tokens) @ target.config.vocab_size ** torch.arange(new).flip(0)
+    return torch.bincount(cells, minlength=target.config.vocab_size**new).double(), result
+
+
+@pytest.fixture(scope="module")
+def enumerable():
+    target = llama(11, vocab_size=5)
+    return target, llama(12, vocab_size=5, noise_of=target, noise=0.5)
+
+
+SAMPLES = 6000
+CASES = {
+    "temperature 1": {"spec_len": 2},
+    "K beyond the end": {"spec_len": 5},
+    "flat": {"spec_len": 3, "temperature": 1.7},
+    "top-k": {"spec_len": 2, "temperature": 1.3, "top_k": 3},
+    "top-p": {"spec_len": 2, "top_p": 0.8},
+    "no draft": {"spec_len": 0},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_samples_follow_the_targets_joint_distribution(enumerable, case):
+    target, draft = enumerable
+    settings = dict(CASES[case])
+    law = joint_law(
+        target,
+        [3, 1],
+        3,
+        kv_cache.Sampling(**{k: v for k, v in settings.items() if k != "spec_len"}),
+    )
+    counts, result = count_continuations(target, draft, [3, 1], 3, SAMPLES, 1000, **settings)
+    if settings["spec_len"]:
+        assert 0.2 < result.acceptance_rate < 0.95
+    assert g_test(counts, law) > LEVEL
+
+
+def test_prompt_lookup_follows_the_targets_joint_distribution(enumerable):
+    target, _ = enumerable
+    prompt = [0, 1, 2, 3, 4, 0, 1]
+    law = joint_law(target, prompt, 3, kv_cache.Sampling())
+    counts, result = count_continuations(target, "ngram", prompt, 3, SAMPLES, 5, spec_len=2)
+    assert sum(result.tried) > SAMPLES
+    assert g_test(counts, law) > LEVEL
+
+
+def wrong_always_accept(x, q, p, *, seed, position, backend):
+    right = rsk.rejection_sample(x, q, p, seed=seed, position=position, backend=backend)
+    full = rsk.rejection_sample(x, torch.zeros_like(q), p, seed=seed, position=position)
+    return right if x.shape[1] == 0 else full
+
+
+def wrong_same_position(x, q, p, *, seed, position, backend):
+    return rsk.rejection_sample(x, q, p, seed=seed, position=0, backend=backend)
+
+
+def wrong_argmax_residual(x, q, p, *, seed, position, backend):
+    right = rsk.rejection_sample(x, q, p, seed=seed, position=position, backend=backend)
+    tokens = right.tokens.clone()
+    for b, n in enumerate(right.num_accepted.tolist()):
+        if n < x.shape[1] and x[b, n] >= 0:
+            tokens[b, n] = (p[b, n] - q[b, n]).argmax()
+    return rsk.RejectionSamples(tokens, right.num_accepted)
+
+
+@pytest.mark.parametrize("wrong", [wrong_always_accept, wrong_same_position, wrong_argmax_residual])
+def test_the_distribution_test_has_power(enumerable, wrong, monkeypatch):
+    target, draft = enumerable
+    monkeypatch.setattr(loop, "rejection_sample", wrong)
+    law = joint_law(target, [3, 1], 3, kv_cache.Sampling())
+    counts, _ = count_continuations(target, draft, [3, 1], 3, SAMPLES, 1000, spec_len=2)
+    assert g_test(counts, law) < LEVEL / 1000
+
+
+def test_ragged_batch_follows_each_prompts_own_distribution(enumerable):
+    """Prompts of different lengths, requests that end at different times, all in one batch."""
+    target, draft = enumerable
+    prompts = [[4], [3, 1], [0, 1, 2, 3, 4, 0, 1]]
+    count = 2500
+    result = speculative_generate(
+        target, draft, prompts * count, max_new_tokens=3, seed=9, spec_len=3, stop_tokens=[2]
+    )
+    for i, prompt in enumerate(prompts):
+        law = joint_law(target, prompt, 3, kv_cache.Sampling()).view(5, 5, 5)
+        stopped = {}  # merge the continuations that agree up to the first stop token
+        for tokens in itertools.product(range(5), repeat=3):
+            end = tokens.index(2) + 1 if 2 in tokens else 3
+            stopped[tokens[:end]] = stopped.get(tokens[:end], 0.0) + float(law[tokens])
+        keys = list(stopped)
+        counts = torch.zeros(len(keys), dtype=torch.float64)
+        for tokens in result.tokens[i :: len(prompts)]:
+            counts[keys.index(tuple(tokens))] += 1
+        assert g_test(counts, torch.tensor([stopped[k] for k in keys]).double()) > LEVEL
+
+
+# --- the same text, whatever the batch ------------------------------------------------------------
+
+
+class Table(torch.nn.Module):
+    """A model whose logits depend on the last token alone, bit for bit whatever the batch."""
+
+    def __init__(self, seed, vocab_size=50, sharpness=2.0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        table = sharpness * torch.randn(vocab_size, vocab_size, generator=generator)
+        self.register_buffer("table", table)
+        self.config = SimpleNamespace(vocab_size=vocab_size, max_position_embeddings=4096)
+        self.device = torch.device("cpu")
+        self.fed = []
+
+    def forward(self, input_ids, attention_mask, position_ids, **settings):
+        self.fed.append((input_ids, attention_mask, position_ids))
+        return SimpleNamespace(logits=self.table[input_ids][:, -settings["logits_to_keep"] :])
+
+
+@pytest.mark.parametrize("backend", rsk.BACKENDS)
+def test_a_prompts_text_does_not_depend_on_its_batch(backend):
+    target, draft = Table(1), Table(1)
+    draft.table += 0.7 * torch.randn(50, 50, generator=torch.Generator().manual_seed(2))
+    settings = {"max_new_tokens": 25, "spec_len": 3, "backend": backend, "stop_tokens": [13]}
+    seeds = [101, 7, 2**62, -5]
+    together = speculative_generate(target, draft, PROMPTS_50, seed=seeds, **settings)
+    for i in range(len(seeds)):
+        alone = speculative_generate(target, draft, [PROMPTS_50[i]], seed=[seeds[i]], **settings)
+        assert alone.tokens[0] == together.tokens[i]
+        assert alone.origins[0] == together.origins[i]
+    order = [2, 0, 3, 1]
+    shuffled = speculative_generate(
+        target, draft, [PROMPTS_50[i] for i in order], seed=[seeds[i] for i in order], **settings
+    )
+    assert shuffled.tokens == [together.tokens[i] for i in order]
+
+
+PROMPTS_50 = [[5, 9, 2, 33], [7], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], [40, 41]]
+
+
+def test_all_backends_give_the_same_text(pair):
+    runs = [
+        speculative_generate(*pair, PROMPTS, max_new_tokens=30, seed=3, backend=backend).tokens
+        for backend in rsk.BACKENDS
+    ]
+    assert runs[0] == runs[1] == runs[2]
+
+
+def test_a_seed_reproduces_and_another_one_does_not(pair):
+    runs = [
+        speculative_generate(*pair, PROMPTS, max_new_tokens=20, seed=seed).tokens
+        for seed in (4, 4, 5)
+    ]
+    assert runs[0] == runs[1] != runs[2]
+    shifted = speculative_generate(*pair, PROMPTS, max_new_tokens=20, seed=[4, 5, 6, 7]).tokens
+    assert shifted == runs[0]
+    torch.manual_seed(0)
+    first = speculative_generate(*pair, PROMPTS[0:1], max_new_tokens=20).tokens
+    second = speculative_generate(*pair, PROMPTS[0:1], max_new_tokens=20).tokens
+    torch.manual_seed(0)
+    assert first == speculative_generate(*pair, PROMPTS[0:1], max_new_tokens=20).tokens != second
+
+
+def test_no_random_number_is_used_twice(pair, monkeypatch):
+    """Positions as the sampler sees them: each step starts one past the last emitted token."""
+    seen = []
+
+    def spy(x, q, p, *, seed, position, backend):
+        out = rsk.rejection_sample(x, q, p, seed=seed, position=position, backend=backend)
+        seen.append((int(position[0]), int(out.num_accepted[0])))
+        return out
+
+    monkeypatch.setattr(loop, "rejection_sample", spy)
+    speculative_generate(*pair, [PROMPTS[0]], max_new_tokens=30, seed=1)
+    assert seen[0][0] == len(PROMPTS[0])
+    for (position, accepted), (following, _) in itertools.pairwise(seen):
+        assert following == position + accepted + 1
+
+
+# --- what comes back ------------------------------------------------------------------------------
+
+
+def test_result_adds_up(pair):
+    result = speculative_generate(*pair, PROMPTS, max_new_tokens=33, seed=0, spec_len=4)
+    assert [len(tokens) for tokens in result.tokens] == [33] * 4
+    flat = [origin for origins in result.origins for origin in origins]
+    assert flat.count("accepted") == sum(result.accepted)
+    assert flat.count("recovered") == sum(result.tried) - sum(result.accepted)
+    assert flat.count("recovered") + flat.count("bonus") == result.request_passes
+    assert len(flat) == 4 * 33
+    assert result.tokens_per_target_pass == len(flat) / result.request_passes
+    assert result.target_passes <= result.request_passes <= 4 * result.target_passes
+    assert result.tried == sorted(result.tried, reverse=True)  # judged only behind an acceptance
+    assert result.tried[1:] <= result.accepted[:-1]
+    rates = result.acceptance_by_position
+    assert len(rates) == 4
+    assert all(0 <= rate <= 1 for rate in rates)
+    assert set(result.seconds) == {"draft", "target", "sampler", "rest"}
+    assert all(seconds > 0 for seconds in result.seconds.values())
+    assert math.isclose(result.total_seconds, sum(result.seconds.values()))
+
+
+def test_plain_decoding_emits_one_token_per_pass(pair):
+    result = speculative_generate(pair[0], None, PROMPTS, max_new_tokens=5, seed=0)
+    assert result.tokens_per_target_pass == 1
+    assert math.isnan(result.acceptance_rate)
+    assert result.seconds["draft"] == 0
+    same = speculative_generate(*pair, PROMPTS, max_new_tokens=5, seed=0, spec_len=0)
+    assert same.tokens == result.tokens
+
+
+def test_a_perfect_draft_is_always_accepted(pair):
+    result = speculative_generate(pair[0], pair[0], PROMPTS, max_new_tokens=41, seed=0, spec_len=4)
+    assert result.acceptance_rate > 0.99  # p and q differ by rounding
+    assert result.tokens_per_target_pass > 4
+
+
+def test_prompt_lookup_repeats_what_the_prompt_repeats():
+    """A target that counts up: what followed a token once follows it always."""
+    target = Table(0)
+    target.table.fill_(-30)
+    target.table[torch.arange(50), (torch.arange(50) + 1) % 50] = 30
+    prompt = [*range(10), *range(40, 50), 0]
+    result = speculative_generate(target, "ngram", [prompt], max_new_tokens=9, spec_len=4, seed=0)
+    assert result.tokens == [[1, 2, 3, 4, 5, 6, 7, 8, 9]]
+    assert result.acceptance_rate == 1
+    assert result.target_passes == 2
+
+
+def test_nothing_follows_a_stop_token(pair):
+    long = speculative_generate(*pair, PROMPTS, max_new_tokens=60, seed=2, spec_len=6)
+    stops = {long.tokens[0][17], long.tokens[2][4]}
+    emissions = []
+    short = speculative_generate(
+        *pair,
+        PROMPTS,
+        max_new_tokens=60,
+        seed=2,
+        spec_len=6,
+        stop_tokens=stops,
+        on_emit=emissions.append,
+    )
+    for full, cut in zip(long.tokens, short.tokens, strict=True):
+        end = next((i for i, token in enumerate(full) if token in stops), len(full) - 1) + 1
+        assert cut[:-1] == full[: end - 1] if len(cut) == end else not stops & set(cut[:-1])
+        assert not stops & set(cut[:-1])
+    assert any(tokens[-1] in stops for tokens in short.tokens)
+    streamed = [[] for _ in PROMPTS]
+    for emission in emissions:
+        assert emission.tokens
+        assert len(emission.tokens) == len(emission.origins)
+        assert set(emission.origins[:-1]) <= {"accepted"}
+        streamed[emission.request] += emission.tokens
+    assert streamed == short.tokens
+
+
+def test_stop_tokens_come_from_the_target_by_default(pair):
+    target, draft = pair
+    free = speculative_generate(target, draft, PROMPTS[:1], max_new_tokens=20, seed=2)
+    stop = free.tokens[0][3]
+    target.generation_config.eos_token_id = [stop]
+    try:
+        ended = speculative_generate(target, draft, PROMPTS[:1], max_new_tokens=20, seed=2)
+    finally:
+        target.generation_config.eos_token_id = None
+    assert ended.tokens[0] == free.tokens[0][: free.tokens[0].index(stop) + 1]
+
+
+def test_time_in_the_callback_is_not_counted(pair):
+    result = speculative_generate(
+        *pair, PROMPTS[:1], max_new_tokens=8, seed=0, on_emit=lambda _: time.sleep(0.2)
+    )
+    assert result.total_seconds < 0.2 * result.target_passes
+
+
+def test_padding_is_hidden_from_the_model():
+    target = Table(1)
+    speculative_generate(target, None, PROMPTS_50, max_new_tokens=1, seed=0)
+    ids, mask, positions = target.fed[0]
+    assert ids.shape == (4, 10)
+    assert mask.sum(1).tolist() == [len(prompt) - 1 for prompt in PROMPTS_50]
+    assert positions[0, -3:].tolist() == [0, 1, 2]
+    assert ids[0, -3:].tolist() == PROMPTS_50[0][:-1]
+
+
+def test_the_last_position_of_the_context_can_be_used(pair):
+    result = speculative_generate(*pair, [[1] * 120, [1]], max_new_tokens=8, seed=0, spec_len=6)
+    assert [len(tokens) for tokens in result.tokens] == [8, 8]
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"spec_len": -1}, "spec_len: expected 0 to 128, got -1"),
+        ({"spec_len": 129}, "spec_len: expected 0 to 128, got 129"),
+        ({"max_new_tokens": 0}, "max_new_tokens: expected at least 1, got 0"),
+        ({"temperature": -1}, "temperature: expected a number >= 0, got -1"),
+        ({"temperature": math.nan}, "temperature: expected a number >= 0, got nan"),
+        ({"top_k": -2}, "top_k: expected an integer >= 0"),
+        ({"top_p": 0}, r"top_p: expected a number in \(0, 1\], got 0"),
+        ({"top_p": 1.5}, r"top_p: expected a number in \(0, 1\], got 1.5"),
+        ({"backend": "cuda"}, "backend: expected one of"),
+        ({"seed": [1]}, r"seed: expected one per prompt \(4\), got 1"),
+        ({"prompts": []}, "prompts: expected at least one"),
+        ({"prompts": [[1], []]}, "prompt 1 is empty"),
+        ({"prompts": [[61]]}, r"prompt 0 has token ids outside \[0, 61\)"),
+        ({"prompts": ["text"]}, "expected a tokenizer, got None"),
+        ({"prompts": [[1] * 100], "max_new_tokens": 29}, "more than the target's context of 128"),
+        ({"draft": "n-gram"}, "draft: expected a model, 'ngram' or None, got 'n-gram'"),
+    ],
+)
+def test_bad_arguments_are_named(pair, change, message):
+    target, draft = pair
+    settings = {"prompts": PROMPTS, "draft": draft, "max_new_tokens": 4, **change}
+    with pytest.raises(ValueError, match=message):
+        speculative_generate(target, settings.pop("draft"), settings.pop("prompts"), **settings)
+
+
+def test_different_vocabularies_are_refused(pair):
+    with pytest.raises(ValueError, match="the target has 61 tokens, the draft 40"):
+        speculative_generate(pair[0], llama(0, vocab_size=40), PROMPTS)
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("broken", ["target", "draft"])
+def test_nan_logits_are_an_error(broken, temperature):
+    models = {"target": Table(1), "draft": Table(1)}
+    models[broken].table.fill_(math.nan)
+    with pytest.raises(ValueError, match="NaN or infinite logits"):
+        speculative_generate(
+            models["target"], models["draft"], [[1]], seed=0, temperature=temperature
+        )
+
+
+# --- loading --------------------------------------------------------------------------------------
+
+WORDS = ["the", "draft", "proposes", "and", "the target", "verifies", "é", "\n    "]
+
+
+def save_tokenizer(folder, vocab_size, seed=0):
+    """A byte-level BPE tokenizer with `vocab_size` tokens, most of them made up."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<unk>", "<s>", "</s>", *alphabet]
+    tokens += [f"w{seed}{i}" for i in range(vocab_size - len(tokens))]
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def hub_folders(tmp_path_factory):
+    """Two folders as the hub lays them out, with the vocabulary size of TinyLlama."""
+    top = tmp_path_factory.mktemp("hub")
+    target = llama(1, vocab_size=32000, eos_token_id=2, bos_token_id=1)
+    draft = llama(2, vocab_size=32000, noise_of=target, noise=0.1, eos_token_id=2, bos_token_id=1)
+    for name, model in {"target": target, "draft": draft}.items():
+        model.to(torch.bfloat16).save_pretrained(top / name)
+        save_tokenizer(top / name, 32000)
+    return top
+
+
+def test_a_hub_folder_with_32000_tokens_goes_all_the_way(hub_folders):
+    target, draft, tokenizer = loading.load_pair(hub_folders / "target", hub_folders / "draft")
+    assert target.dtype == torch.float32
+    assert not target.training
+    result = speculative_generate(
+        target,
+        draft,
+        ["the draft proposes", "é"],
+        tokenizer,
+        max_new_tokens=12,
+        seed=1,
+        top_k=50,
+        top_p=0.9,
+        temperature=0.7,
+    )
+    assert result.texts == [tokenizer.decode(t, skip_special_tokens=True) for t in result.tokens]
+    assert all(result.texts)
+    prompt = tokenizer("the draft proposes").input_ids
+    greedy = speculative_generate(target, draft, [prompt], temperature=0, max_new_tokens=12)
+    gaps = disagreements(target, prompt, greedy.tokens[0], own_greedy(target, prompt, 12))
+    assert all(gap < ROUNDING_GAP for gap in gaps)
+
+
+def test_prompt_lookup_and_no_draft_need_one_folder(hub_folders):
+    assert loading.load_pair(hub_folders / "target", "ngram").draft == "ngram"
+    assert loading.load_pair(str(hub_folders / "target"), None).draft is None
+
+
+def test_loading_names_a_missing_folder(tmp_path):
+    with pytest.raises(loading.LoadError, match="there is no model folder .*nowhere"):
+        loading.load_pair(tmp_path / "nowhere", None)
+    with pytest.raises(loading.LoadError, match="there is no model folder ./nowhere"):
+        loading.load_pair("./nowhere", None)
+
+
+def test_loading_names_an_empty_folder(tmp_path):
+    with pytest.raises(loading.LoadError, match=f"cannot load the folder {tmp_path}"):
+        loading.load_pair(tmp_path, None)
+
+
+def test_a_hub_id_without_network_is_one_clear_line(monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        loading.LoadError, match="nobody/no-such-model.*HF_HUB_OFFLINE is set"
+    ) as info:
+        loading.load_pair("nobody/no-such-model", None)
+    assert "\n" not in str(info.value)
+
+
+def test_no_network_is_said_at_once(monkeypatch):
+    from huggingface_hub import constants
+
+    def no_network(*_):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(loading, "getproxies", dict)
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    began = time.monotonic()
+    with pytest.raises(loading.LoadError, match="there is no network .*Name or service not known"):
+        loading.load_pair("nobody/no-such-model", None)
+    assert time.monotonic() - began < 5  # the hub's client alone retries for a minute
+
+
+class Bomb:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (open, (str(self.marker), "w"))
+
+
+def test_weights_are_never_unpickled(hub_folders, tmp_path):
+    folder, marker = tmp_path / "model", tmp_path / "unpickled"
+    shutil.copytree(hub_folders / "target", folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(marker)))
+    with pytest.raises(loading.LoadError, match="cannot load the folder"):
+        loading.load_pair(folder, None)
+    assert not marker.exists()
+
+
+def test_code_in_a_model_folder_is_never_run(hub_folders, tmp_path):
+    folder, marker = tmp_path / "model", tmp_path / "executed"
+    shutil.copytree(hub_folders / "target", folder)
+    (folder / "evil.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {
+        "AutoConfig": "evil.EvilConfig",
+        "AutoModelForCausalLM": "evil.EvilModel",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    loading.load_pair(folder, None)  # a known architecture: its own code is used
+    assert not marker.exists()
+    config["model_type"] = "evil"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(loading.LoadError, match="cannot load the folder"):
+        loading.load_pair(folder, None)
+    assert not marker.exists()
+
+
+def test_tokenizers_that_disagree_are_refused(hub_folders, tmp_path):
+    shutil.copytree(hub_folders / "draft", tmp_path / "draft")
+    save_tokenizer(tmp_path / "draft", 32000, seed=1)
+    with pytest.raises(ValueError, match="token 259 is 'w00' to the target and 'w10' to the draft"):
+        loading.load_pair(hub_folders / "target", tmp_path / "draft")
+
+
+def test_a_gpu_that_is_not_there(hub_folders, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="PyTorch finds no GPU"):
+        loading.load_pair(hub_folders / "target", None, device="cuda")
+
+
+def test_prompt_lookup_finds_the_longest_and_latest_match():
+    ngram = drafting.NgramDraft()
+    request = drafting.Request(0, [1, 2, 3, 9, 2, 3, 8, 5, 1, 2, 3], 10, 0)
+    batch = drafting.Batch([request], torch.device("cpu"))
+    ngram.start([request])
+    tokens, probs = ngram.propose(batch, 3)
+    assert probs is None
+    assert tokens.tolist() == [[9, 2, 3]]  # after 1 2 3, not the later 2 3
+    request.tokens.append(2)
+    assert ngram.propose(batch, 2)[0].tolist() == [[3, 2]]  # after 3 2: never; after 2: the latest
+    request.tokens.append(77)
+    assert ngram.propose(batch, 2)[0].shape == (1, 0)
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def figures(output):
+    """The lines "name: value" at the end of the command's output."""
+    lines = output.split("\n\n")[-1].splitlines()
+    return {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+
+
+def test_the_command_streams_the_text_and_adds_figures(hub_folders, capsys):
+    folders = {"target": str(hub_folders / "target"), "draft": str(hub_folders / "draft")}
+    settings = {"max_new_tokens": 20, "seed": 3, "spec_len": 3, "top_k": 40}
+    command_line.run("the draft proposes", **folders, **settings, device="cpu", plain=True)
+    output = capsys.readouterr().out
+    pair = loading.load_pair(*folders.values(), device="cpu")
+    result = speculative_generate(
+        pair.target, pair.draft, "the draft proposes", pair.tokenizer, **settings
+    )
+    assert "the draft proposes" + result.text in output
+    assert "\x1b" not in output
+    shown = figures(output)
+    assert shown["acceptance rate"].startswith(f"{result.acceptance_rate:.3f} (by position: ")
+    assert shown["tokens per target pass"] == f"{result.tokens_per_target_pass:.2f}"
+    assert float(shown["tokens per second"].split()[0]) > 0
+    assert shown["speed-up"].endswith("x") or "does not pay" in shown["speed-up"]
+    assert re.fullmatch(r"draft \d+%, target \d+%, sampler \d+%, rest \d+%", shown["time"])
+
+
+def test_the_command_tells_tokens_apart_in_a_terminal(hub_folders, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    command_line.run(
+        "the draft proposes",
+        str(hub_folders / "target"),
+        str(hub_folders / "draft"),
+        max_new_tokens=40,
+        seed=3,
+        device="cpu",
+    )
+    output = capsys.readouterr().out
+    text = output[output.index("the draft proposes") : output.index("acceptance rate")]
+    for code in ("36", "4;31", "1"):  # accepted cyan, recovered underlined red, bonus bold
+        assert f"\x1b[{code}m" in text
+
+
+def test_the_command_drafts_by_prompt_lookup_for_a_target_alone(hub_folders, capsys):
+    command_line.run(
+        "the the the", str(hub_folders / "target"), max_new_tokens=4, device="cpu", plain=True
+    )
+    assert "prompt lookup" in capsys.readouterr().out
+
+
+def test_the_command_prints_nothing_before_an_error(hub_folders, capsys):
+    with pytest.raises(ValueError, match="more than the target's context of 128"):
+        command_line.run("text", str(hub_folders / "target"), max_new_tokens=300, device="cpu")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8000000000 bytes."),
+    ],
+)
+def test_out_of_memory_is_one_clear_line(error, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(command_line, "load_pair", fail)
+    with pytest.raises(loading.LoadError, match="not enough memory") as info:
+        command_line.run("text")
+    assert "\n" not in str(info.value)
+
+
+def test_a_full_disk_is_one_clear_line(monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", full)
+    with pytest.raises(loading.LoadError, match="No space left on device"):
+        loading.load_pair("some/model", None)

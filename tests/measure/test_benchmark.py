@@ -1,0 +1,463 @@
+"""The sweep, its files, and what is computed from them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import measured
+import pytest
+import torch
+from rich.console import Console
+
+import rsk
+from rsk.base import machine
+from rsk.base.folders import data_dir
+from rsk.measure import benchmark, comparison, workload
+from rsk.measure.benchmark import Sweep
+from rsk.measure.records import Benchmark, Quoted, Record, RecordError, parse
+
+TINY = Sweep(batch_sizes=(1, 3), spec_lens=(2, 1), vocab_sizes=(100, 40), runs=2)
+FILES = sorted((data_dir() / "benchmarks").glob("*.json"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other make tests slow on a machine that does other things too."""
+    with machine.pinned_threads(1):
+        yield
+
+
+def run(sweep: Sweep = TINY, **arguments: Any) -> Benchmark:
+    return benchmark.run(sweep, budget_s=0.002, **{"chosen": rsk.BACKENDS, **arguments})
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Benchmark, Path]:
+    path = tmp_path_factory.mktemp("saved") / "run.json"
+    return run(save=path), path
+
+
+def printed(*what: Any) -> str:
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    for thing in what:
+        console.print(thing)
+    return console.export_text()
+
+
+def test_a_sweep_varies_one_thing_at_a_time() -> None:
+    sweep = Sweep(
+        batch_sizes=(1, 4, 16),
+        spec_lens=(4, 1),
+        vocab_sizes=(100, 50),
+        dtypes=("float32", "bfloat16"),
+        acceptances=(0.7, 0.9),
+        caches=("warm", "cold"),
+    )
+    usual = sweep.usual
+    assert usual == (4, 4, 100, "float32", 0.7, "warm")
+    points = sweep.points()
+    assert len(points) == len(set(points)) == 3 + 1 + 1 + 3 + 3 + 1
+    for point in points:
+        other = [a for a, b in zip(point, usual, strict=True) if a != b]
+        assert len(other) <= 2
+    full = dataclasses.replace(sweep, grid="BKV").points()
+    assert len(full) == len(set(full)) == 3 * 2 * (2 + 1 + 1) + 1
+    pools = [(p.vocab_size, p.dtype, p.acceptance) for p in points]
+    changes = sum(a != b for a, b in itertools.pairwise(pools))
+    assert changes == len(set(pools)) - 1, "points that share inputs follow each other"
+
+
+def test_the_full_sweep_holds_the_points_that_a_record_promises() -> None:
+    points = benchmark.full_sweep("cpu").points()
+    for b in (1, 4, 16, 64, 256):
+        for k in (1, 4, 8):
+            for v in (1000, 32000, 128256):
+                assert (b, k, v, "float32", 0.7, "warm") in points
+        for v in (1000, 32000, 128256):
+            for dtype in ("bfloat16", "float16"):
+                assert (b, 4, v, dtype, 0.7, "warm") in points
+            assert (b, 4, v, "float32", 0.7, "cold") in points
+    assert len({point.acceptance for point in points}) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_sizes": ()}, "batch_sizes: expected at least one value"),
+        ({"batch_sizes": (0,)}, "batch_sizes: expected at least 1, got 0"),
+        ({"spec_lens": (-1,)}, "spec_lens: expected at least 0"),
+        ({"dtypes": ("float64",)}, "dtypes: expected one of float32"),
+        ({"caches": ("tepid",)}, "caches: expected one of warm, cold"),
+        ({"acceptances": (1.5,)}, "acceptances: expected rates"),
+        ({"acceptances": (math.nan,)}, "acceptances: expected rates"),
+        ({"runs": 0}, "runs: expected at least one"),
+    ],
+)
+def test_a_sweep_refuses_what_it_cannot_measure(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Sweep(**changes)
+
+
+def test_a_run_measures_every_point_twice(found: tuple[Benchmark, Path]) -> None:
+    result, _ = found
+    assert result.complete
+    assert result.refused == ()
+    points = TINY.points()
+    measured_at = [(r.point, r.implementation, r.run) for r in result.records]
+    expected = {(p, name, i) for p in points for name in rsk.BACKENDS for i in (0, 1)}
+    assert set(measured_at) == expected
+    assert len(measured_at) == len(expected)
+    counted = {(c.implementation, c.batch_size) for c in result.operations}
+    assert counted == {(name, b) for name in rsk.BACKENDS for b in TINY.batch_sizes}
+
+
+def test_a_file_is_what_was_measured(found: tuple[Benchmark, Path]) -> None:
+    result, path = found
+    assert Benchmark.load(path) == result
+    assert [file.name for file in path.parent.iterdir()] == [path.name], "nothing half-written"
+    assert result.settings["batch_sizes"] == [1, 3]
+    assert result.settings["implementations"] == list(rsk.BACKENDS)
+
+
+def test_a_folder_gets_a_file_named_for_the_machine(tmp_path: Path) -> None:
+    result = measured.benchmark([])
+    assert benchmark.save_path(tmp_path, result).name == "cpu-a-processor-2026-01-02.json"
+    gpu = dataclasses.replace(result, provenance=measured.GPU_PROVENANCE)
+    assert benchmark.save_path(tmp_path, gpu).name == "a-gpu-2026-01-02.json"
+    assert benchmark.save_path(tmp_path / "x.json", gpu) == tmp_path / "x.json"
+
+
+def test_an_interrupted_run_keeps_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, calls = benchmark.measure, []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return measure(*args, **kwargs)
+
+    monkeypatch.setattr(benchmark, "measure", interrupted)
+    monkeypatch.setattr(benchmark, "ATTEMPTS", 1)  # other processes must not add calls
+    path = tmp_path / "run.json"
+    result = run(save=path)
+    assert not result.complete
+    assert len(result.records) == 4
+    assert "interrupted" in result.skipped[-1]
+    assert Benchmark.load(path) == result
+
+
+def test_a_run_out_of_time_says_so() -> None:
+    result = run(time_limit_s=0.0)
+    assert not result.complete
+    assert result.records == ()
+    assert result.skipped == ("out of time: the rest of the sweep was not measured",)
+
+
+def test_a_wrong_implementation_is_refused_and_the_others_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stale = rsk.RejectionSamples(torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1).long())
+    real = benchmark.backend
+
+    def backend(name: str) -> Any:
+        wrong = dataclasses.replace(real(name), bind=lambda inputs: lambda: stale)
+        return wrong if name == "fused" else real(name)
+
+    monkeypatch.setattr(benchmark, "backend", backend)
+    result = run(Sweep(batch_sizes=(1,), spec_lens=(1,), vocab_sizes=(64,)))
+    assert {r.implementation for r in result.records} == {"baseline", "vectorized"}
+    assert "B=1 K=1 V=64 float32: fused: wrong result before timing" in result.refused[0]
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    benchmark.show(result, console)
+    assert "refused" in console.export_text()
+
+
+def test_a_cold_cache_that_cannot_be_had_is_skipped() -> None:
+    result = run(
+        Sweep(batch_sizes=(1,), spec_lens=(1,), vocab_sizes=(64,), caches=("warm", "cold"))
+    )
+    assert result.complete
+    assert {r.cache for r in result.records} == {"warm"}
+    assert "cold cache: B=1" in result.skipped[0]
+
+
+def test_inputs_too_large_for_the_memory_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workload, "available_memory", lambda device: 200_000)
+    result = run(Sweep(batch_sizes=(1, 8), spec_lens=(1,), vocab_sizes=(64, 4000)))
+    assert {r.vocab_size for r in result.records} == {64}
+    (line,) = result.skipped
+    assert "V=4000" in line
+    assert "too much for" in line
+
+
+def test_times_that_others_disturb_are_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = iter([0.9, 0.8, 0.1] + [0.0] * 100)
+    measure = benchmark.measure
+
+    def disturbed(*args: Any, **kwargs: Any) -> Record:
+        found = measure(*args, **kwargs)
+        time = dataclasses.replace(found.device, disturbed=next(shares))
+        return dataclasses.replace(found, device=time)
+
+    monkeypatch.setattr(benchmark, "measure", disturbed)
+    result = run(Sweep(batch_sizes=(1,), spec_lens=(1,), vocab_sizes=(64,)))
+    assert [r.device.disturbed for r in result.records] == [0.1, 0.0, 0.0]
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="implementation: expected one of baseline, .*'fastest'"):
+        run(chosen=["fastest"])
+    for device in ("gpu", "mps"):
+        with pytest.raises(ValueError, match=f"device: expected 'cpu' or 'cuda', got '{device}'"):
+            run(device=device)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no NVIDIA GPU"):
+            run(device="cuda")
+
+
+# Files: every field that is missing, unknown or impossible is named.
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(measured.story(gpu=True))))
+
+
+def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every field of a document, through the first item of each list."""
+    if isinstance(value, dict) and path[-1:] not in (("settings",), ("packages",)):
+        for name, item in value.items():
+            yield (*path, name)
+            yield from paths(item, (*path, name))
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        yield from paths(value[0], (*path, 0))
+
+
+def written(path: tuple[Any, ...]) -> str:
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
+
+
+def test_every_missing_field_is_named(document: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    everything = list(paths(document))
+    assert len(everything) > 60
+    for path in everything:
+        damaged = copy.deepcopy(document)
+        parent = damaged
+        for step in path[:-1]:
+            parent = parent[step]
+        del parent[path[-1]]
+        file.write_text(json.dumps(damaged))
+        with pytest.raises(RecordError) as error:
+            Benchmark.load(file)
+        assert str(error.value) == f"{file}: {written(path)}: missing"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("schema", "rsk-benchmark/9", "schema: expected one of rsk-benchmark/1"),
+        ("complete", 1, "complete: expected bool, got 1"),
+        ("records", {}, "records: expected a list"),
+        ("records.0", 3, r"records\[0\]: expected an object, got 3"),
+        ("records.0.device.median_us", "fast", r"records\[0\].device.median_us: expected float"),
+        ("records.0.device.median_us", math.nan, r"records\[0\].device.median_us: .*got nan"),
+        ("records.0.device.median_us", math.inf, r"records\[0\].device.median_us: .*got inf"),
+        ("records.0.device.median_us", -1.0, r"records\[0\].device.median_us: expected a positive"),
+        ("records.0.call.median_us", 1e9, r"records\[0\].call.median_us: .*between the quartiles"),
+        ("records.0.host.samples", 0, r"records\[0\].host.samples: expected at least 1"),
+        ("records.0.host.samples", True, r"records\[0\].host.samples: expected int, got True"),
+        ("records.0.host.disturbed", 1.5, r"records\[0\].host.disturbed: expected a share"),
+        ("records.0.device.clock", "sundial", r"records\[0\].device.clock: expected one of wall"),
+        ("records.0.batch_size", 0, r"records\[0\].batch_size: expected at least 1"),
+        ("records.0.spec_len", 1.5, r"records\[0\].spec_len: expected int, got 1.5"),
+        ("records.0.dtype", "int8", r"records\[0\].dtype: expected one of float32"),
+        ("records.0.cache", "tepid", r"records\[0\].cache: expected one of warm, cold"),
+        ("records.0.acceptance", 1.2, r"records\[0\].acceptance: expected a rate"),
+        ("records.0.accepted", 9.0, r"records\[0\].accepted: expected 0 to spec_len = 4"),
+        ("records.0.bytes_moved", 0, r"records\[0\].bytes_moved: expected at least 1"),
+        ("records.0.floor_us", 0.0, r"records\[0\].floor_us: expected a positive"),
+        ("records.0.floor_us", 1e6, r"records\[0\].device.median_us: .*smallest operation"),
+        ("records.0.implementation", "", r"records\[0\].implementation: expected a name"),
+        ("records.0.colour", "red", r"records\[0\].colour: unknown; expected implementation"),
+        ("operations.0.operators", -1, r"operations\[0\].operators: expected at least 0"),
+        ("provenance.date", "yesterday", "provenance.date: expected ISO 8601"),
+        ("provenance.date", "2026-01-02", "provenance.date: expected ISO 8601 with a time zone"),
+        ("provenance.driver", None, "provenance.driver: expected a name, got None"),
+        ("provenance.threads", 0, "provenance.threads: expected at least 1"),
+        ("provenance.device", "cpu", r"records\[0\].roof.clock: expected 'wall' .* on a CPU"),
+    ],
+)
+def test_impossible_fields_are_named(
+    document: dict[str, Any], tmp_path: Path, path: str, value: Any, message: str
+) -> None:
+    steps: list[Any] = [int(p) if p.isdigit() else p for p in path.split(".")]
+    parent = document
+    for step in steps[:-1]:
+        parent = parent[step]
+    parent[steps[-1]] = value
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(document))
+    with pytest.raises(RecordError, match=message):
+        Benchmark.load(file)
+
+
+def test_a_file_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    file.write_text('{"schema": ')
+    with pytest.raises(RecordError, match=r"run\.json: expected a JSON file"):
+        Benchmark.load(file)
+    with pytest.raises(RecordError, match="Benchmark: expected an object, got 7"):
+        parse(Benchmark, 7)
+
+
+def test_a_time_below_the_roof_is_refused_in_a_file_too(document: dict[str, Any]) -> None:
+    roof = document["records"][0]["roof"]
+    slow = document["records"][0]["device"]["median_us"] * 2
+    roof.update(q25_us=slow, median_us=slow, q75_us=slow)
+    with pytest.raises(RecordError, match=r"records\[0\].device.median_us: baseline took"):
+        parse(Benchmark, document)
+
+
+def test_nan_is_never_written(tmp_path: Path) -> None:
+    result = measured.benchmark([], settings={"budget_s": math.nan})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        result.save(tmp_path / "run.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+# What is computed.
+
+
+def test_speed_ups() -> None:
+    records = [
+        measured.record("baseline", 100.0, batch_size=1),
+        measured.record("fused", 10.0, batch_size=1),
+        measured.record("baseline", 400.0, batch_size=4),
+        measured.record("fused", 20.0, batch_size=4),
+        measured.record("fused", 20.0, batch_size=64),  # no baseline: does not count
+        measured.record("vectorized", 200.0, batch_size=1),
+    ]
+    vectorized, fused = sorted(comparison.speed_ups(records), key=lambda s: s.mean)
+    assert (fused.points, fused.mean, fused.least, fused.most) == (2, 15.0, 10.0, 20.0)
+    assert fused.geometric_mean == pytest.approx(math.sqrt(200))
+    assert fused.most_at.batch_size == 4
+    assert (vectorized.points, vectorized.mean) == (1, 0.5)
+
+
+def test_two_runs_are_compared_with_what_one_states() -> None:
+    records = [
+        measured.record("fused", 10.0, run=0),
+        measured.record("fused", 12.0, run=1),
+        measured.record("fused", 20.0, run=0, batch_size=16),
+        measured.record("fused", 20.0, run=1, batch_size=16),
+        measured.record("baseline", 50.0),
+    ]
+    (row,) = comparison.repeatability(records)
+    assert (row.implementation, row.points) == ("fused", 2)
+    assert row.stated == pytest.approx(0.1)
+    assert row.between == pytest.approx((2 / 11 + 0) / 2)
+    assert row.between_most == pytest.approx(2 / 11)
+    assert row.most_at.batch_size == 4
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "text"),
+    [
+        (0.5, "0.500 µs"),
+        (18.44, "18.4 µs"),
+        (999.4, "999 µs"),
+        (999.6, "1.00 ms"),
+        (2.5e6, "2.50 s"),
+    ],
+)
+def test_durations_read_well(microseconds: float, text: str) -> None:
+    assert comparison.duration(microseconds) == text
+
+
+def test_counts_and_bytes_read_well() -> None:
+    assert comparison.plural(1, "operator") == "1 operator"
+    assert comparison.plural(1234, "launch") == "1,234 launches"
+    assert comparison.plural(2, "pass") == "2 passes"
+    assert comparison.plural(1, "pass") == "1 pass"
+    assert comparison.plural(3, "box") == "3 boxes"
+    assert comparison.megabytes(832_372) == "832 kB"
+    assert comparison.megabytes(14_853_504) == "14.9 MB"
+
+
+def test_the_terminal_shows_the_numbers_of_the_file(found: tuple[Benchmark, Path]) -> None:
+    result = measured.story()
+    quoted = Quoted.load(data_dir() / "benchmarks" / "earlier-work.json")
+    text = printed(
+        benchmark.times_table(result),
+        benchmark.speed_up_table(result, quoted),
+        benchmark.quoted_table(result, quoted),
+    )
+    assert "640 µs ±5.0%" in text  # the baseline at B = 16
+    assert "21.3×" in text  # 640 / 30
+    assert "35.57×" in text
+    assert quoted.source in text
+    slower = dataclasses.replace(
+        result, records=tuple(r for r in result.records if r.implementation != "fused")
+    )
+    assert "21.3×" not in printed(benchmark.times_table(slower))
+
+
+def test_files_are_compared_side_by_side() -> None:
+    result = measured.story()
+    other = dataclasses.replace(
+        result,
+        records=tuple(
+            dataclasses.replace(r, call=measured.spread(2 * r.call.median_us))
+            for r in result.records
+        ),
+    )
+    text = printed(benchmark.compare([result, other], ["before", "after"]))
+    assert "before" in text
+    assert "0.500×" in text
+    assert measured.CPU_PROVENANCE.label in text
+
+
+# The files in data/.
+
+
+def test_the_quoted_table_is_the_published_one() -> None:
+    quoted = Quoted.load(data_dir() / "benchmarks" / "earlier-work.json")
+    assert quoted.source == "earlier work, RTX 3060 12 GB, K unstated"
+    assert [row.batch_size for row in quoted.times] == [1, 4, 16, 64]
+    for row in quoted.times:  # times are rounded to 10 us, so ratios agree roughly
+        assert row.baseline_ms / row.fused_ms == pytest.approx(row.fused_speedup, rel=0.05)
+    assert max(row.fused_speedup for row in quoted.times) == quoted.fused_max_speedup
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_recorded_files_are_valid(path: Path) -> None:
+    if path.stem == "earlier-work":
+        return
+    result = Benchmark.load(path)
+    assert result.complete
+    assert result.refused == ()
+    assert {"baseline", "vectorized", "fused", "transformers"} <= {
+        r.implementation for r in result.records
+    }
+    if result.settings["runs"] > 1:
+        assert comparison.repeatability(result.records)
+
+
+def test_fused_is_the_fastest_on_the_cpu_at_every_recorded_point() -> None:
+    for path in FILES:
+        if not path.stem.startswith("cpu-"):
+            continue
+        for point, by_name in comparison.merged(Benchmark.load(path).records).items():
+            for name in ("baseline", "vectorized"):
+                ratio = comparison.ratio(by_name[name], by_name["fused"])
+                assert ratio >= 1, f"{path.name}: fused is slower than {name} at {point}"

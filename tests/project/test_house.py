@@ -1,0 +1,224 @@
+"""Rules of the repository: its layout, what its notebooks look like, which way imports point."""
+
+from __future__ import annotations
+
+import ast
+import re
+import socket
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from rsk.base import folders
+from rsk.course import running
+
+TOP = folders.checkout()
+pytestmark = pytest.mark.skipif(TOP is None, reason="needs the source checkout")
+
+NOTEBOOKS = [
+    "00_quick_demo",
+    "01_problem",
+    "02_baseline",
+    "03_vectorized",
+    "04_cuda_kernel",
+    "05_benchmarks",
+    "06_real_llm",
+    "07_report",
+]
+LAYOUT = {
+    *("notebooks", "rsk", "cuda", "data", "report", "tests", ".ci", "environment.yml", "README.md"),
+    *("pyproject.toml", "constraints.txt", "Makefile", "LICENSE", "CITATION.cff", ".gitignore"),
+}
+COMMON_PARAMETERS = {
+    "quick": bool,
+    "device": str,
+    "seed": int,
+    "batch_sizes": list,
+    "spec_lens": list,
+    "vocab_size": int,
+}
+
+
+@cache
+def committed() -> list[Path]:
+    """Files that are committed or about to be."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip("not a git checkout")
+    return [TOP / name for name in done.stdout.split("\0") if name and (TOP / name).is_file()]
+
+
+def texts():
+    for path in committed():
+        try:
+            yield path, path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+
+
+# --- layout
+
+
+def test_the_top_level_is_as_agreed():
+    assert {path.relative_to(TOP).parts[0] for path in committed()} == LAYOUT
+
+
+def test_nothing_built_or_borrowed_is_committed():
+    borrowed = {".js", ".mjs", ".map", ".woff", ".woff2", ".ttf", ".otf", ".eot"}
+    built = {".so", ".o", ".pyc", ".pyd", ".dylib", ".dll", ".whl", ".egg", ".pt", ".bin", ".pkl"}
+    names = [str(path.relative_to(TOP)) for path in committed()]
+    assert not [name for name in names if Path(name).suffix.lower() in borrowed | built]
+    assert not [name for name in names if ".egg-info/" in name or "__pycache__" in name]
+
+
+def test_no_file_names_a_machine():
+    # Written in two halves, so that this file does not name them either.
+    home = re.compile(r"(?<![\w.~-])/" + r"(?:root|home|Users|work|tmp|mnt)/\w")
+    hosts = ["pypi" + ".org", "python" + "hosted", "registry" + ".npmjs", "deb" + ".debian.org"]
+    name = socket.gethostname()
+    if len(name) > 5 and name != "localhost":
+        hosts.append(name)
+    quoted = {"prompts.json", "tokenizer.json"}  # the text of others
+    for path, text in texts():
+        if path.name in quoted:
+            continue
+        where = path.relative_to(TOP)
+        found = home.search(text)
+        assert not found, f"{where} holds an absolute path: {found.group()}"
+        assert not [host for host in hosts if host in text], f"{where} names a host"
+
+
+# --- notebooks
+
+
+def notebook(name):
+    return nbformat.read(TOP / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def code_cells(name):
+    return [cell for cell in notebook(name).cells if cell.cell_type == "code"]
+
+
+def test_the_notebooks_are_all_there():
+    assert [path.stem for path in running.notebooks()] == NOTEBOOKS
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_sources_hold_no_outputs(name):
+    nbformat.validate(notebook(name))
+    for cell in code_cells(name):
+        assert cell.outputs == []
+        assert cell.execution_count is None
+    for cell in notebook(name).cells:
+        assert set(cell.metadata) <= {"tags", "jupyter"}, cell.metadata
+        assert cell.metadata.get("jupyter", {}) in ({}, {"source_hidden": True})
+    assert set(notebook(name).metadata) <= {"kernelspec", "language_info"}
+    assert notebook(name).metadata.kernelspec.name == "python3"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_parameters_come_first_and_have_the_common_names(name):
+    assert code_cells(name)[0].metadata.get("tags") == ["parameters"]
+    parameters = running.declared_parameters(notebook(name), name)
+    assert parameters["quick"] is True
+    for parameter, value in parameters.items():
+        if parameter in COMMON_PARAMETERS and value is not None:
+            assert type(value) is COMMON_PARAMETERS[parameter], parameter
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebooks_neither_exit_nor_shell_out(name):
+    for cell in code_cells(name):
+        assert "raises-exception" not in cell.metadata.get("tags", [])  # papermill fails on it
+        assert not re.search(r"^\s*[!%]|sys\.exit|\bquit\(|\bexit\(", cell.source, re.M), (
+            cell.source
+        )
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebooks_hold_calls_and_no_classes(name):
+    for cell in code_cells(name):
+        defined = [
+            node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.ClassDef)
+        ]
+        assert not defined, (
+            f"{name} defines {defined[0].name}: move it to rsk/, where a test reaches it"
+        )
+
+
+# --- imports
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    """Module of the package to the modules of the package that it imports, anywhere in it."""
+    package = TOP / "rsk"
+    paths = {
+        path: ".".join(path.relative_to(TOP).with_suffix("").parts)
+        for path in package.rglob("*.py")
+    }
+    names = {path: name.removesuffix(".__init__") for path, name in paths.items()}
+    modules = set(names.values())
+    graph = {}
+    for path, name in names.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{name}: imports are absolute"
+                for alias in node.names:
+                    whole = f"{node.module}.{alias.name}"
+                    found.add(whole if whole in modules else str(node.module))
+        graph[name] = (found & modules) - {"rsk", name}
+    return graph
+
+
+def reachable(name):
+    seen, queue = set(), [name]
+    while queue:
+        for other in imports()[queue.pop()] - seen:
+            seen.add(other)
+            queue.append(other)
+    return seen
+
+
+def test_no_import_cycles():
+    assert not [name for name in imports() if name in reachable(name)]
+
+
+def test_imports_point_one_way():
+    layers = [
+        {"rsk.__main__", "rsk.cli"},
+        {"rsk.course.running", "rsk.export"},
+        {"rsk.course.demo", "rsk.measure.benchmark", "rsk.decode.loop", "rsk.check"},
+        {"rsk.sampler.api"},
+        {"rsk.sampler.build"},
+    ]
+    for i, layer in enumerate(layers):
+        above = set().union(*layers[:i])
+        for name in layer & set(imports()):
+            assert not reachable(name) & above, f"{name} reaches up"
+
+
+def test_importing_the_package_is_cheap():
+    code = (
+        "import sys, time, torch; start = time.perf_counter(); import rsk; "
+        "print(time.perf_counter() - start); "
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    times = []
+    for _ in range(3):
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=True)
+        seconds, modules = done.stdout.splitlines()
+        times.append(float(seconds))
+    heavy = {"pandas", "matplotlib", "seaborn", "transformers", "papermill", "nbformat", "IPython"}
+    heavy |= {"scipy", "typer", "rich", "yaml", "nbconvert"}
+    assert not heavy & set(modules.split())
+    assert min(times) <= 0.3, f"import rsk took {min(times):.2f} s beyond torch"
