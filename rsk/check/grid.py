@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rsk.base.machine import provenance
 from rsk.check.synthetic import make_batch
+from rsk.measure.provenance import provenance
 from rsk.sampler.api import RejectionSamples, rejection_sample
 from rsk.sampler.kernels import KERNELS
 

@@ -379,7 +379,7 @@ def ladder_row(
     Raises:
         RecordError: the two were not measured at the same point, or the ladder's file is damaged.
     """
-    from rsk.base.machine import provenance
+    from rsk.measure.provenance import provenance
 
     on_gpu = record.device.clock != "wall"
     where = provenance("cuda" if on_gpu else "cpu") if machine is None else machine

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rsk.base import machine
 from rsk.course import publish
-from rsk.measure import ideas
+from rsk.measure import ideas, provenance
 from rsk.measure.comparison import digits, plural
 from rsk.measure.records import Point
 
@@ -83,7 +82,7 @@ def show() -> None:
         f"does unchanged, at B × V. Same: no more than {within:.1%} away. Failed: it did not run "
         f"or gave wrong tokens.{_same_in_all(tried.points)}",
     )
-    if tried.provenance["sources"] != machine.sources("cuda"):
+    if tried.provenance["sources"] != provenance.sources("cuda"):
         publish.prose(
             "These times are of an earlier version of the kernels, so *unchanged* is not quite "
             "what is shown above: what an idea that helped has taught may be in it by now."

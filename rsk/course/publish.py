@@ -551,7 +551,7 @@ def _html_table(content: Mapping[str, Any], caption: str) -> str:
 def _this_machine(mode: str) -> object:
     import torch
 
-    from rsk.base.machine import provenance
+    from rsk.measure.provenance import provenance
 
     if mode == "gpu" and not torch.cuda.is_available():
         raise ValueError("banner 'gpu' says that results were measured here, without a GPU")

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from rsk.base.machine import provenance
 from rsk.decode.command_line import shipped_prompts
 from rsk.decode.kv_cache import CachedModel, Clock, Sampling
 from rsk.decode.loading import NGRAM, Pair, fitting_threads, load_pair, parameters, shipped_pair
 from rsk.decode.loop import ACCEPTED, RECOVERED, Generation, speculative_generate
+from rsk.measure.provenance import provenance
 from rsk.measure.records import Provenance, RecordError
 from rsk.sampler import build
 from rsk.sampler.api import BACKENDS

@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 from rsk.base import machine
-from rsk.measure import comparison, peers
+from rsk.measure import comparison, peers, provenance
 from rsk.measure.comparison import digits, duration
 from rsk.measure.records import (
     CACHES,
@@ -209,7 +209,7 @@ def run(
         known, versions, skipped = implementations(device, chosen)
         found = Benchmark(
             schema=SCHEMA,
-            provenance=machine.provenance(device, versions),
+            provenance=provenance.provenance(device, versions),
             settings={
                 **{
                     name: list(value) if isinstance(value, tuple) else value

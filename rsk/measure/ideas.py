@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 
 from rsk.base.folders import cuda_dir, data_dir
-from rsk.base.machine import provenance
+from rsk.measure.provenance import provenance
 from rsk.measure.records import Point, RecordError
 from rsk.measure.timing import MeasurementError, measure
 from rsk.measure.workload import Pool, backend

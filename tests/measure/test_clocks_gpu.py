@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from rsk.base import machine
-from rsk.measure import clocks, timing
+from rsk.measure import clocks, provenance, timing
 
 CALL_S = 0.001
 
@@ -121,7 +121,7 @@ def test_provenance_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 2 << 30))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    found = machine.provenance("cuda")
+    found = provenance.provenance("cuda")
     assert (found.gpu, found.compute_capability, found.cuda) == ("a GPU", "9.0", "13.0")
     assert found.cache_bytes == 60 << 20
     assert found.driver

@@ -14,7 +14,7 @@ import torch
 import rsk
 from rsk.base import machine
 from rsk.base.folders import cuda_dir
-from rsk.measure import clocks, timing, workload
+from rsk.measure import clocks, provenance, timing, workload
 from rsk.measure.records import RecordError
 from rsk.measure.timing import MeasurementError
 from rsk.measure.workload import CaseError, Implementation, Inputs, Pool
@@ -297,21 +297,21 @@ def test_threads_are_pinned() -> None:
     before = torch.get_num_threads()
     with machine.pinned_threads(1):
         assert torch.get_num_threads() == 1
-        assert machine.provenance("cpu").threads == 1
+        assert provenance.provenance("cpu").threads == 1
     assert torch.get_num_threads() == before
     with pytest.raises(ValueError, match="threads: expected at least 1"), machine.pinned_threads(0):
         pass
 
 
 def test_the_checksum_covers_what_the_cpu_kernel_is_compiled_from() -> None:
-    sources = {name: (cuda_dir() / name).read_text() for name in machine.CPU_SOURCES}
+    sources = {name: (cuda_dir() / name).read_text() for name in provenance.CPU_SOURCES}
     included = set(re.findall(r'#include "(.+?)"', "".join(sources.values())))
     assert included < set(sources)
-    assert len({machine.sources("cpu"), machine.sources("cuda")}) == 2
+    assert len({provenance.sources("cpu"), provenance.sources("cuda")}) == 2
 
 
 def test_provenance_names_the_machine() -> None:
-    found = machine.provenance("cpu", {"transformers": "5"})
+    found = provenance.provenance("cpu", {"transformers": "5"})
     assert found.device == "cpu"
     assert found.torch == torch.__version__
     assert found.rsk == rsk.__version__

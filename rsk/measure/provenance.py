@@ -1,0 +1,86 @@
+"""Where, when and with what a measurement is made."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from rsk.base import machine
+from rsk.base.folders import checkout, cuda_dir
+from rsk.measure.records import Provenance
+from rsk.sampler import api, baseline, fused, random_words, vectorized
+
+
+def provenance(device: torch.device | str, packages: dict[str, str] | None = None) -> Provenance:
+    """Where, when and with what a run that begins now is made.
+
+    Args:
+        device: the one that is measured.
+        packages: versions of the peers that are measured.
+    """
+    import rsk
+
+    device = torch.device(device)
+    gpu = capability = driver = cuda = None
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_name(device)
+        capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        query = machine.output_of(
+            "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"
+        )
+        driver = query.partition("\n")[0] or "unknown"
+        cuda = torch.version.cuda
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    return Provenance(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        device=device.type,
+        cpu=machine.cpu_name(),
+        cores=len(affinity(0)) if affinity else os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        cache_bytes=machine.last_level_cache(device),
+        gpu=gpu,
+        compute_capability=capability,
+        driver=driver,
+        cuda=cuda,
+        os=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        torch=torch.__version__,
+        rsk=rsk.__version__,
+        packages=packages or {},
+        commit=_commit(),
+        sources=sources(device.type),
+    )
+
+
+def _commit() -> str:
+
+    top = checkout()
+    git = ["git", "-C", str(top)]
+    commit = machine.output_of(*git, "rev-parse", "--short=12", "HEAD") if top else ""
+    if not commit:
+        return "none"
+    return commit + ("+changes" if machine.output_of(*git, "status", "--porcelain") else "")
+
+
+CPU_SOURCES = ("binding.cpp", "fused_cpu.cpp", "kernels.h", "specification.h")
+"""What the CPU's kernel is compiled from, in ``cuda/``."""
+
+
+def sources(device_type: str) -> str:
+    """A checksum of the sampler and the kernels there: what a recorded time is a time of."""
+    modules = (baseline, fused, api, vectorized, random_words)
+    files = [Path(str(module.__file__)) for module in modules]
+    if device_type == "cpu":
+        files += [cuda_dir() / name for name in CPU_SOURCES]
+    else:
+        files += [path for path in cuda_dir().rglob("*") if path.suffix in (".h", ".cpp", ".cu")]
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda file: file.name):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
