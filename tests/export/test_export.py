@@ -198,7 +198,7 @@ def whole_report():
         shows(publish.table, FRAME, label="tab-a", caption="Times for $K = 4$."),
         shows(publish.prose, "It takes {{t}} ms at $B = 64$.", t=0.321),
         shows(publish.source, "cuda/specification.h", "mix", label="lst-a", caption="The mixer."),
-        shows(publish.source, "rsk/words.py", "coin"),
+        shows(publish.source, "rsk/sampler/random_words.py", "coin"),
         shows(
             publish.tokens,
             [("def ", "prompt"), ("add", "accepted"), ("(\n", "recovered"), ("a", "bonus")],
