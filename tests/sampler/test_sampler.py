@@ -662,7 +662,11 @@ class TestOtherBuilds:
             "t.TestAgreement().test_drafts_without_probabilities(torch.float16)\n"
             "print('same')"
         )
-        environment = os.environ | {"RSK_CPU_FLAGS": flags, "RSK_CACHE_DIR": str(tmp_path)}
+        environment = os.environ | {
+            "RSK_CPU_FLAGS": flags,
+            "RSK_CACHE_DIR": str(tmp_path),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
         done = subprocess.run(
             [sys.executable, "-c", code],
             cwd=Path(__file__).parent,
