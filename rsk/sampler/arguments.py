@@ -43,8 +43,11 @@ def check_tensors(draft_tokens: Tensor, draft_probs: Tensor | None, target_probs
     check_shape("target_probs", target_probs, (batch_size, spec_len + 1, vocab_size), "B, K+1, V")
     check_device("target_probs", target_probs, draft_tokens.device)
     if draft_probs is not None:
-        check_tensor("draft_probs", draft_probs, ("B", "K", "V"), (target_probs.dtype,))
-        check_shape("draft_probs", draft_probs, (batch_size, spec_len, vocab_size), "B, K, V")
+        check_tensor("draft_probs", draft_probs, ("B", "K", "V"), PROBABILITY_DTYPES)
+        draft_vocab_size = draft_probs.shape[2]
+        check_range("the draft's vocabulary size V", draft_vocab_size, 1, MAX_VOCAB_SIZE)
+        shape = (batch_size, spec_len, draft_vocab_size)
+        check_shape("draft_probs", draft_probs, shape, "B, K, V")
         check_device("draft_probs", draft_probs, draft_tokens.device)
     return batch_size
 
