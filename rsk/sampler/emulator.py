@@ -17,7 +17,8 @@ from torch import Tensor
 
 from rsk.base.folders import cuda_dir
 from rsk.sampler import build
-from rsk.sampler.api import RejectionSamples, check_request
+from rsk.sampler.api import RejectionSamples
+from rsk.sampler.arguments import check_request
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _SAMPLE_STREAM = 1

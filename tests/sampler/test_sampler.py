@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import rsk
 from rsk.base import machine
 from rsk.check.synthetic import make_batch
-from rsk.sampler.api import MAX_SPEC_LEN, MAX_VOCAB_SIZE
+from rsk.sampler.arguments import MAX_SPEC_LEN, MAX_VOCAB_SIZE
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 backends = pytest.mark.parametrize("backend", rsk.BACKENDS)
