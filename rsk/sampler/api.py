@@ -62,8 +62,9 @@ def rejection_sample(
         draft_probs: float32, bfloat16 or float16 [B, K, V], 1 <= V <= 2^20: the distribution that
             each draft token was drawn from. ``None``: the draft is certain of its tokens (n-gram
             or prompt lookup), q[d] = 1.
-        target_probs: same dtype, [B, K+1, V]: the target's distribution at each draft position
-            and after the last one.
+        target_probs: float32, bfloat16 or float16 [B, K+1, V]: the target's distribution at each
+            draft position and after the last one. Its dtype and V may differ from the draft's, as
+            padded vocabularies of one family do: tokens that a model lacks have probability 0.
         seed: int64 [B], one seed per request; or an int s in [-2^63, 2^63), and request b uses
             s + b, wrapping; or ``None``, and s is drawn from PyTorch's global CPU generator.
         position: index of each request's first draft position in its sequence, int64 [B], or one
@@ -79,7 +80,7 @@ def rejection_sample(
     Returns:
         ``tokens`` int64 [B, K+1] and ``num_accepted`` int64 [B]. A request is invalid, and
         ``num_accepted`` is -1, if a value that the rule reads is NaN or infinite, a draft token
-        that it reaches lies outside [0, V), or there is no positive probability to sample from.
+        that it reaches lies outside both vocabularies, or there is no positive probability to sample from.
 
     Raises:
         ValueError: wrong shape, dtype, device, stride, seed, position or backend; with
@@ -101,7 +102,11 @@ def rejection_sample(
         module = _MODULES[_choose(backend, target_probs.device)]
         samples = RejectionSamples(*module.rejection_sample(*tensors, seed, position))
     if validate:
-        _raise_if_invalid(samples.num_accepted)
+        _raise_if_invalid(
+            samples.num_accepted,
+            "a draft token outside the vocabulary, NaN or infinity in a probability that was read, "
+            "or no positive probability to sample from",
+        )
     return samples
 
 
@@ -147,7 +152,7 @@ def check_request(
     position: int | Tensor,
 ) -> tuple[int | Tensor, int | Tensor]:
     """Check the arguments of :func:`rejection_sample`; return the seed and position to use."""
-    batch_size = _check_tensors(draft_tokens, draft_probs, target_probs)
+    batch_size, _ = _check_tensors(draft_tokens, draft_probs, target_probs)
     return (
         _check_seed(seed, batch_size, draft_tokens.device),
         _check_int64("position", position, batch_size, draft_tokens.device),
@@ -178,21 +183,29 @@ def _choose(backend: str, device: torch.device) -> str:
     return "fused" if build.available(device.type) else "vectorized"
 
 
-def _check_tensors(draft_tokens: Tensor, draft_probs: Tensor | None, target_probs: Tensor) -> int:
-    """Check the three tensors against each other; return B."""
+def _check_tensors(
+    draft_tokens: Tensor,
+    draft: Tensor | None,
+    target: Tensor,
+    names: tuple[str, str] = ("draft_probs", "target_probs"),
+) -> tuple[int, int]:
+    """Check the three tensors against each other; return B and K."""
+    draft_name, target_name = names
     _check_tensor("draft_tokens", draft_tokens, ("B", "K"), _TOKEN_DTYPES)
-    _check_tensor("target_probs", target_probs, ("B", "K+1", "V"), _PROBABILITY_DTYPES)
+    _check_tensor(target_name, target, ("B", "K+1", "V"), _PROBABILITY_DTYPES)
     batch_size, spec_len = draft_tokens.shape
-    vocab_size = target_probs.shape[2]
+    vocab_size = target.shape[2]
     _check_range("the speculation length K", spec_len, 0, MAX_SPEC_LEN)
     _check_range("the vocabulary size V", vocab_size, 1, MAX_VOCAB_SIZE)
-    _check_shape("target_probs", target_probs, (batch_size, spec_len + 1, vocab_size), "B, K+1, V")
-    _check_device("target_probs", target_probs, draft_tokens.device)
-    if draft_probs is not None:
-        _check_tensor("draft_probs", draft_probs, ("B", "K", "V"), (target_probs.dtype,))
-        _check_shape("draft_probs", draft_probs, (batch_size, spec_len, vocab_size), "B, K, V")
-        _check_device("draft_probs", draft_probs, draft_tokens.device)
-    return batch_size
+    _check_shape(target_name, target, (batch_size, spec_len + 1, vocab_size), "B, K+1, V")
+    _check_device(target_name, target, draft_tokens.device)
+    if draft is not None:
+        _check_tensor(draft_name, draft, ("B", "K", "V"), _PROBABILITY_DTYPES)
+        vocab_size = draft.shape[2]
+        _check_range("the draft's vocabulary size V", vocab_size, 1, MAX_VOCAB_SIZE)
+        _check_shape(draft_name, draft, (batch_size, spec_len, vocab_size), "B, K, V")
+        _check_device(draft_name, draft, draft_tokens.device)
+    return batch_size, spec_len
 
 
 def _check_tensor(
@@ -222,8 +235,8 @@ def _check_tensor(
 def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], dims: str) -> None:
     if tuple(tensor.shape) != shape:
         raise ValueError(
-            f"{name}: expected shape [{dims}] = {list(shape)} to match draft_tokens"
-            f"{' and target_probs' if name == 'draft_probs' else ''}, got {list(tensor.shape)}"
+            f"{name}: expected shape [{dims}] = {list(shape)} to match draft_tokens, "
+            f"got {list(tensor.shape)}"
         )
 
 
@@ -267,12 +280,10 @@ def _check_int64(name: str, value: object, batch_size: int, device: torch.device
     return value
 
 
-def _raise_if_invalid(num_accepted: Tensor) -> None:
+def _raise_if_invalid(num_accepted: Tensor, reasons: str) -> None:
     rows = (num_accepted < 0).nonzero().flatten().tolist()
     if rows:
         shown = ", ".join(map(str, rows[:20])) + (", ..." if len(rows) > 20 else "")
         raise ValueError(
-            f"{len(rows)} of {len(num_accepted)} requests are invalid (rows {shown}): a draft "
-            "token outside the vocabulary, NaN or infinity in a probability that was read, or no "
-            "positive probability to sample from"
+            f"{len(rows)} of {len(num_accepted)} requests are invalid (rows {shown}): {reasons}"
         )
