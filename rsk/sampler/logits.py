@@ -7,8 +7,6 @@ probabilities, whether or not a backend ever writes those down.
 
 from __future__ import annotations
 
-import math
-import operator
 from types import ModuleType
 
 import torch
@@ -16,14 +14,26 @@ from torch import Tensor
 
 from rsk.sampler import api, baseline_logits, fused, vectorized_logits
 from rsk.sampler.api import RejectionSamples
-from rsk.sampler.row_law import HOTTEST, Filters, to_float32
+from rsk.sampler.arguments import (
+    MAX_VOCAB_SIZE,
+    PROBABILITY_DTYPES,
+    UNREADABLE_LOGITS,
+    check_device,
+    check_filters,
+    check_int64,
+    check_range,
+    check_seed,
+    check_shape,
+    check_tensor,
+    check_tensors,
+    raise_if_invalid,
+)
 
 _MODULES: dict[str, ModuleType] = {
     "baseline": baseline_logits,
     "vectorized": vectorized_logits,
     "fused": fused,
 }
-_LOGIT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def probabilities(
@@ -64,10 +74,10 @@ def probabilities(
         rsk.BuildError: ``backend="fused"`` and the kernel cannot be compiled.
     """
     if isinstance(logits, Tensor) and logits.dim() == 3:
-        _check_logits("logits", logits, ("B", "K", "V"))
+        _check_logits(logits, ("B", "K", "V"))
     else:
-        _check_logits("logits", logits, ("B", "V"))
-    filters = _check_filters(temperature, top_k, top_p, min_p, logits)
+        _check_logits(logits, ("B", "V"))
+    filters = check_filters(temperature, top_k, top_p, min_p, logits)
     probs: Tensor = _module(backend, logits.device).probabilities(logits, filters)
     return probs
 
@@ -100,10 +110,10 @@ def sample_from_logits(
     Raises:
         ValueError, TypeError, rsk.BuildError: as in :func:`rsk.probabilities`.
     """
-    _check_logits("logits", logits, ("B", "V"))
-    filters = _check_filters(temperature, top_k, top_p, min_p, logits)
-    seed = api._check_seed(seed, len(logits), logits.device)
-    position = api._check_int64("position", position, len(logits), logits.device)
+    _check_logits(logits, ("B", "V"))
+    filters = check_filters(temperature, top_k, top_p, min_p, logits)
+    seed = check_seed(seed, len(logits), logits.device)
+    position = check_int64("position", position, len(logits), logits.device)
     module = _module(backend, logits.device)
     tokens, laws = module.sample_from_logits(logits, filters, seed, position)
     return (tokens, laws) if return_laws else tokens
@@ -151,10 +161,12 @@ def rejection_sample_from_logits(
         ValueError, TypeError, rsk.BuildError: as in :func:`rsk.rejection_sample` and
             :func:`rsk.probabilities`.
     """
-    batch_size, spec_len = _check_draft(draft_tokens, draft_logits, draft_laws, target_logits)
-    filters = _check_filters(temperature, top_k, top_p, min_p, target_logits)
-    seed = api._check_seed(seed, batch_size, draft_tokens.device)
-    position = api._check_int64("position", position, batch_size, draft_tokens.device)
+    batch_size, _ = check_tensors(draft_tokens, draft_logits, target_logits, "logits")
+    if draft_laws is not None:
+        _check_laws(draft_laws, draft_logits)
+    filters = check_filters(temperature, top_k, top_p, min_p, target_logits)
+    seed = check_seed(seed, batch_size, draft_tokens.device)
+    position = check_int64("position", position, batch_size, draft_tokens.device)
     module = _module(backend, draft_tokens.device)
     samples = RejectionSamples(
         *module.rejection_sample_from_logits(
@@ -162,11 +174,7 @@ def rejection_sample_from_logits(
         )
     )
     if validate:
-        api._raise_if_invalid(
-            samples.num_accepted,
-            "a draft token outside the vocabulary, or a row that was read with NaN, +infinity, "
-            "nothing but -infinity, or a parameter out of range",
-        )
+        raise_if_invalid(samples.num_accepted, UNREADABLE_LOGITS)
     return samples
 
 
@@ -177,82 +185,14 @@ def _module(backend: str, device: torch.device) -> ModuleType:
     return _MODULES[chosen]
 
 
-def _check_logits(name: str, logits: Tensor, dims: tuple[str, ...]) -> None:
-    api._check_tensor(name, logits, dims, _LOGIT_DTYPES)
-    api._check_range("the vocabulary size V", logits.shape[-1], 1, api.MAX_VOCAB_SIZE)
+def _check_logits(logits: Tensor, dims: tuple[str, ...]) -> None:
+    check_tensor("logits", logits, dims, PROBABILITY_DTYPES)
+    check_range("the vocabulary size V", logits.shape[-1], 1, MAX_VOCAB_SIZE)
 
 
-def _check_draft(
-    draft_tokens: Tensor,
-    draft_logits: Tensor | None,
-    draft_laws: Tensor | None,
-    target_logits: Tensor,
-) -> tuple[int, int]:
-    """Check the tensors against each other; return B and K."""
-    batch_size, spec_len = api._check_tensors(
-        draft_tokens, draft_logits, target_logits, ("draft_logits", "target_logits")
-    )
-    if draft_laws is not None:
-        if draft_logits is None:
-            raise ValueError("draft_laws: expected draft_logits with them, got None")
-        api._check_tensor("draft_laws", draft_laws, ("B", "K", "4"), (torch.float32,))
-        api._check_shape("draft_laws", draft_laws, (batch_size, spec_len, 4), "B, K, 4")
-        api._check_device("draft_laws", draft_laws, draft_tokens.device)
-    return batch_size, spec_len
-
-
-def _check_filters(
-    temperature: float | Tensor,
-    top_k: int | Tensor,
-    top_p: float | Tensor,
-    min_p: float | Tensor,
-    logits: Tensor,
-) -> Filters:
-    coldest = f"0, or a number in [2^-{int(math.log2(HOTTEST))}, 2^{int(math.log2(HOTTEST))}]"
-    return Filters(
-        _check_float("temperature", temperature, logits, 1 / HOTTEST, HOTTEST, coldest),
-        _check_top_k(top_k, logits),
-        _check_float("top_p", top_p, logits, 0.0, 1.0, "a number in [0, 1]"),
-        _check_float("min_p", min_p, logits, 0.0, 1.0, "a number in [0, 1]"),
-    )
-
-
-def _check_float(
-    name: str, value: object, logits: Tensor, low: float, high: float, expected: str
-) -> float | Tensor:
-    if isinstance(value, Tensor):
-        return _check_each(name, value, logits, (torch.float32,))
-    if not hasattr(value, "__float__") or isinstance(value, bool):
-        raise TypeError(
-            f"{name}: expected a number or a float32 tensor [B], got {type(value).__name__}"
-        )
-    number = float(value)
-    if not (low <= number <= high or number == 0):
-        raise ValueError(f"{name}: expected {expected}, got {value}")
-    return to_float32(number)
-
-
-def _check_top_k(value: object, logits: Tensor) -> int | Tensor:
-    if isinstance(value, Tensor):
-        return _check_each("top_k", value, logits, (torch.int64, torch.int32))
-    if not hasattr(value, "__index__") or isinstance(value, bool):
-        raise TypeError(
-            f"top_k: expected an int or an int64 or int32 tensor [B], got {type(value).__name__}"
-        )
-    number = operator.index(value)
-    if not 0 <= number < 2**63:
-        raise ValueError(f"top_k: expected an int in [0, 2^63), 0 for all, got {value}")
-    return number
-
-
-def _check_each(
-    name: str, value: Tensor, logits: Tensor, dtypes: tuple[torch.dtype, ...]
-) -> Tensor:
-    """Check a parameter given as one value a request, with any stride."""
-    batch_size = len(logits)
-    names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-    if value.dtype not in dtypes or tuple(value.shape) != (batch_size,):
-        got = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-        raise ValueError(f"{name}: expected {names} [B] = [{batch_size}], got {got}")
-    api._check_device(name, value, logits.device)
-    return value
+def _check_laws(draft_laws: Tensor, draft_logits: Tensor | None) -> None:
+    if draft_logits is None:
+        raise ValueError("draft_laws: expected draft_logits beside them, got None")
+    check_tensor("draft_laws", draft_laws, ("B", "K", "4"), (torch.float32,))
+    check_shape("draft_laws", draft_laws, (*draft_logits.shape[:2], 4), "B, K, 4")
+    check_device("draft_laws", draft_laws, draft_logits.device)

@@ -51,7 +51,7 @@ class Filters(NamedTuple):
 
 
 def relative_weight(x: Tensor, maximum: Tensor | float, scale: Tensor | float) -> Tensor:
-    """e = 2^((x - m) c), float32 in [0, 1], and 1 at the maximum.
+    """Weights e = 2^((x - m) c), float32 in [0, 1], and 1 at the maximum.
 
     Args:
         x: logits, float32 (16-bit values are widened).
