@@ -57,6 +57,9 @@ LADDER_SCHEMA = "rsk-ladder/1"
 
 T = TypeVar("T")
 
+_here: Provenance | None = None
+"""Where this notebook measures: known once :func:`begin` has chosen the device."""
+
 
 class LessonError(RuntimeError):
     """A notebook cannot go on; the message says what is missing and what to do."""
@@ -85,12 +88,15 @@ def begin(device: str = "auto") -> torch.device:
     import torch
 
     from rsk.measure.benchmark import check_device
+    from rsk.measure.provenance import provenance
 
     check_injected_parameters(_cells_so_far())
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    global _here
     chosen = check_device(device)
-    publish.banner("gpu" if chosen.type == "cuda" else "cpu")
+    _here = provenance(chosen)
+    publish.banner("gpu" if chosen.type == "cuda" else "cpu", _here)
     return chosen
 
 
@@ -374,15 +380,16 @@ def ladder_row(
         name: of the step: an implementation of ``rsk.BACKENDS`` or ``rsk.KERNELS``, or ``ROOF``.
         record: its time.
         baseline: the baseline's time at the same point in the same run; not needed for its own.
-        machine: where it was recorded; this machine, measured now, if not given.
+        machine: where it was recorded; if not given, here and now, on the device that
+            :func:`begin` chose.
 
     Raises:
         RecordError: the two were not measured at the same point, or the ladder's file is damaged.
+        LessonError: measured here, and :func:`begin` was not called.
     """
-    from rsk.measure.provenance import provenance
-
-    on_gpu = record.device.clock != "wall"
-    where = provenance("cuda" if on_gpu else "cpu") if machine is None else machine
+    where = _here if machine is None else machine
+    if where is None:
+        raise LessonError("call lesson.begin() first: it chooses the device that is measured on")
     step = Step(
         name=name,
         record=record,

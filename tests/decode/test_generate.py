@@ -511,8 +511,9 @@ def hub_folders(tmp_path_factory):
 
 
 def test_a_hub_folder_with_32000_tokens_goes_all_the_way(hub_folders):
-    target, draft, tokenizer = loading.load_pair(hub_folders / "target", hub_folders / "draft")
-    assert target.dtype == torch.float32
+    folders = hub_folders / "target", hub_folders / "draft"
+    target, draft, tokenizer = loading.load_pair(*folders, device="cpu")
+    assert (target.dtype, draft.dtype) == (torch.float32, torch.float32)
     assert not target.training
     result = speculative_generate(
         target,
@@ -531,6 +532,15 @@ def test_a_hub_folder_with_32000_tokens_goes_all_the_way(hub_folders):
     greedy = speculative_generate(target, draft, [prompt], temperature=0, max_new_tokens=12)
     gaps = disagreements(target, prompt, greedy.tokens[0], own_greedy(target, prompt, 12))
     assert all(gap < ROUNDING_GAP for gap in gaps)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_weights_stay_as_stored(hub_folders):
+    folders = hub_folders / "target", hub_folders / "draft"
+    target, draft, tokenizer = loading.load_pair(*folders, device="auto")
+    assert {(m.device.type, m.dtype) for m in (target, draft)} == {("cuda", torch.bfloat16)}
+    result = speculative_generate(target, draft, "é", tokenizer, max_new_tokens=12, seed=1)
+    assert len(result.tokens[0]) == 12 or result.tokens[0][-1] == 2
 
 
 def test_prompt_lookup_and_no_draft_need_one_folder(hub_folders):
