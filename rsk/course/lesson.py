@@ -39,7 +39,8 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from rsk.base import folders
 from rsk.course import publish
-from rsk.course.running import literals, match_parameters, run_dir
+from rsk.course.parameters import check_ranges, literals, match_parameters
+from rsk.course.running import run_dir
 from rsk.measure.comparison import BASELINE, ratio
 from rsk.measure.records import Benchmark, Provenance, Record, RecordError, parse
 from rsk.sampler.api import BACKENDS
@@ -83,14 +84,17 @@ def begin(device: str = "auto") -> torch.device:
 
     Raises:
         ValueError: another device, one that is not there, or a parameter that the notebook does
-            not declare or that has the wrong type (plain papermill only warns of those).
+            not declare, of the wrong type or out of range (papermill itself warns of the first).
     """
     import torch
 
     from rsk.measure.benchmark import check_device
     from rsk.measure.provenance import provenance
 
-    check_injected_parameters(_cells_so_far())
+    shell = _shell()
+    if shell is not None:
+        check_injected_parameters([cell for cell in shell.get("In", []) if cell])
+        check_ranges(shell)  # what papermill injected, or the reader changed
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     global _here
@@ -101,25 +105,35 @@ def begin(device: str = "auto") -> torch.device:
 
 
 def check_injected_parameters(cells: list[str]) -> None:
-    """Refuse parameters that papermill injected and the notebook does not declare.
+    """Refuse parameters that papermill injected and that do not fit what the notebook declares.
 
     Args:
         cells: sources of the cells that were run so far, oldest first.
 
     Raises:
-        ValueError: names the parameter, and those that there are.
+        ValueError: an unknown name, or a value of another type or out of range; says which.
     """
-    for declared, injected in itertools.pairwise(cells):
-        if injected.startswith("# Parameters\n"):  # as papermill heads its cell
-            match_parameters(literals(injected), {"this notebook": literals(declared)})
-            return
+    for declaring, injected in itertools.pairwise(cells):
+        if not injected.startswith("# Parameters\n"):  # as papermill heads its cell
+            continue
+        declared, given = literals(declaring), literals(injected)
+        for name, value in given.items():
+            default = declared.get(name)
+            if isinstance(default, list) and not isinstance(value, list):
+                raise ValueError(
+                    f"parameter {name}: expected a list such as {default}, got {value!r}; "
+                    f"papermill reads a list with -y '{name}: {default}'"
+                )
+        match_parameters(given, {"this notebook": declared})
+        return
 
 
-def _cells_so_far() -> list[str]:
+def _shell() -> dict[str, Any] | None:
+    """The names of the notebook that runs, or ``None`` outside of one."""
     from IPython import get_ipython
 
     shell = get_ipython()
-    return [] if shell is None else [cell for cell in shell.user_ns.get("In", []) if cell]
+    return None if shell is None else shell.user_ns
 
 
 # --- predicting -------------------------------------------------------------------------------

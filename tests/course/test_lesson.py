@@ -42,6 +42,12 @@ def test_injected_parameters_that_fit_are_accepted() -> None:
         ("batchsizes = [2]", r"parameter 'batchsizes'[\s\S]*quick, batch_sizes"),
         ("quick = 1", "quick of this notebook must be a truth value"),
         ("batch_sizes = ['a']", "batch_sizes of this notebook must be a list of integers"),
+        ("batch_sizes = '1,4'", r"a list such as \[1, 4\], got '1,4'; papermill reads .* with -y"),
+        ("batch_sizes = 4", r"a list such as \[1, 4\], got 4"),
+        ("batch_sizes = []", "batch_sizes: expected a list of at least one value"),
+        ("batch_sizes = [0]", "batch_sizes: expected a list of .* from 1 to 1048576"),
+        ("batch_sizes = [1, float('nan')]", r"line 2: batch_sizes = \[1, float"),
+        ("quick = float('nan')", "quick of this notebook must be a truth value"),
     ],
 )
 def test_injected_parameters_that_do_not_fit_are_refused(injected: str, message: str) -> None:
