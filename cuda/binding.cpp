@@ -48,15 +48,23 @@ Refusal dtype_of(const Tensor& probs, const char* name, rsk::Dtype& dtype) {
   return nullptr;
 }
 
+Refusal vocab_size_of(const Tensor& probs, int32_t& vocab_size) {
+  const int64_t size = probs.sizes[probs.dims - 1];
+  RSK_EXPECT(size >= 1 && size <= 1 << 20, "expected 1 <= V <= 2^20, got %lld", (long long)size);
+  vocab_size = (int32_t)size;
+  return nullptr;
+}
+
 // What the two operators have in common: p, the random numbers and the sizes.
 Refusal fill(Batch& batch, const Tensor& probs, const Tensor& seed, int64_t seed0,
              const Tensor& position, int64_t position0) {
-  const int64_t batch_size = probs.sizes[0], vocab_size = probs.sizes[probs.dims - 1];
+  const int64_t batch_size = probs.sizes[0];
   RSK_EXPECT(batch_size <= INT32_MAX, "expected at most 2^31 - 1 requests, got %lld",
              (long long)batch_size);
-  RSK_EXPECT(vocab_size >= 1 && vocab_size <= 1 << 20, "expected 1 <= V <= 2^20, got %lld",
-             (long long)vocab_size);
+  RSK_TRY(vocab_size_of(probs, batch.vocab_size));
   RSK_TRY(dtype_of(probs, "probs", batch.dtype));
+  batch.draft_vocab_size = batch.vocab_size;
+  batch.draft_dtype = batch.dtype;
   RSK_TRY(per_request(seed, "seed", batch_size, probs, batch.seeds));
   RSK_TRY(per_request(position, "position", batch_size, probs, batch.positions));
   batch.target_probs = probs.data;
@@ -64,7 +72,6 @@ Refusal fill(Batch& batch, const Tensor& probs, const Tensor& seed, int64_t seed
   batch.seed = seed0;
   batch.position = position0;
   batch.batch_size = (int32_t)batch_size;
-  batch.vocab_size = (int32_t)vocab_size;
   return nullptr;
 }
 
@@ -75,6 +82,8 @@ constexpr int64_t BEST = -1;
 
 // Launch a kernel on the current stream of the tensors' device.
 Refusal launch_on_device(int64_t index, const Batch& batch, const Tensor& like) {
+  RSK_EXPECT(batch.draft_vocab_size == batch.vocab_size && batch.draft_dtype == batch.dtype,
+             "draft_probs: expected the vocabulary size and dtype of target_probs");
   const rsk::Kernel kernel =
       rsk::kernel_at(index == BEST ? rsk::best_kernel(batch) : (int32_t)index);
   Tensor workspace;  // PyTorch frees it in the order of the stream
@@ -149,11 +158,10 @@ Refusal decide(int64_t kernel, Arguments& next, StableIValue* results) {
   batch.target_probs_stride[1] = target_probs.strides[1];
   if (draft_probs) {
     RSK_TRY(check_tensor(draft_probs, "draft_probs", 3, target_probs));
-    RSK_EXPECT(draft_probs.dtype == target_probs.dtype,
-               "draft_probs: expected the dtype of target_probs");
-    RSK_EXPECT(draft_probs.sizes[0] == batch_size && draft_probs.sizes[1] == spec_len &&
-                   draft_probs.sizes[2] == batch.vocab_size,
+    RSK_EXPECT(draft_probs.sizes[0] == batch_size && draft_probs.sizes[1] == spec_len,
                "draft_probs: expected [B, K, V]");
+    RSK_TRY(vocab_size_of(draft_probs, batch.draft_vocab_size));
+    RSK_TRY(dtype_of(draft_probs, "draft_probs", batch.draft_dtype));
     batch.draft_probs = draft_probs.data;
     batch.draft_probs_stride[0] = draft_probs.strides[0];
     batch.draft_probs_stride[1] = draft_probs.strides[1];

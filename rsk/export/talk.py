@@ -9,7 +9,7 @@ The file is written as for pandoc's slide shows::
     ### What was found {minutes=1}            a slide: its title, and below it what it shows
 
     ![](figure:speed-up)                      a figure, with its caption; {height=8} in centimetres
-    ![](source:rsk/baseline.py){first="for k" last="n += 1"}       lines of a source file
+    ![](source:rsk/sampler/baseline.py){first="for k" last="n += 1"}       lines of a source file
     ![](tokens:text)                          generated text, each run marked with its kind
 
     ::: notes

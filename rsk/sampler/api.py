@@ -16,6 +16,7 @@ from rsk.sampler import baseline, build, fused, vectorized
 from rsk.sampler.arguments import (
     MAX_VOCAB_SIZE,
     PROBABILITY_DTYPES,
+    UNREADABLE_PROBABILITIES,
     check_int64,
     check_range,
     check_request,
@@ -68,8 +69,9 @@ def rejection_sample(
         draft_probs: float32, bfloat16 or float16 [B, K, V], 1 <= V <= 2^20: the distribution that
             each draft token was drawn from. ``None``: the draft is certain of its tokens (n-gram
             or prompt lookup), q[d] = 1.
-        target_probs: same dtype, [B, K+1, V]: the target's distribution at each draft position
-            and after the last one.
+        target_probs: float32, bfloat16 or float16 [B, K+1, V]: the target's distribution at each
+            draft position and after the last one. Its V and dtype may differ from the draft's
+            (padded vocabularies): what only one of the two has is 0 in the other.
         seed: int64 [B], one seed per request; or an int s in [-2^63, 2^63), and request b uses
             s + b, wrapping; or ``None``, and s is drawn from PyTorch's global CPU generator.
         position: index of each request's first draft position in its sequence, int64 [B], or one
@@ -85,7 +87,8 @@ def rejection_sample(
     Returns:
         ``tokens`` int64 [B, K+1] and ``num_accepted`` int64 [B]. A request is invalid, and
         ``num_accepted`` is -1, if a value that the rule reads is NaN or infinite, a draft token
-        that it reaches lies outside [0, V), or there is no positive probability to sample from.
+        that it reaches lies outside the larger vocabulary, or there is no positive probability to
+        sample from.
 
     Raises:
         ValueError: wrong shape, dtype, device, stride, seed, position or backend; with
@@ -107,7 +110,7 @@ def rejection_sample(
         module = _MODULES[_choose(backend, target_probs.device)]
         samples = RejectionSamples(*module.rejection_sample(*tensors, seed, position))
     if validate:
-        raise_if_invalid(samples.num_accepted)
+        raise_if_invalid(samples.num_accepted, UNREADABLE_PROBABILITIES)
     return samples
 
 

@@ -1,6 +1,7 @@
 """The fused sampler: one kernel per call, C++ on the CPU and CUDA on the GPU.
 
-The kernels are in ``cuda/``; :mod:`rsk.sampler.build` compiles them. This module only passes tensors on.
+The kernels are in ``cuda/``; :mod:`rsk.sampler.build` compiles them. This module only passes
+tensors on.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ def rejection_sample(
 def sample(probs: Tensor, seed: int | Tensor, position: int | Tensor) -> Tensor:
     """Run the kernel. Arguments as in :func:`rsk.sample`; the library is loaded."""
     return torch.ops.rsk.sample.default(probs, *tensor_and_int(seed), *tensor_and_int(position))
+
+
+def takes_logits() -> bool:
+    """Whether the loaded library has the operators that begin with logits."""
+    return hasattr(torch.ops.rsk, "rejection_sample_from_logits")
 
 
 def tensor_and_int(value: int | Tensor) -> tuple[Tensor | None, int]:

@@ -56,109 +56,15 @@ def test_notebooks_are_chosen_by_name(write_notebook):
         running.notebooks(folder=folder.parent)
 
 
-# --- parameters
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("[1, 4]", [1, 4]),
-        ("True", True),
-        ("true", True),
-        ("null", None),
-        ("1e-3", 1e-3),
-        ("cpu", "cpu"),
-        ("'cpu'", "cpu"),
-        ("[a, b]", ["a", "b"]),
-        ("", None),
-    ],
-)
-def test_values_are_literals_or_yaml(text, value):
-    assert running.parse_parameters([f"x={text}"]) == {"x": value}
-
-
-@pytest.mark.parametrize("assignment", ["x", "=1", "two words=1", "x=[1,"])
-def test_unreadable_parameters_are_refused(assignment):
-    with pytest.raises(ValueError, match="name=value|cannot be read"):
-        running.parse_parameters([assignment])
-
-
-DECLARED = {
-    "a": {"quick": True, "batch_sizes": [1, 4], "rate": 0.5, "device": "cpu", "limit": None},
-    "b": {"quick": True, "steps": 3},
-}
-
-
-def test_parameters_go_to_the_notebooks_that_declare_them():
-    given = {"quick": False, "batch_sizes": [2], "steps": 9}
-    assert running.match_parameters(given, DECLARED) == {
-        "a": {"quick": False, "batch_sizes": [2]},
-        "b": {"quick": False, "steps": 9},
-    }
-
-
-def test_an_unknown_parameter_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'batch_size'") as error:
-        running.match_parameters({"batch_size": [1]}, DECLARED)
-    assert "a: quick, batch_sizes, rate, device, limit\n  b: quick, steps" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "expected"),
-    [
-        ("batch_sizes", 3, "a list of integers such as [1, 4], not an integer: 3"),
-        ("batch_sizes", [1, "x"], "a list of integers such as [1, 4], not a list: [1, 'x']"),
-        ("batch_sizes", [True], "a list of integers such as [1, 4], not a list of truth values"),
-        ("quick", 1, "a truth value such as True, not an integer: 1"),
-        ("steps", True, "an integer such as 3, not a truth value: True"),
-        ("steps", 2.5, "an integer such as 3, not a number: 2.5"),
-        ("steps", None, "an integer such as 3, not null: None"),
-        ("rate", "half", "a number such as 0.5, not a text: 'half'"),
-        ("device", 0, "a text such as 'cpu', not an integer: 0"),
-    ],
-)
-def test_a_value_of_another_type_is_refused(name, value, expected):
-    with pytest.raises(ValueError, match=f"parameter {name} of") as error:
-        running.match_parameters({name: value}, DECLARED)
-    assert expected in str(error.value)
-
-
-@pytest.mark.parametrize(("name", "value"), [("rate", 1), ("limit", 7), ("batch_sizes", (8,))])
-def test_compatible_types_are_accepted(name, value):
-    assert running.match_parameters({name: value}, DECLARED)["a"] == {name: value}
-
-
-def test_a_notebook_without_parameters_cell_is_refused(write_notebook):
-    path = write_notebook("00_a")
-    notebook = nbformat.read(path, as_version=4)
-    del notebook.cells[0]
-    with pytest.raises(running.CourseError, match="00_a: no code cell is tagged"):
-        running.declared_parameters(notebook, "00_a")
-
-
-@pytest.mark.parametrize("source", ["x = 1 + y", "import os", "x ="])
-def test_parameters_are_literals_only(write_notebook, source):
-    notebook = nbformat.read(write_notebook("00_a", parameters=source), as_version=4)
-    with pytest.raises(running.CourseError, match="may only assign literals"):
-        running.declared_parameters(notebook, "00_a")
-
-
-def test_annotated_parameters_are_found(write_notebook):
-    source = '"""Docs are no literal to assign."""'
-    notebook = nbformat.read(write_notebook("00_a", parameters=source), as_version=4)
-    with pytest.raises(running.CourseError):
-        running.declared_parameters(notebook, "00_a")
-    source = "quick: bool = True  # small and fast\nsizes = [\n    1,\n    -2,\n]"
-    notebook = nbformat.read(write_notebook("00_a", parameters=source), as_version=4)
-    assert running.declared_parameters(notebook, "00_a") == {"quick": True, "sizes": [1, -2]}
-
-
 # --- running
 
 
 def test_notebooks_run_in_order_and_hand_results_on(write_notebook, tmp_path, monkeypatch):
     folder = tmp_path / "out"
-    hand_on = "from pathlib import Path\nfrom rsk.course.running import run_dir\nresults = run_dir() / 'results'"
+    hand_on = (
+        "from pathlib import Path\nfrom rsk.course.running import run_dir\n"
+        "results = run_dir() / 'results'"
+    )
     sources = write_notebook(
         "00_first",
         hand_on + "\n(results / 'first.json').write_text(str(scale))",
