@@ -94,9 +94,7 @@ Batch make_batch(const Tensor& probs, const std::optional<Tensor>& seed, int64_t
 void run_kernel(int64_t index, const Batch& batch, const Tensor& like) {
   STD_TORCH_CHECK(index >= 0 && index < rsk::NUM_KERNELS, "kernel: expected 0 to ",
                   rsk::NUM_KERNELS - 1, ", got ", index);
-  STD_TORCH_CHECK(batch.draft_vocab_size == batch.vocab_size && batch.draft_dtype == batch.dtype,
-                  "draft_probs: expected the vocabulary size and dtype of target_probs");
-  const rsk::Kernel kernel = rsk::kernel_at((int32_t)index);
+  const rsk::Kernel& kernel = rsk::kernel_of((rsk::KernelName)index);
   std::optional<Tensor> workspace;  // PyTorch frees it in the order of the stream
   if (kernel.workspace_bytes) {
     const int64_t words = (int64_t)(kernel.workspace_bytes(batch) + 7) / 8;
@@ -123,7 +121,7 @@ void run(int64_t kernel, const Batch& batch, const Tensor& like) {
   cudaGetDevice(&current);
   std::optional<torch::stable::accelerator::DeviceGuard> guard;
   if (current != like.get_device_index()) guard.emplace(like.get_device_index());
-  run_kernel(kernel < 0 ? rsk::best_kernel(batch) : kernel, batch, like);
+  run_kernel(kernel < 0 ? (int64_t)rsk::best_kernel(batch) : kernel, batch, like);
 #else
   // Waking a thread costs about as much as 32768 probabilities.
   const int64_t grain = std::max<int64_t>(1, (1 << 15) / batch.vocab_size);
