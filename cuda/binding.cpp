@@ -82,10 +82,8 @@ constexpr int64_t BEST = -1;
 
 // Launch a kernel on the current stream of the tensors' device.
 Refusal launch_on_device(int64_t index, const Batch& batch, const Tensor& like) {
-  RSK_EXPECT(batch.draft_vocab_size == batch.vocab_size && batch.draft_dtype == batch.dtype,
-             "draft_probs: expected the vocabulary size and dtype of target_probs");
-  const rsk::Kernel kernel =
-      rsk::kernel_at(index == BEST ? rsk::best_kernel(batch) : (int32_t)index);
+  const rsk::KernelName name = index == BEST ? rsk::best_kernel(batch) : (rsk::KernelName)index;
+  const rsk::Kernel& kernel = rsk::kernel_of(name);
   Tensor workspace;  // PyTorch frees it in the order of the stream
   if (kernel.workspace_bytes) {
     const int64_t words = (int64_t)(kernel.workspace_bytes(batch) + 7) / 8;

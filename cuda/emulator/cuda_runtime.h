@@ -325,7 +325,11 @@ enum cudaError_t {
   cudaErrorNotSupported = 801
 };
 typedef void* cudaStream_t;
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75 };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrComputeCapabilityMinor = 76
+};
 enum cudaFuncAttribute { cudaFuncAttributeNonPortableClusterSizeAllowed = 13 };
 enum cudaClusterSchedulingPolicy { cudaClusterSchedulingPolicyLoadBalancing = 2 };
 enum cudaLaunchAttributeID {
@@ -373,7 +377,11 @@ inline cudaError_t cudaGetDevice(int* device) {
 }
 // A small GPU with clusters: few multiprocessors, so that emulated runs stay small.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 16 : 9;
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount: *value = 16; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
+  }
   return cudaSuccess;
 }
 inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
