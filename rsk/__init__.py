@@ -8,6 +8,7 @@ from rsk.sampler.kernels import KERNELS
 
 if TYPE_CHECKING:
     from rsk.decode.loop import speculative_generate
+    from rsk.sampler import sharded
 
 __all__ = [
     "BACKENDS",
@@ -16,6 +17,7 @@ __all__ = [
     "RejectionSamples",
     "rejection_sample",
     "sample",
+    "sharded",
     "speculative_generate",
 ]
 __version__ = "0.1.0"
@@ -26,4 +28,8 @@ def __getattr__(name: str) -> Any:
         from rsk.decode.loop import speculative_generate
 
         return speculative_generate
+    if name == "sharded":
+        from rsk.sampler import sharded
+
+        return sharded
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
