@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ import rsk
 from rsk.sampler import build
 from rsk.sampler.fused import tensor_and_int
 
-Arguments = dict[str, object]
+Arguments = dict[str, Any]  # wrong ones, so of any type
 Call = Callable[[], object]
 
 SECONDS = 120
@@ -101,8 +102,11 @@ def bad_calls(device: str) -> dict[str, Call]:
         numbers = {name: arguments[name] for name in ("seed", "position")}
         operands = [part for value in numbers.values() for part in _operands(value)]
         tensors = [arguments[name] for name in ("draft_tokens", "draft_probs", "target_probs")]
-        functions = {
+        functions: dict[str, Call] = {
             "rsk.rejection_sample": partial(rsk.rejection_sample, *tensors, **numbers),
+            "rsk.rejection_sample_from_logits": partial(
+                rsk.rejection_sample_from_logits, *tensors, **numbers
+            ),
             "torch.ops.rsk.rejection_sample": partial(
                 operators.rejection_sample, *tensors, *operands
             ),
@@ -113,6 +117,7 @@ def bad_calls(device: str) -> dict[str, Call]:
         if changed.keys() <= {"target_probs", "seed", "position"}:
             rows = _rows(arguments["target_probs"])
             functions["rsk.sample"] = partial(rsk.sample, rows, **numbers)
+            functions["rsk.sample_from_logits"] = partial(rsk.sample_from_logits, rows, **numbers)
             functions["torch.ops.rsk.sample"] = partial(operators.sample, rows, *operands)
         calls |= {f"{name}, {fault}": function for name, function in functions.items()}
     if has_kernels:
@@ -124,11 +129,11 @@ def bad_calls(device: str) -> dict[str, Call]:
     return calls
 
 
-def _operands(value: object) -> tuple[object, object]:
+def _operands(value: Any) -> tuple[Any, Any]:
     return tensor_and_int(value) if isinstance(value, (Tensor, int)) else (value, 0)
 
 
-def _rows(target_probs: object) -> object:
+def _rows(target_probs: Any) -> Any:
     """The same fault for a function that takes one row a request, where it is one there."""
     if not isinstance(target_probs, Tensor) or target_probs.dim() != 3:
         return target_probs
@@ -146,7 +151,7 @@ def make(name: str, device: str) -> str:
             return f"raised {type(error).__name__}: {error}"
     else:
         return f"was accepted and returned {result}"
-    good = partial(rsk.rejection_sample, **good_arguments(device))  # type: ignore[arg-type]
+    good = partial(rsk.rejection_sample, **good_arguments(device))
     if not torch.equal(good(backend="fused").tokens, good(backend="baseline").tokens):
         return "was refused, but the good call after it went wrong"
     return ""
@@ -166,7 +171,8 @@ def _load(device: str, emulator: bool) -> None:
 def make_apart(name: str, device: str, emulator: bool) -> str:
     """:func:`make` in a process of its own, whose end is an answer too."""
     # A fork has all libraries already, but CUDA does not survive one.
-    context = multiprocessing.get_context("spawn" if device == "cuda" else "fork")
+    spawn, fork = multiprocessing.get_context("spawn"), multiprocessing.get_context("fork")
+    context = spawn if device == "cuda" else fork
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(name, device, emulator, sender))
     process.start()
@@ -177,13 +183,19 @@ def make_apart(name: str, device: str, emulator: bool) -> str:
         return f"did not end in {SECONDS} s"
     if process.exitcode < 0:
         return f"killed the process: {signal.Signals(-process.exitcode).name}"
-    return str(receiver.recv()) if receiver.poll() else f"left with status {process.exitcode}"
+    try:
+        return str(receiver.recv())
+    except EOFError:
+        return f"left with status {process.exitcode}"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Make every bad call; the exit status is 1 if one was not refused."""
-    parser = argparse.ArgumentParser(prog="python -m rsk.check.refusals", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m rsk.check.refusals",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("device", nargs="?", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--emulator", action="store_true", help="load the emulator, too")
     options = parser.parse_args(arguments)
