@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import torch
 
-from rsk.check.calls import EXTREME_COINS, Call, Sampler, random_recipe, shrink
+from rsk.check.calls import Call, Sampler
+from rsk.check.recipes import EXTREME_COINS, random_recipe
+from rsk.check.shrink import shrink
 from rsk.sampler.api import rejection_sample
 from rsk.sampler.random_words import SAMPLE, words
 

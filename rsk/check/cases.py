@@ -17,7 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from rsk.check.calls import EXTREME_COINS
+from rsk.check.recipes import EXTREME_COINS
 
 MAX_CELLS = 1024
 """Most outcomes that are counted apart; with a large vocabulary, tokens share bins."""

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from rsk.check.calls import DTYPES, Call, Recipe, Sampler
+from rsk.check.calls import Call, Sampler
+from rsk.check.recipes import DTYPES, Recipe
 
 POISON = -6148914691236517206
 """Bytes of 0xAA: no token, and easy to recognise."""
@@ -82,7 +83,7 @@ def _check_result(call: Call, tokens: Tensor, num_accepted: Tensor) -> None:
     _, spec_len, vocab_size = call.shape
     for name, tensor in (("tokens", tokens), ("num_accepted", num_accepted)):
         assert tensor.dtype == torch.int64, f"{name}: expected int64, got {tensor.dtype}"
-        device = call.target_probs.device
+        device = call.target_rows.device
         assert tensor.device == device, f"{name}: expected device {device}, got {tensor.device}"
     for b, (row, n) in enumerate(zip(tokens.tolist(), num_accepted.tolist(), strict=True)):
         drafts = call.draft_tokens[b].tolist()
@@ -156,18 +157,18 @@ def _invalid_calls(device: str | torch.device) -> Iterator[tuple[str, Call]]:
     for value, name in ((torch.nan, "NaN"), (torch.inf, "infinity"), (-torch.inf, "-infinity")):
         for row in ("target probability of a draft token", "draft probability of a draft token"):
             broken = call()
-            tensor = broken.target_probs if row.startswith("target") else broken.draft_probs
+            tensor = broken.target_rows if row.startswith("target") else broken.draft_rows
             assert tensor is not None
             tensor[1, 0, 0] = value
             yield f"{name} as the {row}", broken
         broken = call()
-        broken.target_probs[1, spec_len, 3] = value
+        broken.target_rows[1, spec_len, 3] = value
         yield f"{name} in the row of the bonus token", broken
         for which in ("target", "draft"):
             broken = call()
-            assert broken.draft_probs is not None
-            broken.target_probs[1, 0, :2] = torch.tensor([0.0, 0.625])  # rejected at once
-            rows = broken.target_probs if which == "target" else broken.draft_probs
+            assert broken.draft_rows is not None
+            broken.target_rows[1, 0, :2] = torch.tensor([0.0, 0.625])  # rejected at once
+            rows = broken.target_rows if which == "target" else broken.draft_rows
             rows[1, 0, 4] = value
             yield f"{name} in the {which} row of the recovered token", broken
     for token in (-2, vocab_size, 2**40):
@@ -175,7 +176,7 @@ def _invalid_calls(device: str | torch.device) -> Iterator[tuple[str, Call]]:
         broken.draft_tokens[1, 1] = token
         yield f"draft token {token} of a vocabulary of {vocab_size}", broken
     broken = call()
-    broken.target_probs[1, spec_len] = 0
+    broken.target_rows[1, spec_len] = 0
     yield "a row of zeros to draw the bonus token from", broken
 
 

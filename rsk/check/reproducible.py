@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rsk.base.machine import pinned_threads
-from rsk.check.calls import Call, Recipe, Sampler
+from rsk.check.calls import Call, Sampler
+from rsk.check.recipes import Recipe
 from rsk.sampler.api import sample
 
 BITS = 20
@@ -69,9 +70,9 @@ def _check_batches(sampler: Sampler, device: str | torch.device) -> None:
 
     same("when it is computed: the same call returns something else the second time", call)
     # The slot stays, the neighbours change; then the slot changes.
-    index = torch.arange(24, device=call.target_probs.device)
+    index = torch.arange(24, device=call.target_rows.device)
     broken = call.map(torch.clone)
-    broken.target_probs[12:] = torch.nan
+    broken.target_rows[12:] = torch.nan
     same("the other requests in the batch", broken, slice(12))
     same("how many requests there are", call.rows(index[:7]), slice(7))
     same("the slot in the batch in which a request stands", call.rows(index.flip(0)), index.flip(0))
