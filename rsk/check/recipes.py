@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -137,25 +138,30 @@ class Recipe:
     """Seed and position are tensors [B], each far from the next; else they are these ints."""
     contents: int = 0
     """Seed of the random contents."""
+    draft_vocab_size: int | None = None
+    draft_dtype: torch.dtype | None = None
+    """``None``: as the target's."""
 
     def __repr__(self) -> str:
         """What differs from the defaults, which is what matters."""
         fields = ((f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self))
         changed = [f"{name}={value!r}" for name, value, default in fields if value != default]
-        return f"Recipe({', '.join(changed)})"
+        return f"{type(self).__name__}({', '.join(changed)})"
 
     def make(self, device: str | torch.device = "cpu") -> Call:
         """The call."""
         g = torch.Generator().manual_seed(self.contents)
         batch_size, spec_len, vocab_size = self.batch_size, self.spec_len, self.vocab_size
-        draft = torch.empty(batch_size, spec_len + 1, vocab_size)
-        target = torch.empty(batch_size, spec_len + 1, vocab_size)
+        draft_vocab_size = self.draft_vocab_size or vocab_size
+        larger = max(vocab_size, draft_vocab_size)
+        draft = torch.empty(batch_size, spec_len + 1, larger)
+        target = torch.empty(batch_size, spec_len + 1, larger)
         for b in range(batch_size):
-            sort = ROWS[self.rows[b % len(self.rows)]]
             for k in range(spec_len + 1):
-                draft[b, k], target[b, k] = sort(g, vocab_size)
-        draft, target = draft[:, :-1].to(self.dtype), target.to(self.dtype)
-        tokens = self._tokens(g, draft)
+                draft[b, k], target[b, k] = self._row(b)(g, larger)
+        target = target[..., :vocab_size].contiguous().to(self.dtype)
+        draft = draft[:, :-1, :draft_vocab_size].contiguous().to(self.draft_dtype or self.dtype)
+        tokens = self._tokens(g, self._weights(draft), larger)
 
         fraction = torch.arange(batch_size)
         seed: int | Tensor = self.seed
@@ -171,10 +177,18 @@ class Recipe:
         )
         return call if str(device) == "cpu" else call.map(lambda tensor: tensor.to(device))
 
-    def _tokens(self, g: torch.Generator, draft: Tensor) -> Tensor:
+    def _row(self, b: int) -> Callable[[torch.Generator, int], Pair]:
+        """What makes the rows of request b."""
+        return ROWS[self.rows[b % len(self.rows)]]
+
+    def _weights(self, draft: Tensor) -> Tensor:
+        """Probabilities to draw draft tokens with, whatever the rows hold."""
+        return draft.float().nan_to_num(0, 0, 0).clamp(0, 1)
+
+    def _tokens(self, g: torch.Generator, weights: Tensor, vocab_size: int) -> Tensor:
         """Draft tokens [B, K]: mostly drawn from q."""
-        batch_size, spec_len, vocab_size = draft.shape
-        weights = draft.float().nan_to_num(0, 0, 0).clamp(0, 1) + 1e-12
+        batch_size, spec_len, _ = weights.shape
+        weights = weights + 1e-12
         race = torch.empty_like(weights).exponential_(generator=g)
         tokens = (race / weights).argmin(2) if weights.numel() else weights[..., 0].long()
         shape = tokens.shape
@@ -209,8 +223,23 @@ _VOCAB_SIZES = (
 )
 
 
-def random_recipe(rng: random.Random, max_elements: int = 1 << 15) -> Recipe:
-    """A recipe for a call of at most ``max_elements`` target probabilities."""
+def random_recipe(
+    rng: random.Random, max_elements: int = 1 << 15, *, mixed: bool = False
+) -> Recipe:
+    """A recipe for a call of at most ``max_elements`` target probabilities.
+
+    Args:
+        rng: decides.
+        max_elements: B times K+1 times V.
+        mixed: whether draft and target may have different dtypes and vocabularies.
+    """
+    return Recipe(**random_choices(rng, max_elements, tuple(ROWS), mixed))
+
+
+def random_choices(
+    rng: random.Random, max_elements: int, rows: tuple[str, ...], mixed: bool
+) -> dict[str, Any]:
+    """What a recipe consists of, with these sorts of rows."""
     while True:
         batch_size, spec_len = rng.choice((0, 1, 1, 2, 3, 4, 7)), rng.choice(_SPEC_LENS)
         vocab_size = rng.choice(_VOCAB_SIZES)
@@ -222,19 +251,25 @@ def random_recipe(rng: random.Random, max_elements: int = 1 << 15) -> Recipe:
         seed, position = rng.choice(EXTREME_COINS), 0
     elif extreme < 0.2:
         seed, position = rng.choice((-(2**63), 2**63 - 2)), rng.choice((-(2**63), 2**63 - 1))
-    return Recipe(
-        batch_size=batch_size,
-        spec_len=spec_len,
-        vocab_size=vocab_size,
-        rows=tuple(rng.choices(list(ROWS), k=rng.choice((1, 3)))),
-        dtype=rng.choice(DTYPES),
-        token_dtype=rng.choice((torch.int64, torch.int64, torch.int32)),
-        layout=rng.choice(LAYOUTS),
-        ragged=rng.random() < 0.3,
-        wild=rng.random() < 0.1,
-        certain=rng.random() < 0.2,
-        seed=seed,
-        position=position,
-        per_request=rng.random() < 0.5,
-        contents=rng.randrange(2**31),
-    )
+    choices: dict[str, Any] = {
+        "batch_size": batch_size,
+        "spec_len": spec_len,
+        "vocab_size": vocab_size,
+        "rows": tuple(rng.choices(rows, k=rng.choice((1, 3)))),
+        "dtype": rng.choice(DTYPES),
+        "token_dtype": rng.choice((torch.int64, torch.int64, torch.int32)),
+        "layout": rng.choice(LAYOUTS),
+        "ragged": rng.random() < 0.3,
+        "wild": rng.random() < 0.1,
+        "certain": rng.random() < 0.2,
+        "seed": seed,
+        "position": position,
+        "per_request": rng.random() < 0.5,
+        "contents": rng.randrange(2**31),
+    }
+    if mixed and rng.random() < 0.4:
+        difference = rng.choice((-9, -1, 1, 7, 64))
+        choices["draft_vocab_size"] = max(vocab_size + difference, 1)
+    if mixed and rng.random() < 0.4:
+        choices["draft_dtype"] = rng.choice(DTYPES)
+    return choices

@@ -56,11 +56,8 @@ def _smaller(call: Call) -> Iterator[Call]:
             position=call.position + 1,
         )
     yield from _fewer_words(call)
-    if call.target_rows.dtype != torch.float32:
-        widened = {"target_rows": call.target_rows.float()}
-        if call.draft_rows is not None:
-            widened["draft_rows"] = call.draft_rows.float()
-        yield replace(call, **widened)
+    if any(x.is_floating_point() and x.dtype != torch.float32 for x in call.tensors().values()):
+        yield call.map(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
     if call.draft_tokens.dtype != torch.int64:
         yield replace(call, draft_tokens=call.draft_tokens.long())
     if call.draft_rows is not None:
@@ -72,6 +69,9 @@ def _smaller(call: Call) -> Iterator[Call]:
             if bool((value.abs() > 9).any()):
                 for small in range(1, 10):
                     yield replace(call, **{name: torch.full_like(value, small)})
+    filters = call.filters or {}
+    for name in filters:
+        yield replace(call, filters={n: value for n, value in filters.items() if n != name})
     if batch_size * (spec_len + 1) * vocab_size <= 64:
         yield from _plainer_values(call)
 
@@ -79,20 +79,21 @@ def _smaller(call: Call) -> Iterator[Call]:
 def _fewer_words(call: Call) -> Iterator[Call]:
     """Leave out a run of words that no draft token names."""
     vocab_size = call.shape[2]
-    named = set(call.draft_tokens.flatten().tolist())
+    drafts, draft, target = call.draft_tokens, call.draft_rows, call.target_rows
+    named = set(drafts.flatten().tolist())
     size = vocab_size // 2
     while size >= 1:
         for start in range(0, vocab_size - size + 1, size):
-            if vocab_size - size < 1 or any(start <= d < start + size for d in named):
-                continue
             keep = torch.ones(vocab_size, dtype=torch.bool)
             keep[start : start + size] = False
-            drafts = call.draft_tokens
+            left = [keep[: rows.shape[2]] for rows in (target, draft) if rows is not None]
+            if not all(map(torch.any, left)) or any(start <= d < start + size for d in named):
+                continue
             yield dataclasses.replace(
                 call,
                 draft_tokens=torch.where(drafts >= start + size, drafts - size, drafts),
-                draft_rows=None if call.draft_rows is None else call.draft_rows[..., keep],
-                target_rows=call.target_rows[..., keep],
+                draft_rows=None if draft is None else draft[..., left[1]],
+                target_rows=target[..., left[0]],
             )
         size //= 2
 
