@@ -139,3 +139,15 @@ def result_of(returned: Any, draft_tokens: Tensor) -> tuple[Tensor, Tensor]:
             f"{list(expected[1])}, got {shown[0]} and {shown[1]}"
         )
     return pair  # type: ignore[return-value]
+
+
+def on_probabilities(sampler: Sampler) -> Sampler:
+    """A sampler from logits as one of probabilities, which are given to it as logarithms."""
+
+    def run(
+        draft_tokens: Tensor, draft_probs: Tensor | None, target_probs: Tensor, **options: Any
+    ) -> Any:
+        draft_logits = None if draft_probs is None else draft_probs.log()
+        return sampler(draft_tokens, draft_logits, target_probs.log(), **options)
+
+    return run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +18,11 @@ POISON = -6148914691236517206
 
 
 def assert_well_formed(
-    sampler: Sampler, *, invalid: bool = True, device: str | torch.device = "cpu"
+    sampler: Sampler,
+    *,
+    from_logits: bool = False,
+    invalid: bool = True,
+    device: str | torch.device = "cpu",
 ) -> None:
     """Raise if a sampler's result is not what :func:`rsk.rejection_sample` promises.
 
@@ -27,6 +32,7 @@ def assert_well_formed(
 
     Args:
         sampler: called as :func:`rsk.rejection_sample`, without ``backend``.
+        from_logits: it is called as :func:`rsk.rejection_sample_from_logits` instead.
         invalid: whether to test invalid requests; other projects leave them undefined.
         device: where the sampler runs.
 
@@ -34,14 +40,17 @@ def assert_well_formed(
         AssertionError: something is wrong; the message says what, and with which call.
     """
     for recipe in _recipes():
-        call = recipe.make(device)
+        call = recipe.make(device).from_logits(from_logits)
         with _about(recipe):
             _check_result(call, *_run_untouched(sampler, call))
             _check_fresh(sampler, call)
-    _check_independent(sampler, device)
+    _check_independent(sampler, from_logits, device)
     if invalid:
         for reason, call in _invalid_calls(device):
-            _check_refused(sampler, reason, call)
+            _check_refused(sampler, reason, call.from_logits(from_logits))
+        if from_logits:
+            for reason, call in _invalid_logits(device):
+                _check_refused(sampler, reason, call)
 
 
 def _recipes() -> Iterator[Recipe]:
@@ -123,10 +132,11 @@ def _check_fresh(sampler: Sampler, call: Call) -> None:
         )
 
 
-def _check_independent(sampler: Sampler, device: str | torch.device) -> None:
+def _check_independent(sampler: Sampler, from_logits: bool, device: str | torch.device) -> None:
     """Two calls in a row: neither result may show through in the other's."""
     recipe = Recipe(batch_size=6, spec_len=3, vocab_size=16, rows=("equal",))
-    long, short = recipe.make(device), dataclasses.replace(recipe, rows=("disjoint",)).make(device)
+    recipes = recipe, dataclasses.replace(recipe, rows=("disjoint",))
+    long, short = (each.make(device).from_logits(from_logits) for each in recipes)
     first = long.run(sampler)
     copies = [tensor.clone() for tensor in first]
     expected = [tensor.clone() for tensor in short.run(sampler)]
@@ -146,14 +156,8 @@ def _check_independent(sampler: Sampler, device: str | torch.device) -> None:
 
 def _invalid_calls(device: str | torch.device) -> Iterator[tuple[str, Call]]:
     """Calls of which request 1 is invalid, and the reason; all drafts would be accepted."""
-    spec_len, vocab_size = 2, 5
-    values = torch.tensor([0.5, 0.125, 0.125, 0.125, 0.125], device=device)
-
-    def call() -> Call:
-        target = values.repeat(4, spec_len + 1, 1)
-        drafts = torch.zeros(4, spec_len, dtype=torch.int64, device=device)
-        return Call(drafts, target[:, :spec_len].clone(), target, 5, 0)
-
+    call = partial(_sure_call, device)
+    _, spec_len, vocab_size = call().shape
     for value, name in ((torch.nan, "NaN"), (torch.inf, "infinity"), (-torch.inf, "-infinity")):
         for row in ("target probability of a draft token", "draft probability of a draft token"):
             broken = call()
@@ -178,6 +182,31 @@ def _invalid_calls(device: str | torch.device) -> Iterator[tuple[str, Call]]:
     broken = call()
     broken.target_rows[1, spec_len] = 0
     yield "a row of zeros to draw the bonus token from", broken
+
+
+def _invalid_logits(device: str | torch.device) -> Iterator[tuple[str, Call]]:
+    """The same, for what only logits can have: bad parameters, rows that are ruled out."""
+    call = _sure_call(device).from_logits()
+    for name, off, values in (
+        ("temperature", 1.0, (torch.nan, torch.inf, -1.0, 2.0**-21, 2.0**21)),
+        ("top_k", 0, (-1, -(2**31))),
+        ("top_p", 1.0, (torch.nan, -0.5, 1.5)),
+        ("min_p", 0.0, (torch.nan, -0.5, 1.5)),
+    ):
+        for value in values:
+            each = torch.tensor([off, value, off, off], device=device)
+            yield f"{name} {value}", dataclasses.replace(call, filters={name: each})
+    broken = call.map(torch.clone)
+    broken.target_rows[1, 0] = -torch.inf
+    yield "a row of -infinity to judge a draft token by", broken
+
+
+def _sure_call(device: str | torch.device) -> Call:
+    """Four requests of two draft tokens, all of which are accepted."""
+    values = torch.tensor([0.5, 0.125, 0.125, 0.125, 0.125], device=device)
+    target = values.repeat(4, 3, 1)
+    drafts = torch.zeros(4, 2, dtype=torch.int64, device=device)
+    return Call(drafts, target[:, :2].clone(), target, 5, 0)
 
 
 def _check_refused(sampler: Sampler, reason: str, call: Call) -> None:
