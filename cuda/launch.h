@@ -17,6 +17,7 @@ inline cudaLaunchConfig_t launch_config(int64_t blocks, int32_t threads, cudaStr
 
 struct Device {
   int id = -1, major = 0, multiprocessors = 0;
+  int shared_memory = 0;  // bytes that a block may have
 };
 
 // The current device; it is asked about itself once, since even that takes a microsecond.
@@ -28,6 +29,10 @@ inline cudaError_t current_device(Device& device) {
     error = cudaDeviceGetAttribute(&known.major, cudaDevAttrComputeCapabilityMajor, id);
     if (error == cudaSuccess) {
       error = cudaDeviceGetAttribute(&known.multiprocessors, cudaDevAttrMultiProcessorCount, id);
+    }
+    if (error == cudaSuccess) {
+      error = cudaDeviceGetAttribute(&known.shared_memory, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                     id);
     }
     if (error == cudaSuccess) known.id = id;
   }
