@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
     return;
   }
   const int64_t top_k =
-      filter.temperature != 0.0f && filter.top_k < largest_vocab_size(batch) ? filter.top_k : 0;
+      filter.temperature != 0.0f && filter.top_k < num_columns(batch) ? filter.top_k : 0;
   uint32_t lists_of_p = 0, lists_of_q = 0;
   const int32_t first = succession.index * division.span;
   const int32_t last = min(first + division.span, batch.spec_len + 1);
@@ -88,18 +88,12 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
     LogitWeights<Logit> position;
     RowPair<Logit> rows;
     Verdict verdict = Verdict::invalid;
-    if (d >= -1 && d < largest_vocab_size(batch)) {
-      rows.p = LogitRow<Logit>(
-          team, division.tiling,
-          Source<Logit>(batch.target_probs, batch.dtype,
-                        b * batch.target_probs_stride[0] + k * batch.target_probs_stride[1]),
-          batch.vocab_size, 0);
+    if (d >= -1 && d < num_columns(batch)) {
+      rows.p = LogitRow<Logit>::make(team, division.tiling, target_row<Logit>(batch, b, k),
+                                     batch.vocab_size, 0);
       if (has_q) {
-        rows.q = LogitRow<Logit>(
-            team, division.tiling,
-            Source<Logit>(batch.draft_probs, batch.draft_dtype,
-                          b * batch.draft_probs_stride[0] + k * batch.draft_probs_stride[1]),
-            batch.draft_vocab_size, 1);
+        rows.q = LogitRow<Logit>::make(team, division.tiling, draft_row<Logit>(batch, b, k),
+                                       batch.draft_vocab_size, 1);
       } else {
         rows.q = rows.p;
       }
@@ -170,11 +164,8 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
   const int32_t b = index / (batch.spec_len + 1), k = index % (batch.spec_len + 1);
   const Filter filter = filter_of(call.filters, b);
   RowPair<Logit> rows;
-  rows.p = LogitRow<Logit>(
-      team, division.tiling,
-      Source<Logit>(batch.target_probs, batch.dtype,
-                    b * batch.target_probs_stride[0] + k * batch.target_probs_stride[1]),
-      batch.vocab_size, 0);
+  rows.p = LogitRow<Logit>::make(team, division.tiling, target_row<Logit>(batch, b, k),
+                                     batch.vocab_size, 0);
   rows.q = rows.p;
   rows.wants_q = false;
   RowLaw law = invalid_law();
@@ -197,7 +188,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
       if (v >= rows.p.end || v >= rows.p.size) break;
       row[v] = is_invalid(law)
                    ? law.normalizer
-                   : probability(law, filter.min_p, widen(rows.p.source.at(v)), v);
+                   : probability(law, filter.min_p, widen(rows.p.x[v]), v);
     }
   }
 }
@@ -225,14 +216,14 @@ int32_t tuned(const char*, int32_t otherwise) { return otherwise; }
 
 Division divide(const LogitsBatch& call, const Device& device, int32_t pack_size) {
   const Batch& batch = call.batch;
-  const int32_t packs = divided(largest_vocab_size(batch), pack_size);
+  const int32_t packs = divided(num_columns(batch), pack_size);
   const int32_t positions = batch.spec_len + 1;
   const int32_t resident = RESIDENT * device.multiprocessors;  // blocks
   Division division;
   // A tile for each warp, if the blocks have room; else up to four.
   int32_t size = divided(packs, WARPS * 32);
   if ((int64_t)batch.batch_size * positions * size > resident) size = divided(packs, 4 * WARPS * 32);
-  size = device.major < 9 ? 1 : size < 1 ? 1 : size > MAX_TEAM ? MAX_TEAM : size;
+  size = device.capability < 90 ? 1 : size < 1 ? 1 : size > MAX_TEAM ? MAX_TEAM : size;
   division.team_size = tuned("RSK_TEAM", size);
   // Side by side while that fills the device no more than twice.
   const bool side_by_side =
@@ -247,10 +238,13 @@ Division divide(const LogitsBatch& call, const Device& device, int32_t pack_size
   return division;
 }
 
-// f(kernel's template argument): the type of the logits, or one for any.
+// Call f(Logit{}): rows of one type need not be mixed for having different sizes.
 template <class Function>
-cudaError_t with_logit_type(const Batch& batch, const Function& f) {
-  if (batch.draft_probs && batch.draft_dtype != batch.dtype) return f(AnyLogit{});
+cudaError_t with_logit_type(Batch batch, const Function& f) {
+  if (batch.dtype == batch.draft_dtype || !batch.draft_probs) {
+    batch.draft_vocab_size = batch.vocab_size;
+    batch.draft_dtype = batch.dtype;
+  }
   return with_probability_type(batch, f);
 }
 
@@ -262,7 +256,7 @@ cudaError_t launch_teams(const LogitsBatch& call, const Division& division, cons
     cudaError_t error = cudaFuncSetAttribute(
         (const void*)KERNEL, cudaFuncAttributeMaxDynamicSharedMemorySize,
         device.shared_memory - (int32_t)sizeof(TeamMemory));
-    if (error == cudaSuccess && device.major >= 9) {
+    if (error == cudaSuccess && device.capability >= 90) {
       error = cudaFuncSetAttribute((const void*)KERNEL,
                                    cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     }
@@ -281,7 +275,7 @@ cudaError_t launch_teams(const LogitsBatch& call, const Division& division, cons
   attributes[2].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[2].val.programmaticStreamSerializationAllowed = 1;
   config.attrs = attributes;
-  config.numAttrs = device.major >= 9 ? 3 : 0;
+  config.numAttrs = device.capability >= 90 ? 3 : 0;
   return cudaLaunchKernelEx(&config, KERNEL, call, division, arguments...);
 }
 
@@ -291,8 +285,7 @@ cudaError_t with_division(const LogitsBatch& call, const Function& f) {
   const cudaError_t error = current_device(device);
   if (error != cudaSuccess) return error;
   return with_logit_type(call.batch, [&](auto logit) {
-    using Stored = typename Source<decltype(logit)>::Stored;
-    return f(logit, divide(call, device, PACK_SIZE<Stored>), device);
+    return f(logit, divide(call, device, PACK_SIZE<decltype(logit)>), device);
   });
 }
 

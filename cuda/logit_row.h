@@ -8,49 +8,15 @@
 #include <cuda_runtime.h>
 
 #include "arrivals.h"
+#include "pack.h"
 #include "row_law.h"
 #include "team.h"
-#include "warp.h"
 
 namespace rsk {
 
 // ---------------------------------------------------------------------------------- elements
 
-// Where a row's logits are. Stored is the type that they have in a pack.
 template <class Logit>
-struct Source {
-  using Stored = Logit;
-  const Logit* logits;
-
-  __device__ Source() = default;
-  __device__ Source(const void* tensor, Dtype, int64_t offset)
-      : logits((const Logit*)tensor + offset) {}
-  __device__ Stored at(int32_t i) const { return logits[i]; }
-  __device__ const void* from(int32_t i) const { return logits + i; }
-};
-
-// Of any type, known only at run time, and widened as they are read.
-struct AnyLogit {};
-template <>
-struct Source<AnyLogit> {
-  using Stored = float;
-  const char* logits;
-  Dtype dtype;
-
-  __device__ Source() = default;
-  __device__ Source(const void* tensor, Dtype dtype, int64_t offset)
-      : logits((const char*)tensor + offset * (dtype == Dtype::float32 ? 4 : 2)), dtype(dtype) {}
-  __device__ Stored at(int32_t i) const {
-    switch (dtype) {
-      case Dtype::bfloat16: return widen(((const BFloat16*)logits)[i]);
-      case Dtype::float16: return widen(((const Float16*)logits)[i]);
-      default: return ((const float*)logits)[i];
-    }
-  }
-  __device__ const void* from(int32_t i) const { return logits + (int64_t)i * 4; }
-};
-
-template <class Stored>
 constexpr uint32_t MINUS_INFINITY = 0xFF800000u;
 template <>
 constexpr uint32_t MINUS_INFINITY<BFloat16> = 0xFF80u;
@@ -78,54 +44,58 @@ __device__ __forceinline__ float larger(float a, float b) {  // NaN if one is
 }
 
 // The largest of logits, in a word.
-template <class Stored>
+template <class Logit>
 struct Largest {
+  using Value = Element<Logit>;
+  static constexpr bool IS_PAIR = sizeof(Value) == 2;
+
   uint32_t word;  // of one 32-bit logit or of two 16-bit ones
 
-  static constexpr bool IS_PAIR = sizeof(Stored) == 2;
-
   __device__ Largest()
-      : word(MINUS_INFINITY<Stored> | (IS_PAIR ? MINUS_INFINITY<Stored> << 16 : 0)) {}
+      : word(MINUS_INFINITY<Logit> | (IS_PAIR ? MINUS_INFINITY<Logit> << 16 : 0)) {}
 
-  __device__ static float half(uint32_t bits) {
-    Stored x;
-    memcpy(&x, &bits, sizeof x);
-    return widen(x);
-  }
-  __device__ float value() const {
-    if constexpr (IS_PAIR) return larger(half(word & 0xFFFFu), half(word >> 16));
-    return half(word);
-  }
-
-  __device__ static uint32_t larger_word(uint32_t a, uint32_t b) {
-    if constexpr (!IS_PAIR) return bits_of(larger(float_of(a), float_of(b)));
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    uint32_t result;
-    if constexpr (std::is_same_v<Stored, BFloat16>) {
-      asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
-    } else {
-      asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
-    }
-    return result;
-#else
-    uint32_t result = 0;
-    for (int32_t shift = 0; shift < 32; shift += 16) {
-      const uint32_t x = a >> shift & 0xFFFFu, y = b >> shift & 0xFFFFu;
-      const float fx = half(x), fy = half(y);
-      result |= (fx > fy || fx != fx ? x : y) << shift;
-    }
-    return result;
-#endif
-  }
-  __device__ void add(const Pack<Stored>& pack) {
+  __device__ void add(const Pack<Logit>& pack) {
     word = larger_word(word, larger_word(larger_word(pack.words[0], pack.words[1]),
                                          larger_word(pack.words[2], pack.words[3])));
   }
+  __device__ float value() const {
+    if constexpr (IS_PAIR) return larger(of_bits(word & 0xFFFFu), of_bits(word >> 16));
+    return of_bits(word);
+  }
+
+ private:
+  __device__ static float of_bits(uint32_t bits) {
+    Value x;
+    memcpy(&x, &bits, sizeof x);
+    return widen(x);
+  }
+  __device__ static uint32_t larger_word(uint32_t a, uint32_t b) {
+    if constexpr (!IS_PAIR) {
+      return bits_of(larger(float_of(a), float_of(b)));
+    } else {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+      uint32_t result;
+      if constexpr (std::is_same_v<Value, BFloat16>) {
+        asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+      } else {
+        asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+      }
+      return result;
+#else
+      uint32_t result = 0;
+      for (int32_t shift = 0; shift < 32; shift += 16) {
+        const float x = of_bits(a >> shift & 0xFFFFu), y = of_bits(b >> shift & 0xFFFFu);
+        result |= ((x > y || x != x ? a : b) >> shift & 0xFFFFu) << shift;
+      }
+      return result;
+#endif
+    }
+  }
 };
 
-template <class Stored>
-__device__ __forceinline__ float largest_of(const Pack<Stored>& pack) {
-  Largest<Stored> largest;
+template <class Logit>
+__device__ __forceinline__ float largest_of(const Pack<Logit>& pack) {
+  Largest<Logit> largest;
   largest.add(pack);
   return largest.value();
 }
@@ -139,7 +109,6 @@ __device__ __forceinline__ float largest_of(const Pack<Stored>& pack) {
 struct Curve {
   float maximum, scale;  // the scale is c / 64
 
-  __device__ Curve() = default;
   __device__ explicit Curve(const RowLaw& law) : maximum(law.maximum), scale(law.scale / 64.0f) {}
 
   // How far below the maximum, in units of 64 factors of two.
@@ -198,51 +167,51 @@ struct Tiling {
 
 template <class Logit>
 struct LogitRow {
-  using Stored = typename Source<Logit>::Stored;
-  using Elements = Pack<Stored>;
-  static constexpr int32_t PACK = PACK_SIZE<Stored>;
+  static constexpr int32_t PACK = PACK_SIZE<Logit>;
 
-  Source<Logit> source;
-  Elements* held;   // this lane's pack of the first tile; of tile t it is held[32 t]
-  int32_t size;     // of the row
-  int32_t begin;    // of this lane's pack of the first tile, in the row
-  int32_t end;      // of the warp's piece
+  RowPointer<Logit> x;
+  Pack<Logit>* held;  // this lane's pack of the first tile; of tile t it is held[32 t]
+  int32_t size;       // of the row
+  int32_t begin;      // of this lane's pack of the first tile, in the row
+  int32_t end;        // of the warp's piece
   int32_t tiles, tiles_held;
-  bool in_packs;    // whether it can be read 16 bytes at a time
+  bool is_aligned;    // whether it can be read 16 bytes at a time
 
-  __device__ LogitRow() = default;
   // `which` of the rows that are held at once: 0 or 1.
-  __device__ LogitRow(const Team& team, const Tiling& tiling, Source<Logit> source, int32_t size,
-                      int32_t which)
-      : source(source), size(size), tiles(tiling.tiles), tiles_held(tiling.held) {
+  __device__ static LogitRow make(const Team& team, const Tiling& tiling, RowPointer<Logit> x,
+                                  int32_t size, int32_t which) {
     const int32_t first = (team.rank * WARPS + team.warp) * tiling.piece;
-    begin = (first + team.lane) * PACK;
-    end = (first + tiling.piece) * PACK;
-    held = (Elements*)dynamic_shared_memory() +
-           ((which * WARPS + team.warp) * tiles_held * 32 + team.lane);
-    in_packs = !std::is_same_v<Logit, AnyLogit> && (uintptr_t)source.from(0) % 16 == 0;
+    Pack<Logit>* held = (Pack<Logit>*)dynamic_shared_memory() +
+                        ((which * WARPS + team.warp) * tiling.held * 32 + team.lane);
+    bool is_aligned = false;
+    if constexpr (std::is_pointer_v<RowPointer<Logit>>) is_aligned = (uintptr_t)x % 16 == 0;
+    return {x,
+            held,
+            size,
+            (first + team.lane) * PACK,
+            (first + tiling.piece) * PACK,
+            tiling.tiles,
+            tiling.held,
+            is_aligned};
   }
 
   __device__ int32_t start(int32_t tile) const { return begin + tile * 32 * PACK; }
   __device__ bool is_whole_pack(int32_t i) const { return i < end && i + PACK <= size; }
 
   // From global memory; beyond the end of the row or the piece there is minus infinity.
-  __device__ Elements fetch(int32_t i) const {
-    Elements pack;
-    if (in_packs && is_whole_pack(i)) {
-      if constexpr (!std::is_same_v<Logit, AnyLogit>) pack = *(const Elements*)source.from(i);
-      return pack;
+  __device__ Pack<Logit> fetch(int32_t i) const {
+    if constexpr (std::is_pointer_v<RowPointer<Logit>>) {
+      if (is_aligned && is_whole_pack(i)) return *(const Pack<Logit>*)(x + i);
     }
-#pragma unroll
-    for (uint32_t& word : pack.words) word = 0;
+    Pack<Logit> pack{};
 #pragma unroll
     for (int32_t j = 0; j < PACK; ++j) {
-      uint32_t bits = MINUS_INFINITY<Stored>;
+      uint32_t bits = MINUS_INFINITY<Logit>;
       if (i < end && i + j < size) {
-        const Stored x = source.at(i + j);
-        memcpy(&bits, &x, sizeof x);
+        const Element<Logit> value = x[i + j];
+        memcpy(&bits, &value, sizeof value);
       }
-      pack.words[j / Elements::PER_WORD] |= bits << (j % Elements::PER_WORD * Elements::BITS);
+      pack.words[j / pack.PER_WORD] |= bits << (j % pack.PER_WORD * pack.BITS);
     }
     return pack;
   }
@@ -251,16 +220,18 @@ struct LogitRow {
   __device__ void begin_copies(int32_t from, int32_t to) const {
     for (int32_t t = from; t < to; ++t) {
       const int32_t i = start(t);
-      if (in_packs && is_whole_pack(i)) {
-        begin_copy(&held[32 * t], source.from(i));
-      } else {
-        held[32 * t] = fetch(i);
+      if constexpr (std::is_pointer_v<RowPointer<Logit>>) {
+        if (is_aligned && is_whole_pack(i)) {
+          begin_copy(&held[32 * t], x + i);
+          continue;
+        }
       }
+      held[32 * t] = fetch(i);
     }
     end_group_of_copies();
   }
 
-  __device__ Elements pack(int32_t tile) const {
+  __device__ Pack<Logit> pack(int32_t tile) const {
     return tile < tiles_held ? held[32 * tile] : fetch(start(tile));
   }
 };
@@ -268,7 +239,7 @@ struct LogitRow {
 // The largest logit of this thread's packs in tiles [from, to).
 template <class Logit>
 __device__ void add_largest(const LogitRow<Logit>& row, int32_t from, int32_t to,
-                            Largest<typename LogitRow<Logit>::Stored>& largest) {
+                            Largest<Logit>& largest) {
   for (int32_t t = from; t < to; ++t) largest.add(row.pack(t));
 }
 

@@ -11,7 +11,6 @@ namespace rsk {
 // The weights of a position, and this thread's part in them.
 template <class Logit>
 struct LogitWeights {
-  using Stored = typename LogitRow<Logit>::Stored;
   static constexpr int32_t PACK = LogitRow<Logit>::PACK;
   static constexpr int32_t NO_Q = -1, ROW_OF_Q = -2;
 
@@ -30,11 +29,11 @@ struct LogitWeights {
   }
 
   __device__ float p_of(int32_t v) const {
-    return v < p.size ? probability(laws.p, min_p, widen(p.source.at(v)), v) : 0.0f;
+    return v < p.size ? probability(laws.p, min_p, widen(p.x[v]), v) : 0.0f;
   }
   __device__ float q_of(int32_t v) const {
     if (!has_q()) return v == certain ? 1.0f : 0.0f;
-    return v < q.size ? probability(laws.q, min_p, widen(q.source.at(v)), v) : 0.0f;
+    return v < q.size ? probability(laws.q, min_p, widen(q.x[v]), v) : 0.0f;
   }
 
   __device__ int64_t sum_plain(int32_t tile, Curve of_p, Curve of_q) const {

@@ -84,12 +84,12 @@ __device__ inline void find_bounds(const Team& team, Candidates& candidates, con
 // ------------------------------------------------------------------------- counts and weights
 
 // f(x) for the elements of a pack, in a loop that stays short: few packs come to this.
-template <class Stored, class Function>
-__device__ __forceinline__ void for_each(Pack<Stored> pack, const Function& f) {
+template <class Logit, class Function>
+__device__ __forceinline__ void for_each(Pack<Logit> pack, const Function& f) {
 #pragma unroll 1
-  for (int32_t j = 0; j < PACK_SIZE<Stored>; ++j) {
+  for (int32_t j = 0; j < PACK_SIZE<Logit>; ++j) {
     f(pack.at(0), j);
-    if constexpr (sizeof(Stored) == 2) {
+    if constexpr (pack.PER_WORD == 2) {
       pack.words[0] = pack.words[0] >> 16 | pack.words[1] << 16;
       pack.words[1] = pack.words[1] >> 16 | pack.words[2] << 16;
       pack.words[2] = pack.words[2] >> 16 | pack.words[3] << 16;

@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include "arrivals.h"
+#include "block.h"
 #include "warp.h"
 
 namespace rsk {

@@ -43,7 +43,6 @@ constexpr int32_t OVER = 0x7FFFFFFF;  // no logit's order
 template <class Logit>
 __device__ Extent measure(Team& team, TeamMemory& memory, const RowPair<Logit>& rows,
                           int64_t top_k, bool is_over) {
-  using Stored = typename LogitRow<Logit>::Stored;
   float largest[2] = {in_order(LEAST_ORDER), in_order(LEAST_ORDER)};
   if (!is_over) {
     const int32_t held = rows.p.tiles_held, half = (held + 1) / 2;
@@ -56,7 +55,7 @@ __device__ Extent measure(Team& team, TeamMemory& memory, const RowPair<Logit>& 
       end_group_of_copies();
       end_group_of_copies();
     }
-    Largest<Stored> of_p, of_q;
+    Largest<Logit> of_p, of_q;
     wait_for_copies<3>();
     add_largest(rows.p, 0, half, of_p);
     wait_for_copies<2>();
