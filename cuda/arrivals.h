@@ -24,10 +24,26 @@ __device__ __forceinline__ uint32_t address_in_shared(const void* address) {
   return (uint32_t)__cvta_generic_to_shared(address);
 }
 
-// The dynamic part of the block's shared memory.
-__device__ __forceinline__ void* dynamic_shared_memory() {
+// The dynamic part of the block's shared memory, in places of 16 bytes. A thread that keeps the
+// address of a place computes it once; through a pointer the compiler would do so at each use.
+typedef uint32_t PlaceInShared;
+
+__device__ __forceinline__ PlaceInShared place_in_shared(int32_t i) {
   extern __shared__ uint4 memory[];
-  return memory;
+  return address_in_shared(&memory[i]);
+}
+__device__ __forceinline__ PlaceInShared places_on(PlaceInShared place, int32_t count) {
+  return place + 16 * count;
+}
+__device__ __forceinline__ void load_place(PlaceInShared place, uint32_t (&words)[4]) {
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(place));
+}
+__device__ __forceinline__ void store_place(PlaceInShared place, const uint32_t (&words)[4]) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(place), "r"(words[0]),
+               "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
 }
 
 // ------------------------------------------------------------------- words from other blocks
@@ -124,15 +140,15 @@ __device__ __forceinline__ int32_t rank_of_block() { return 0; }
 
 // ------------------------------------------------------------------ copies from global memory
 
-// Begin to copy 16 bytes; both addresses are multiples of 16. Only the thread that began a copy
+// Begin to copy 16 bytes, from an address that is a multiple of 16. Only the thread that began a copy
 // knows when it is done.
-__device__ __forceinline__ void begin_copy(void* to_shared, const void* from_global) {
+__device__ __forceinline__ void begin_copy(PlaceInShared place, const void* from_global) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address_in_shared(to_shared)),
-               "l"(from_global)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(from_global)
                : "memory");
 #else
-  *(uint4*)to_shared = *(const uint4*)from_global;
+  const uint4 words = *(const uint4*)from_global;
+  store_place(place, {words.x, words.y, words.z, words.w});
 #endif
 }
 

@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
   }
   const int64_t top_k =
       filter.temperature != 0.0f && filter.top_k < num_columns(batch) ? filter.top_k : 0;
-  uint32_t lists_of_p = 0, lists_of_q = 0;
+  Two<uint32_t> lists{0, 0};
   const int32_t first = succession.index * division.span;
   const int32_t last = min(first + division.span, batch.spec_len + 1);
 #pragma unroll 1
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
     const bool has_q = d != -1 && batch.draft_probs;
     const bool knows_q = has_q && call.draft_laws;
     LogitWeights<Logit> position;
-    RowPair<Logit> rows;
+    Two<LogitRow<Logit>> rows;
     Verdict verdict = Verdict::invalid;
     if (d >= -1 && d < num_columns(batch)) {
       rows.p = LogitRow<Logit>::make(team, division.tiling, target_row<Logit>(batch, b, k),
@@ -97,9 +97,9 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
       } else {
         rows.q = rows.p;
       }
-      rows.wants_q = has_q && !knows_q;
+      const bool wants_q = has_q && !knows_q;
       const Extent extent =
-          measure(team, memory, rows, top_k, succession.is_over(team.lane));
+          measure(team, memory, rows, wants_q, top_k, succession.is_over(team.lane));
       cudaTriggerProgrammaticLaunchCompletion();  // the next kernel may come, and wait above
       if (extent.is_over) {
         if (is_first_warp) {
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
       position.p = rows.p;
       position.q = rows.q;
       position.laws =
-          team_laws(team, memory, rows, extent, filter, lists_of_p, lists_of_q);
+          team_laws(team, memory, rows, wants_q, extent, filter, lists);
       if (knows_q) position.laws.q = call.draft_laws[(int64_t)b * batch.spec_len + k];
       position.min_p = filter.min_p;
       position.certain = has_q ? position.ROW_OF_Q : (int32_t)d;  // -1 is NO_Q
@@ -130,8 +130,6 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
         if (knows_q && position.is_plain()) {
           position.q.begin_copies(0, position.q.tiles_held);
           wait_for_copies<0>();
-        } else if (knows_q) {
-          position.q.tiles_held = 0;  // few of its logits are needed
         }
         token = sample_with_team(team, memory.letters, position, sample_word(batch, b, k));
         is_writer = token >= 0;
@@ -163,18 +161,17 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
   const int32_t index = (int32_t)blockIdx.x / team.size;
   const int32_t b = index / (batch.spec_len + 1), k = index % (batch.spec_len + 1);
   const Filter filter = filter_of(call.filters, b);
-  RowPair<Logit> rows;
+  Two<LogitRow<Logit>> rows;
   rows.p = LogitRow<Logit>::make(team, division.tiling, target_row<Logit>(batch, b, k),
                                      batch.vocab_size, 0);
   rows.q = rows.p;
-  rows.wants_q = false;
   RowLaw law = invalid_law();
   if (is_valid(filter)) {
     const int64_t top_k =
         filter.temperature != 0.0f && filter.top_k < batch.vocab_size ? filter.top_k : 0;
-    const Extent extent = measure(team, memory, rows, top_k, false);
-    uint32_t lists_of_p = 0, lists_of_q = 0;
-    law = team_laws(team, memory, rows, extent, filter, lists_of_p, lists_of_q).p;
+    const Extent extent = measure(team, memory, rows, false, top_k, false);
+    Two<uint32_t> lists{0, 0};
+    law = team_laws(team, memory, rows, false, extent, filter, lists).p;
   } else {
     wait_for_cluster();
   }

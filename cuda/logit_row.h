@@ -170,26 +170,24 @@ struct LogitRow {
   static constexpr int32_t PACK = PACK_SIZE<Logit>;
 
   RowPointer<Logit> x;
-  Pack<Logit>* held;  // this lane's pack of the first tile; of tile t it is held[32 t]
-  int32_t size;       // of the row
-  int32_t begin;      // of this lane's pack of the first tile, in the row
-  int32_t end;        // of the warp's piece
+  int32_t size;     // of the row
+  int32_t begin;    // of this lane's pack of the first tile, in the row
+  int32_t end;      // of the warp's piece
+  PlaceInShared place;  // of that pack; a tile on is 32 places on
   int32_t tiles, tiles_held;
-  bool is_aligned;    // whether it can be read 16 bytes at a time
+  bool is_aligned;  // whether it can be read 16 bytes at a time
 
   // `which` of the rows that are held at once: 0 or 1.
   __device__ static LogitRow make(const Team& team, const Tiling& tiling, RowPointer<Logit> x,
                                   int32_t size, int32_t which) {
     const int32_t first = (team.rank * WARPS + team.warp) * tiling.piece;
-    Pack<Logit>* held = (Pack<Logit>*)dynamic_shared_memory() +
-                        ((which * WARPS + team.warp) * tiling.held * 32 + team.lane);
     bool is_aligned = false;
     if constexpr (std::is_pointer_v<RowPointer<Logit>>) is_aligned = (uintptr_t)x % 16 == 0;
-    return {x,
-            held,
+    return {computed(x),
             size,
             (first + team.lane) * PACK,
             (first + tiling.piece) * PACK,
+            place_in_shared((which * WARPS + team.warp) * tiling.held * 32 + team.lane),
             tiling.tiles,
             tiling.held,
             is_aligned};
@@ -198,41 +196,52 @@ struct LogitRow {
   __device__ int32_t start(int32_t tile) const { return begin + tile * 32 * PACK; }
   __device__ bool is_whole_pack(int32_t i) const { return i < end && i + PACK <= size; }
 
-  // From global memory; beyond the end of the row or the piece there is minus infinity.
+  __device__ Element<Logit> element(int32_t i) const {
+    if (i < end && i < size) return x[i];
+    Element<Logit> nothing;
+    const uint32_t bits = MINUS_INFINITY<Logit>;
+    memcpy(&nothing, &bits, sizeof nothing);
+    return nothing;
+  }
+
+  // Begin to bring tiles [from, to) to shared memory, as one group of copies. Beyond the end of the
+  // row or the piece there is minus infinity.
+  __device__ void begin_copies(int32_t from, int32_t to) const {
+#pragma unroll 1
+    for (int32_t t = from; t < to; ++t) {
+      const int32_t i = start(t);
+      if constexpr (std::is_pointer_v<RowPointer<Logit>>) {
+        if (is_aligned && is_whole_pack(i)) {
+          begin_copy(places_on(place, 32 * t), x + i);
+          continue;
+        }
+      }
+      Pack<Logit> pack{};
+#pragma unroll
+      for (int32_t j = 0; j < PACK; ++j) pack.set(j, element(i + j));
+      store_place(places_on(place, 32 * t), pack.words);
+    }
+    end_group_of_copies();
+  }
+
+  // A pack that is not held. Rows are seldom so long, and seldom not aligned, so this is short.
   __device__ Pack<Logit> fetch(int32_t i) const {
     if constexpr (std::is_pointer_v<RowPointer<Logit>>) {
       if (is_aligned && is_whole_pack(i)) return *(const Pack<Logit>*)(x + i);
     }
     Pack<Logit> pack{};
-#pragma unroll
-    for (int32_t j = 0; j < PACK; ++j) {
-      uint32_t bits = MINUS_INFINITY<Logit>;
-      if (i < end && i + j < size) {
-        const Element<Logit> value = x[i + j];
-        memcpy(&bits, &value, sizeof value);
-      }
-      pack.words[j / pack.PER_WORD] |= bits << (j % pack.PER_WORD * pack.BITS);
+#pragma unroll 1
+    for (int32_t j = PACK - 1; j >= 0; --j) {
+      pack.push(element(i + j));
     }
     return pack;
   }
 
-  // Begin to bring tiles [from, to) to shared memory, as one group of copies.
-  __device__ void begin_copies(int32_t from, int32_t to) const {
-    for (int32_t t = from; t < to; ++t) {
-      const int32_t i = start(t);
-      if constexpr (std::is_pointer_v<RowPointer<Logit>>) {
-        if (is_aligned && is_whole_pack(i)) {
-          begin_copy(&held[32 * t], x + i);
-          continue;
-        }
-      }
-      held[32 * t] = fetch(i);
-    }
-    end_group_of_copies();
-  }
-
   __device__ Pack<Logit> pack(int32_t tile) const {
-    return tile < tiles_held ? held[32 * tile] : fetch(start(tile));
+    if (tile >= tiles_held) return fetch(start(tile));
+    Pack<Logit> pack;
+    load_place(places_on(place, 32 * tile), pack.words);
+    return pack;
   }
 };
 
@@ -240,6 +249,7 @@ struct LogitRow {
 template <class Logit>
 __device__ void add_largest(const LogitRow<Logit>& row, int32_t from, int32_t to,
                             Largest<Logit>& largest) {
+#pragma unroll 2
   for (int32_t t = from; t < to; ++t) largest.add(row.pack(t));
 }
 
@@ -248,9 +258,11 @@ template <class Logit>
 __device__ int64_t sum_weights(const LogitRow<Logit>& row, Curve curve) {
   constexpr int32_t PACK = LogitRow<Logit>::PACK, AT_ONCE = FixedPointSum::MOST / PACK;
   int64_t total = 0;
+#pragma unroll 1
   for (int32_t first = 0; first < row.tiles; first += AT_ONCE) {
     const int32_t last = min(first + AT_ONCE, row.tiles);
     FixedPointSum sum;
+#pragma unroll 1
     for (int32_t t = first; t < last; ++t) {
       const auto pack = row.pack(t);
 #pragma unroll

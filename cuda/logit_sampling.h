@@ -15,7 +15,7 @@ struct LogitWeights {
   static constexpr int32_t NO_Q = -1, ROW_OF_Q = -2;
 
   LogitRow<Logit> p, q;
-  LawPair laws;
+  Two<RowLaw> laws;
   float min_p;
   int32_t certain;  // the token at which q is 1, or NO_Q, or ROW_OF_Q
 
@@ -88,9 +88,11 @@ __device__ int64_t sum_tiles(const Team& team, const LogitWeights<Logit>& weight
   };
   if (weights.is_plain()) {
     const Curve of_p(weights.laws.p), of_q(weights.laws.q);
+#pragma unroll 1
     for (int32_t t = 0; t < weights.p.tiles; ++t) add(t, weights.sum_plain(t, of_p, of_q));
   } else {
     const float least = least_kept(weights.laws.p, weights.min_p);
+#pragma unroll 1
     for (int32_t t = 0; t < weights.p.tiles; ++t) add(t, weights.sum_kept(t, least));
   }
   return sum;

@@ -63,12 +63,10 @@ __device__ inline int32_t nth_largest(const int16_t (&values)[THREADS], int32_t 
 // What a block can say of where the k-th largest logit of the row is: it has k that are at least
 // bound[r][0]; and if each block has k / blocks that are at least its bound[r][1], then k are at
 // least the least of these.
-__device__ inline void find_bounds(const Team& team, Candidates& candidates, const float (&largest)[2],
-                                   int64_t top_k) {
-#pragma unroll
-  for (int32_t r = 0; r < 2; ++r) {
-    candidates.largest[r][threadIdx.x] = (int16_t)(order_of(largest[r]) >> 16);
-  }
+__device__ inline void find_bounds(const Team& team, Candidates& candidates,
+                                   Two<int32_t> largest, int64_t top_k) {
+  candidates.largest[0][threadIdx.x] = (int16_t)(largest.p >> 16);
+  candidates.largest[1][threadIdx.x] = (int16_t)(largest.q >> 16);
   __syncthreads();
   if (team.warp < 4) {
     const int32_t r = team.warp / 2, which = team.warp % 2;
@@ -87,25 +85,14 @@ __device__ inline void find_bounds(const Team& team, Candidates& candidates, con
 template <class Logit, class Function>
 __device__ __forceinline__ void for_each(Pack<Logit> pack, const Function& f) {
 #pragma unroll 1
-  for (int32_t j = 0; j < PACK_SIZE<Logit>; ++j) {
-    f(pack.at(0), j);
-    if constexpr (pack.PER_WORD == 2) {
-      pack.words[0] = pack.words[0] >> 16 | pack.words[1] << 16;
-      pack.words[1] = pack.words[1] >> 16 | pack.words[2] << 16;
-      pack.words[2] = pack.words[2] >> 16 | pack.words[3] << 16;
-      pack.words[3] >>= 16;
-    } else {
-      pack.words[0] = pack.words[1];
-      pack.words[1] = pack.words[2];
-      pack.words[2] = pack.words[3];
-    }
-  }
+  for (int32_t j = 0; j < PACK_SIZE<Logit>; ++j) f(pack.pop(), j);
 }
 
 // The logits of a warp that are at least `threshold`.
 template <class Logit>
 __device__ uint32_t count_from(const LogitRow<Logit>& row, float threshold) {
   uint32_t count = 0;
+#pragma unroll 1
   for (int32_t t = 0; t < row.tiles; ++t) {
     const auto pack = row.pack(t);
     if (!(largest_of(pack) >= threshold)) continue;
@@ -136,6 +123,7 @@ __device__ int64_t sum_kept(const LogitRow<Logit>& row, const RowLaw& law, float
   if (least == in_order(LEAST_ORDER)) {
     sum = sum_weights(row, Curve(law));
   } else {
+#pragma unroll 1
     for (int32_t t = 0; t < row.tiles; ++t) {
       const auto pack = row.pack(t);
       if (!(largest_of(pack) >= least)) continue;
@@ -155,30 +143,28 @@ struct Survey {
   int64_t masses[PIVOTS];  // its weight
 };
 
-template <bool MASSES, class Logit>
+template <class Logit>
 __device__ Survey survey(const LogitRow<Logit>& row, const RowLaw& law,
                          const float (&pivots)[PIVOTS]) {
   Survey found{};
+#pragma unroll 1
   for (int32_t t = 0; t < row.tiles; ++t) {
     const auto pack = row.pack(t);
     if (!(largest_of(pack) >= pivots[PIVOTS - 1])) continue;
     for_each(pack, [&](float x, int32_t) {
       if (!(x >= pivots[PIVOTS - 1])) return;
-      const int64_t weight =
-          MASSES ? weight_of(relative_weight(x, law.maximum, law.scale)) : 0;
+      const int64_t weight = weight_of(relative_weight(x, law.maximum, law.scale));
 #pragma unroll
       for (int32_t i = 0; i < PIVOTS; ++i) {
         if (!(x >= pivots[i])) continue;
         found.counts += (int64_t)1 << 21 * i;
-        if (MASSES) found.masses[i] += weight;
+        found.masses[i] += weight;
       }
     });
   }
   found.counts = Sum::over_warp(found.counts);
-  if (MASSES) {
 #pragma unroll
-    for (int64_t& mass : found.masses) mass = Sum::over_warp(mass);
-  }
+  for (int64_t& mass : found.masses) mass = Sum::over_warp(mass);
   return found;
 }
 
@@ -203,14 +189,14 @@ __device__ inline Interval whole_interval(const RowLaw& law, int32_t low, int32_
 
 // Three pivots in the interval, the highest first. In turn at equal distance in value, which suits
 // logits, and in order, which comes to an end.
-template <bool MASSES>
-__device__ void choose_pivots(const Interval& at, const RowLaw& law, int32_t round,
-                              float (&pivots)[PIVOTS], int32_t (&orders)[PIVOTS]) {
+__device__ inline void choose_pivots(const Interval& at, const RowLaw& law, bool by_mass,
+                                     int32_t round,
+                                     float (&pivots)[PIVOTS], int32_t (&orders)[PIVOTS]) {
   const float low = in_order(at.low), high = in_order(at.high);
 #pragma unroll
   for (int32_t i = 0; i < PIVOTS; ++i) {
     int32_t order;
-    if (MASSES && round == 0) {
+    if (by_mass && round == 0) {
       order = order_of(law.maximum - (i == 0 ? 5.0f : i == 1 ? 10.0f : 20.0f) / law.scale);
     } else if (round % 2 == 1 && is_finite(high - low)) {
       order = order_of(low + (high - low) * (0.75f - 0.25f * (float)i));
@@ -224,47 +210,39 @@ __device__ void choose_pivots(const Interval& at, const RowLaw& law, int32_t rou
 }
 
 // One pass of the team over the row.
-template <bool MASSES, class Logit>
+template <class Logit>
 __device__ void narrow(Team& team, Letters& letters, const LogitRow<Logit>& row, const RowLaw& law,
-                       int64_t target, int32_t round, Interval& at) {
+                       bool by_mass, int64_t target, int32_t round, Interval& at) {
   float pivots[PIVOTS];
   int32_t orders[PIVOTS];
-  choose_pivots<MASSES>(at, law, round, pivots, orders);
-  const Survey found = survey<MASSES>(row, law, pivots);
-  Survey all = found;
-  if constexpr (MASSES) {
-    int64_t numbers[1 + PIVOTS] = {found.counts, found.masses[0], found.masses[1], found.masses[2]};
-    exchange<Sum>(team, letters, numbers);
-    all = {numbers[0], {numbers[1], numbers[2], numbers[3]}};
-  } else {
-    int64_t numbers[1] = {found.counts};
-    exchange<Sum>(team, letters, numbers);
-    all.counts = numbers[0];
-  }
+  choose_pivots(at, law, by_mass, round, pivots, orders);
+  const Survey found = survey(row, law, pivots);
+  int64_t numbers[1 + PIVOTS] = {found.counts, found.masses[0], found.masses[1], found.masses[2]};
+  exchange<Sum>(team, letters, numbers);
   bool reached = false;
 #pragma unroll
   for (int32_t i = 0; i < PIVOTS; ++i) {
-    const int32_t count = (int32_t)(all.counts >> 21 * i) & ((1 << 21) - 1);
+    const int32_t count = (int32_t)(numbers[0] >> 21 * i) & ((1 << 21) - 1);
     if (reached) continue;
-    if ((MASSES ? all.masses[i] : count) >= target) {
+    reached = (by_mass ? numbers[1 + i] : count) >= target;
+    if (reached) {
       at.low = orders[i];
       at.from_low = count;
-      reached = true;
     } else {
       at.high = orders[i];
       at.from_high = count;
-      at.mass_from_high = MASSES ? all.masses[i] : 0;
+      at.mass_from_high = numbers[1 + i];
     }
   }
   if (at.from_low <= MAX_CANDIDATES) at = whole_interval(law, at.low, at.from_low);
 }
 
-template <bool MASSES, class Logit>
+template <class Logit>
 __device__ void narrow_until_short(Team& team, Letters& letters, const LogitRow<Logit>& row,
-                                   const RowLaw& law, int64_t target, Interval& at) {
+                                   const RowLaw& law, bool by_mass, int64_t target, Interval& at) {
 #pragma unroll 1
   for (int32_t round = 0; !at.is_short() && !at.is_one_value(); ++round) {
-    narrow<MASSES>(team, letters, row, law, target, round, at);
+    narrow(team, letters, row, law, by_mass, target, round, at);
   }
 }
 
@@ -288,6 +266,7 @@ struct Decision {
 __device__ inline void sort(float* list, int32_t count) {
   int32_t size = 2;
   while (size < count) size *= 2;
+#pragma unroll 1
   for (int32_t i = count + (int32_t)threadIdx.x; i < size; i += THREADS) {
     list[i] = in_order(LEAST_ORDER);
   }
@@ -296,6 +275,7 @@ __device__ inline void sort(float* list, int32_t count) {
   for (int32_t run = 2; run <= size; run *= 2) {
 #pragma unroll 1
     for (int32_t step = run / 2; step > 0; step /= 2) {
+#pragma unroll 1
       for (int32_t i = (int32_t)threadIdx.x; i < size / 2; i += THREADS) {
         const int32_t a = 2 * i - (i & (step - 1)), b = a + step;
         const float x = list[a], y = list[b];
@@ -312,6 +292,7 @@ __device__ inline void sort(float* list, int32_t count) {
 // How many of the sorted list are at least `threshold`, which is one of them.
 __device__ inline int32_t count_in_list(Candidates& candidates, const float* list, int32_t count,
                                         float threshold) {
+#pragma unroll 1
   for (int32_t i = (int32_t)threadIdx.x; i < count; i += THREADS) {
     if (list[i] >= threshold && (i + 1 == count || !(list[i + 1] >= threshold))) {
       candidates.count = i + 1;
@@ -395,6 +376,7 @@ __device__ void send_candidates(const Team& team, Candidates& candidates,
   if (threadIdx.x == 0 && !team.is_alone() && team.rank == leader) {
     expect_bytes(candidates.listed[list.r], list.count * (int32_t)sizeof(float));
   }
+#pragma unroll 1
   for (int32_t t = 0; t < row.tiles; ++t) {
     const auto pack = row.pack(t);
     if (!(largest_of(pack) >= least)) continue;
@@ -440,8 +422,8 @@ __device__ inline Decision receive(const Team& team, Candidates& candidates,
     wait_for_bytes(candidates.decided[list.r], list.phase);
   }
   if (threadIdx.x == 0) candidates.filled[list.r] = 0;  // all of the list was sent
-  const Pair pair = pair_of(candidates.decision[list.r]);
-  return {float_of((uint32_t)pair.first), float_of((uint32_t)pair.second)};
+  const Two<int32_t> bits = two_of(candidates.decision[list.r]);
+  return {float_of((uint32_t)bits.p), float_of((uint32_t)bits.q)};
 }
 
 }  // namespace rsk

@@ -33,6 +33,7 @@ struct Succession {
   // By all lanes of a warp: whether a team before is known to have stopped. Does not wait.
   __device__ bool is_over(int32_t lane) const {
     bool over = false;
+#pragma unroll 1
     for (int32_t i = lane; i < index; i += 32) {
       over |= ending_of(*slot(index, i)) == Ending::stopped;
     }
@@ -41,6 +42,7 @@ struct Succession {
 
   // By all lanes of a warp, once: tell the teams behind.
   __device__ void tell(Ending ending, int32_t lane) const {
+#pragma unroll 1
     for (int32_t i = index + 1 + lane; i < count; i += 32) {
       *slot(i, index) = number + (uint64_t)ending;
     }
@@ -50,6 +52,7 @@ struct Succession {
   // accepted. Waits for them; they have smaller indices, so they are running or done.
   __device__ bool wait_for_those_before(int32_t lane) const {
     bool accepted = true;
+#pragma unroll 1
     for (int32_t i = lane; i < index; i += 32) {
       volatile uint64_t* place = slot(index, i);
       Ending ending = ending_of(*place);

@@ -43,6 +43,21 @@ __device__ inline Team join_team(Letters& letters, int32_t size) {
   return team;
 }
 
+// One of each for the two rows that a team works on at once, p's and q's. An array would have to be
+// in memory to be indexed.
+template <class T>
+struct Two {
+  T p, q;
+  __device__ T of(int32_t r) const { return r == 0 ? p : q; }
+  __device__ void set(int32_t r, const T& value) {
+    if (r == 0) {
+      p = value;
+    } else {
+      q = value;
+    }
+  }
+};
+
 // ------------------------------------------------------------------------------- reductions
 
 __device__ __forceinline__ int32_t largest_over_warp(int32_t x) {
@@ -84,26 +99,23 @@ struct Sum {
 };
 
 // Two numbers in one letter, and the larger one of either.
-struct Pair {
-  int32_t first, second;
-};
-__device__ __forceinline__ int64_t letter_of(Pair pair) {
-  return (int64_t)((uint64_t)(uint32_t)pair.first << 32 | (uint32_t)pair.second);
+__device__ __forceinline__ int64_t letter_of(Two<int32_t> two) {
+  return (int64_t)((uint64_t)(uint32_t)two.p << 32 | (uint32_t)two.q);
 }
-__device__ __forceinline__ Pair pair_of(int64_t letter) {
+__device__ __forceinline__ Two<int32_t> two_of(int64_t letter) {
   return {(int32_t)(letter >> 32), (int32_t)(uint32_t)letter};
 }
-struct LargestPair {
+struct LargestOfEach {
   static constexpr int64_t NOTHING = (int64_t)0x8000000080000000ull;
   __device__ static int64_t over_warp(int64_t x) {
-    const Pair pair = pair_of(x);
-    return letter_of({largest_over_warp(pair.first), largest_over_warp(pair.second)});
+    const Two<int32_t> two = two_of(x);
+    return letter_of({largest_over_warp(two.p), largest_over_warp(two.q)});
   }
 };
 
 // --------------------------------------------------------------------------------- exchange
 
-// Reduce COUNT numbers over the team; a warp's lanes come with the same ones, its share. Until the
+// After wait_for_cluster(), the first time. Reduce COUNT numbers over the team; a warp's lanes come with the same ones, its share. Until the
 // exchange after the next, letters.of_blocks and of_warps of this set hold the blocks' and this
 // block's warps' shares.
 template <class Reduction, int32_t COUNT>
@@ -115,7 +127,6 @@ __device__ void exchange(Team& team, Letters& letters, int64_t (&numbers)[COUNT]
     for (int32_t i = 0; i < COUNT; ++i) letters.of_warps[set][i][team.warp] = numbers[i];
   }
   __syncthreads();
-  if (team.exchanges == 0) wait_for_cluster();
   if (team.warp == 0) {
     if (team.lane == 0 && !team.is_alone()) {
       expect_bytes(letters.arrivals[set], COUNT * team.size * (int32_t)sizeof(int64_t));

@@ -11,8 +11,26 @@ struct Arrivals {
   uint32_t phase;   // the first that has not ended
 };
 
-inline void* dynamic_shared_memory() {
-  return emulator::current().block->dynamic_memory.data();
+typedef char* PlaceInShared;
+
+inline PlaceInShared place_in_shared(int32_t i) {
+  return emulator::current().block->dynamic_memory.data() + 16 * (ptrdiff_t)i;
+}
+inline PlaceInShared places_on(PlaceInShared place, int32_t count) {
+  return place + 16 * (ptrdiff_t)count;
+}
+inline char* checked(PlaceInShared place) {
+  auto& memory = emulator::current().block->dynamic_memory;
+  if (place < memory.data() || place + 16 > memory.data() + memory.size()) {
+    throw "a place is not in shared memory";
+  }
+  return place;
+}
+inline void load_place(PlaceInShared place, uint32_t (&words)[4]) {
+  memcpy(words, checked(place), 16);
+}
+inline void store_place(PlaceInShared place, const uint32_t (&words)[4]) {
+  memcpy(checked(place), words, 16);
 }
 
 // ------------------------------------------------------------------- words from other blocks
@@ -74,11 +92,11 @@ inline int32_t rank_of_block() { return (int32_t)emulator::current().block->rank
 // ------------------------------------------------------------------ copies from global memory
 
 // They are done as late as is allowed, so that a thread that does not wait reads garbage.
-inline void begin_copy(void* to_shared, const void* from_global) {
-  if (((uintptr_t)to_shared | (uintptr_t)from_global) % 16) throw "a copy is not aligned";
+inline void begin_copy(PlaceInShared place, const void* from_global) {
+  if ((uintptr_t)from_global % 16) throw "a copy is not aligned";
   auto& groups = emulator::current().copies;
   if (groups.empty()) groups.emplace_back();
-  groups.back().push_back({to_shared, from_global});
+  groups.back().push_back({checked(place), from_global});
 }
 
 inline void end_group_of_copies() {
