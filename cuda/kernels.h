@@ -1,6 +1,7 @@
 // The entry points that the binding calls: plain pointers in, nothing of PyTorch.
 #pragma once
 
+#include "logits_batch.h"
 #include "specification.h"
 
 #if defined(RSK_CUDA)
@@ -11,6 +12,13 @@ namespace rsk {
 
 // The fused CPU kernel, on requests [begin, end).
 void fused_cpu(const Batch& batch, int32_t begin, int32_t end);
+
+// The same from logits.
+void fused_cpu_logits(const LogitsBatch& call, int32_t begin, int32_t end);
+
+// The probabilities of rows [begin, end) of the target's logits, counted over requests and
+// positions: out is [B, K+1, V], contiguous.
+void probabilities_cpu(const LogitsBatch& call, float* out, int64_t begin, int64_t end);
 
 #if defined(RSK_CUDA)
 // The CUDA kernels: each launch is one kernel on the stream; the workspace belongs to the call.
@@ -35,6 +43,14 @@ struct Kernel {
 constexpr int32_t NUM_KERNELS = 4;
 Kernel kernel_at(int32_t index);  // in the order of rsk.KERNELS
 int32_t best_kernel(const Batch& batch);
+
+// From logits: launch() answers all calls but probabilities, in one kernel on compute capability
+// 9.0 and later.
+namespace from_logits {
+cudaError_t launch(const LogitsBatch& call, void* workspace, cudaStream_t stream);
+size_t workspace_bytes(const LogitsBatch& call);
+cudaError_t launch_probabilities(const LogitsBatch& call, float* out, cudaStream_t stream);
+}  // namespace from_logits
 #endif
 
 }  // namespace rsk

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from rsk.sampler.api import BACKENDS, RejectionSamples, rejection_sample, sample
 from rsk.sampler.build import BuildError
 from rsk.sampler.kernels import KERNELS
+from rsk.sampler.logits import probabilities, rejection_sample_from_logits, sample_from_logits
 
 if TYPE_CHECKING:
     from rsk.decode.loop import speculative_generate
@@ -14,8 +15,11 @@ __all__ = [
     "KERNELS",
     "BuildError",
     "RejectionSamples",
+    "probabilities",
     "rejection_sample",
+    "rejection_sample_from_logits",
     "sample",
+    "sample_from_logits",
     "speculative_generate",
 ]
 __version__ = "0.1.0"

@@ -2,8 +2,8 @@
 
 ``python -m rsk.check.grid --save FILE`` compares every kernel with ``vectorized`` on the whole
 batch and with ``baseline`` on some of its requests (a request does not depend on its batch), for
-cases that cover every pair of values of B, K, V and dtype; then ragged, certain and strided batches, several
-streams at once, and a captured graph. It needs nothing but PyTorch.
+cases that cover every pair of values of B, K, V and dtype; then ragged, certain and strided
+batches, several streams at once, and a captured graph. It needs nothing but PyTorch.
 """
 
 from __future__ import annotations

@@ -711,7 +711,8 @@ def test_a_notebook_run_by_papermill_is_exported(write_notebook, tmp_path):
 
     path = write_notebook(
         "07_report",
-        "import matplotlib.pyplot as plt\nfrom rsk.course import publish\nfig, ax = plt.subplots()\n"
+        "import matplotlib.pyplot as plt\nfrom rsk.course import publish\n"
+        "fig, ax = plt.subplots()\n"
         "ax.plot([1, 2])\npublish.figure(fig, label='fig-a', caption='C.', alt='A line.')",
         "try:\n    publish.figure(fig, label='fig-a', caption='C.', alt='A line.')\n"
         "except ValueError as error:\n    print(error)",
