@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rsk.sampler.api import MAX_SPEC_LEN, MAX_VOCAB_SIZE
+from rsk.sampler.arguments import MAX_SPEC_LEN, MAX_VOCAB_SIZE
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -105,8 +105,10 @@ def run(
                 generate(min(WARM_UP_TOKENS, max_new_tokens), warm_up)
             heading = _heading(pair, spec_len, seed)
             stream = _stream(console, heading, pair.tokenizer, prompt, plain)
-            speculative = generate(max_new_tokens, pair, stream)
-            console.print("\n")
+            try:
+                speculative = generate(max_new_tokens, pair, stream)
+            finally:  # an interruption leaves the text as it is, on lines of its own
+                console.print("\n")
             # Another text from the same distribution; as long, or the times would not compare.
             ordinary = generate(len(speculative.tokens[0]), without_draft, stop_tokens=())
     _print_figures(console, speculative, ordinary)
