@@ -57,7 +57,9 @@ def run(
         temperature: 0 is greedy.
         top_k: 0 means all.
         top_p: 1 means all.
-        seed: reproduces the text; by default another one each time, and it is printed.
+        seed: reproduces the text, given the same options, models and machine (see
+            :func:`rsk.decode.loop.speculative_generate`); by default another one each time, and it
+            is printed.
         backend: of the sampler.
         device: "auto", "cpu" or "cuda".
         plain: no colours, only text.

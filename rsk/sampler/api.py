@@ -60,6 +60,9 @@ def rejection_sample(
     Per emitted token, for rows of p and q with equal sums, the distance in total variation from
     the target is at most 2^-29 + V * 2^-42; otherwise add half the difference of the sums.
 
+    A request's result depends on its own draft, rows, seed and position alone: not on the other
+    requests, their order, the backend, the kernel or the device.
+
     With a fixed int ``seed`` and the default ``position`` the same random numbers are used again
     at EVERY call. In a decoding loop pass each request's position, or leave ``seed=None``.
 
