@@ -262,7 +262,8 @@ def generate(
     top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Keep this share of the probability.")] = 1.0,
     seed: Annotated[
-        int | None, typer.Option(help="Repeats a text if all else is the same; by default a new one.")
+        int | None,
+        typer.Option(help="Repeats a text if all else is the same; by default a new one."),
     ] = None,
     backend: Annotated[
         str, typer.Option(help=f"Of the sampler: auto, {', '.join(rsk.BACKENDS)}.")
