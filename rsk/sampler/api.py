@@ -62,6 +62,9 @@ def rejection_sample(
     row that a token is sampled from, a negative weight counts as 0 and one above 1 as 1, so a row
     that is no distribution is sampled as another one: ``validate`` finds it.
 
+    A request's result depends on its own draft, rows, seed and position alone: not on the other
+    requests, their order, the backend, the kernel or the device.
+
     With a fixed int ``seed`` and the default ``position`` the same random numbers are used again
     at EVERY call. In a decoding loop pass each request's position, or leave ``seed=None``.
 
