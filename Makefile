@@ -53,7 +53,7 @@ sanitize:
 		$(PYTHON) -m rsk.check.grid --few || exit 1; done
 
 measure:
-	PYTHONPATH=. $(PYTHON) -m rsk.check.grid --save data/kernels/agreement.json
+	PYTHONPATH=. $(PYTHON) -m rsk.measure.agreement --save data/kernels/agreement.json
 	-PYTHONPATH=. $(PYTHON) -m rsk.measure.ideas --save data/kernels/ideas.json
 	PYTHONPATH=. $(PYTHON) -m rsk benchmark --full --save $(RECORD) $(MEASURE_ARGS)
 

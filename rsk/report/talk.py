@@ -341,7 +341,7 @@ def _agreement() -> Any:
             raise RecordError(f"{path}: expected a record of agreement: {error!r}") from error
     if not found:
         raise RecordError(
-            "data/kernels/agreement*.json is missing; python -m rsk.check.grid --save makes it"
+            "data/kernels/agreement*.json is missing; python -m rsk.measure.agreement makes it"
         )
     return max(found, key=lambda pair: pair[0])[1]
 
