@@ -47,7 +47,7 @@ fuzz: $(STAMP)
 	$(BIN)/python -m rsk.check --minutes 5
 
 sanitize:
-	PYTHONPATH=. $(PYTHON) -c "from rsk import build; build.load('cuda')"
+	PYTHONPATH=. $(PYTHON) -c "from rsk.sampler import build; build.load('cuda')"
 	for tool in memcheck racecheck; do PYTHONPATH=. compute-sanitizer --tool $$tool \
 		--kernel-name kns=rsk --error-exitcode 1 \
 		$(PYTHON) -m rsk.check.grid --few || exit 1; done

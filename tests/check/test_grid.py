@@ -9,7 +9,6 @@ import pytest
 
 import rsk
 from rsk.check import grid
-from rsk.check.mutants import MUTANTS
 
 AXES = {
     "batch_size": (1, 3),
@@ -41,8 +40,12 @@ def test_the_kernels_agree_and_a_wrong_one_is_named(monkeypatch):
     assert result["grid"]["done"] == result["grid"]["planned"] > 4
     assert len(result["inputs"]) == 3 * 13 and "all right" in grid.summary(result)
 
-    kernels = {"cluster": rsk.KERNELS["cluster"], "wrong": MUTANTS["residual_argmax"]}
-    monkeypatch.setattr(grid, "KERNELS", kernels)
+    def wrong(*batch, **keys):
+        result = rsk.rejection_sample(*batch, **keys)
+        return result._replace(num_accepted=result.num_accepted.clamp(max=2))
+
+    monkeypatch.setattr(grid, "KERNELS", {"cluster": rsk.KERNELS["cluster"], "wrong": wrong})
+    monkeypatch.setattr(grid, "AXES", AXES | {"spec_len": (4, 5)})
     result["inputs"] = grid.check_kinds_of_input("cpu", 16)
     assert {who for found in grid.wrong(result).values() for who in found} == {"wrong"}
     result["grid"] = grid.check_cases("cpu", 1 << 20, 60)
