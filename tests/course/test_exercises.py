@@ -62,7 +62,9 @@ def test_sectors_are_counted():
     with pytest.raises(AssertionError, match="in a row of its own: expected 32 sectors, got 4"):
         exercises.check_sectors(lambda addresses: 4 * len(addresses) // 32)
     with pytest.raises(AssertionError, match="begin 4 bytes after a sector does: expected 5"):
-        exercises.check_sectors(lambda addresses: len({(a - min(addresses)) // 32 for a in addresses}))
+        exercises.check_sectors(
+            lambda addresses: len({(a - min(addresses)) // 32 for a in addresses})
+        )
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 There is a module for each ``.cu`` file and for each of the headers ``warp.h``, ``tile.h`` and
 ``piece.h``. They follow the CUDA text step by step, return the same tokens bit for bit, and log
-every probability that they load, which is what the drawings of the course are made from. What waits
-for others in CUDA is a ``yield`` here: ``yield WARP, x`` gives x to the lanes of the warp and returns
-theirs; ``yield BLOCK`` is ``__syncthreads()``; ``yield CLUSTER`` waits until all blocks of the
-cluster are there; ``yield LETTERS, mailbox`` waits until the mailbox is complete. Left out are the
-refusal of values that are not finite, drafts without probabilities, and rows of different length.
+every probability that they load, which is what the drawings of the course are made from. What
+waits for others in CUDA is a ``yield`` here: ``yield WARP, x`` gives x to the lanes of the warp and
+returns theirs; ``yield BLOCK`` is ``__syncthreads()``; ``yield CLUSTER`` waits until all blocks of
+the cluster are there; ``yield LETTERS, mailbox`` waits until the mailbox is complete. Left out are
+the refusal of values that are not finite, drafts without probabilities, and rows of different
+length.
 """
 
 from __future__ import annotations
