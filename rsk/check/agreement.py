@@ -23,6 +23,7 @@ from rsk.sampler.api import rejection_sample
 from rsk.sampler.logits import rejection_sample_from_logits
 from rsk.sampler.random_words import SAMPLE, words
 
+
 def assert_agrees(
     sampler: Sampler,
     *,
