@@ -7,13 +7,13 @@ import random
 import secrets
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
 import torch
 
-from rsk.check.calls import EXTREME_COINS, Call, Sampler, random_recipe, shrink
+from rsk.check.calls import EXTREME_COINS, Call, Recipe, Sampler, random_recipe, shrink
 from rsk.sampler.api import rejection_sample
 from rsk.sampler.random_words import SAMPLE, words
 
@@ -29,6 +29,7 @@ def assert_agrees(
     seed: int | None = None,
     max_elements: int = 1 << 15,
     large_vocabulary: bool = True,
+    mixed: bool = False,
     device: str | torch.device = "cpu",
 ) -> int:
     """Raise if a sampler and the baseline return different tokens, bit for bit, for any call.
@@ -47,6 +48,7 @@ def assert_agrees(
         seed: of the random calls; ``None``: fresh ones every time. The message tells it.
         max_elements: most target probabilities in a random call.
         large_vocabulary: whether to include the calls with 128256 words.
+        mixed: whether draft and target may differ in vocabulary size and dtype in some calls.
         device: where the sampler runs; the reference gets the same tensors.
 
     Returns:
@@ -60,7 +62,8 @@ def assert_agrees(
     rng = random.Random(seed)
     start = time.monotonic()
     compared = 0
-    for call in _calls(rng, max_elements, large_vocabulary, device):
+    recipes = partial(random_recipe, rng, max_elements, mixed=mixed)
+    for call in _calls(recipes, large_vocabulary, device):
         if compared >= examples if seconds is None else time.monotonic() - start >= seconds:
             break
         difference = _difference(sampler, reference, call)
@@ -82,13 +85,13 @@ def assert_agrees(
 
 
 def _calls(
-    rng: random.Random, max_elements: int, large_vocabulary: bool, device: str | torch.device
+    recipes: Callable[[], Recipe], large_vocabulary: bool, device: str | torch.device
 ) -> Iterator[Call]:
     yield extreme_coins().map(lambda tensor: tensor.to(device))
     for i in itertools.count():
         if i == 20 and large_vocabulary:  # after those in which another fault shows more plainly
             yield long_tail().map(lambda tensor: tensor.to(device))
-        yield random_recipe(rng, max_elements).make(device)
+        yield recipes().make(device)
 
 
 def extreme_coins() -> Call:

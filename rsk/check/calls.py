@@ -231,6 +231,10 @@ class Recipe:
     """Some draft tokens lie outside the vocabulary."""
     certain: bool = False
     """``draft_probs`` is ``None``."""
+    more_columns: int = 0
+    """How many columns the draft has more than the target; fewer if negative."""
+    draft_dtype: torch.dtype | None = None
+    """``None``: the target's."""
     seed: int = 0
     position: int = 0
     per_request: bool = False
@@ -248,14 +252,17 @@ class Recipe:
         """The call."""
         g = torch.Generator().manual_seed(self.contents)
         batch_size, spec_len, vocab_size = self.batch_size, self.spec_len, self.vocab_size
-        draft = torch.empty(batch_size, spec_len + 1, vocab_size)
-        target = torch.empty(batch_size, spec_len + 1, vocab_size)
+        draft_size = vocab_size if self.certain else max(1, vocab_size + self.more_columns)
+        columns = max(vocab_size, draft_size)
+        draft = torch.empty(batch_size, spec_len + 1, columns)
+        target = torch.empty(batch_size, spec_len + 1, columns)
         for b in range(batch_size):
             sort = ROWS[self.rows[b % len(self.rows)]]
             for k in range(spec_len + 1):
-                draft[b, k], target[b, k] = sort(g, vocab_size)
-        draft, target = draft[:, :-1].to(self.dtype), target.to(self.dtype)
-        tokens = self._tokens(g, draft)
+                draft[b, k], target[b, k] = sort(g, columns)
+        draft = draft[:, :-1, :draft_size].to(self.draft_dtype or self.dtype).contiguous()
+        target = target[..., :vocab_size].to(self.dtype).contiguous()
+        tokens = self._tokens(g, draft, columns)
 
         fraction = torch.arange(batch_size)
         seed: int | Tensor = self.seed
@@ -271,18 +278,18 @@ class Recipe:
         )
         return call if str(device) == "cpu" else call.map(lambda tensor: tensor.to(device))
 
-    def _tokens(self, g: torch.Generator, draft: Tensor) -> Tensor:
+    def _tokens(self, g: torch.Generator, draft: Tensor, columns: int) -> Tensor:
         """Draft tokens [B, K]: mostly drawn from q."""
-        batch_size, spec_len, vocab_size = draft.shape
+        batch_size, spec_len, _ = draft.shape
         weights = draft.float().nan_to_num(0, 0, 0).clamp(0, 1) + 1e-12
         race = torch.empty_like(weights).exponential_(generator=g)
         tokens = (race / weights).argmin(2) if weights.numel() else weights[..., 0].long()
         shape = tokens.shape
-        anything = torch.randint(vocab_size, shape, generator=g)
+        anything = torch.randint(columns, shape, generator=g)
         tokens = torch.where(torch.rand(shape, generator=g) < 0.1, anything, tokens)
         if self.wild:
             outside = torch.randint(3, shape, generator=g)
-            outside = torch.where(outside == 0, -2, vocab_size - 1 + outside)
+            outside = torch.where(outside == 0, -2, columns - 1 + outside)
             tokens = torch.where(torch.rand(shape, generator=g) < 0.2, outside, tokens)
         if self.ragged:  # what comes behind the first -1 has no influence
             length = torch.randint(spec_len + 1, (batch_size, 1), generator=g)
@@ -309,8 +316,16 @@ _VOCAB_SIZES = (
 )
 
 
-def random_recipe(rng: random.Random, max_elements: int = 1 << 15) -> Recipe:
-    """A recipe for a call of at most ``max_elements`` target probabilities."""
+def random_recipe(
+    rng: random.Random, max_elements: int = 1 << 15, *, mixed: bool = False
+) -> Recipe:
+    """A recipe for a call of at most ``max_elements`` target probabilities.
+
+    Args:
+        rng: what it depends on.
+        max_elements: about so many; the draft may have a few more.
+        mixed: whether the draft may have another vocabulary and another dtype than the target.
+    """
     while True:
         batch_size, spec_len = rng.choice((0, 1, 1, 2, 3, 4, 7)), rng.choice(_SPEC_LENS)
         vocab_size = rng.choice(_VOCAB_SIZES)
@@ -322,7 +337,7 @@ def random_recipe(rng: random.Random, max_elements: int = 1 << 15) -> Recipe:
         seed, position = rng.choice(EXTREME_COINS), 0
     elif extreme < 0.2:
         seed, position = rng.choice((-(2**63), 2**63 - 2)), rng.choice((-(2**63), 2**63 - 1))
-    return Recipe(
+    recipe = Recipe(
         batch_size=batch_size,
         spec_len=spec_len,
         vocab_size=vocab_size,
@@ -338,6 +353,10 @@ def random_recipe(rng: random.Random, max_elements: int = 1 << 15) -> Recipe:
         per_request=rng.random() < 0.5,
         contents=rng.randrange(2**31),
     )
+    if not mixed or rng.random() < 0.6:
+        return recipe
+    more, dtype = rng.choice((-130, -8, -1, 0, 1, 8, 130)), rng.choice(DTYPES)
+    return dataclasses.replace(recipe, more_columns=more, draft_dtype=dtype)
 
 
 # --- smaller calls ------------------------------------------------------------------------------
@@ -387,8 +406,17 @@ def _smaller(call: Call) -> Iterator[Call]:
             target_probs=call.target_probs[:, 1:],
             position=call.position + 1,
         )
-    yield from _fewer_words(call)
-    if call.target_probs.dtype != torch.float32:
+    if call.draft_probs is not None and call.draft_probs.shape[2] != vocab_size:
+        columns = max(call.draft_probs.shape[2], vocab_size)
+        padded = {
+            name: F.pad(probs, (0, columns - probs.shape[2]))
+            for name, probs in call.tensors().items()
+            if name.endswith("probs")
+        }
+        yield replace(call, **padded)
+    else:
+        yield from _fewer_words(call)
+    if any(t.dtype in (torch.bfloat16, torch.float16) for t in call.tensors().values()):
         widened = {"target_probs": call.target_probs.float()}
         if call.draft_probs is not None:
             widened["draft_probs"] = call.draft_probs.float()
