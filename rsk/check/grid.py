@@ -32,9 +32,7 @@ AXES: dict[str, tuple[Any, ...]] = {
 KINDS_VOCAB_SIZES = (129, 9001, 32000)
 BASELINE_REQUESTS = 8
 SECONDS, GIB = 240.0, 60.0
-NO_GPU = (
-    "rsk.check.grid needs an NVIDIA GPU; without one, the tests run the kernels in an emulator"
-)
+NO_GPU = "rsk.check.grid needs an NVIDIA GPU; without one, the tests run the kernels in an emulator"
 
 
 def cases(axes: dict[str, tuple[Any, ...]], max_bytes: int) -> list[dict[str, Any]]:

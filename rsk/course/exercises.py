@@ -173,7 +173,7 @@ def show_missing_barrier(text: str, barrier: str, batch: Batch, *, seed: int = 0
     try:
         whole, broken = compiled(text), compiled(replaced(text, barrier, ""))
     except BuildError as error:
-        publish.prose("**Not run here:** {{reason}}.", reason=str(error).splitlines()[0])
+        publish.undone("a kernel without its barrier", error)
         return
     frame = by_order({"whole kernel": whole, "without the barrier": broken}, batch, seed=seed)
     publish.table(
@@ -207,7 +207,7 @@ def check_kernel(name: str, batch: Batch, *, seed: int = 0, examples: int = 15) 
     try:
         build.load("cuda" if device.type == "cuda" else "emulator")
     except BuildError as error:
-        print(f"{name} was not run here: {str(error).splitlines()[0]}")
+        publish.undone(name, error)
         return
     tiny = make_batch(4, 3, 33, acceptance=0.6, seed=seed)
     for inputs, samples in (

@@ -1,7 +1,7 @@
 """Compile the kernels in ``cuda/`` on first use and keep the result in a cache.
 
 The sources are compiled by ``torch.utils.cpp_extension.load_inline`` and use PyTorch's C interface
-alone, which takes seconds where PyTorch's own headers take half a minute. A library is identified by its
+alone, which takes seconds where PyTorch's own headers take half a minute. A library is known by its
 sources, flags, versions and processor, so a change of any of them compiles anew.
 """
 
