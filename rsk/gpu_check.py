@@ -13,111 +13,41 @@ import importlib.util
 import json
 import os
 import re
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
 
+from rsk.base.programs import FAILED, LINE, OUT_OF_TIME, PASSED, Found, Outcome, Program
+
 SCHEMA = "rsk-gpu-check/1"
-PASSED, FAILED, OUT_OF_TIME = "passed", "failed", "out of time"
 COLD_DEMO_S = 30.0
 """What the quick demo may take on a GPU machine that has compiled nothing yet."""
 APART = ["tests/project/test_packaging.py", "tests/export/test_accessibility.py"]
 """Tests that install packages or open a browser."""
-GRACE_S = 20.0
-"""After an interruption, for pytest to write what it has."""
-LINE = 300
-"""Longest reason, in characters; the logs have the rest."""
 
-Found = tuple[dict[str, int], list[str]]
-"""How many things ended how; and those that failed, each with its reason."""
+# --- the stages: their programs, on a device, with a folder to write to ---------------------------
 
 
-@dataclass
-class Outcome:
-    """What came of a command, or of a stage."""
-
-    status: str
-    seconds: float
-    counts: dict[str, int]
-    failures: list[str]
-
-
-@dataclass
-class Command:
-    """A module that is run, with its arguments, in a process group of its own."""
-
-    name: str
-    arguments: list[str]
-    environment: dict[str, str] = field(default_factory=dict)
-    read: Callable[[str], Found] = lambda printed: ({}, [])
-    """Finds what it checked in what it printed, or wrote; else the command counts as one thing."""
-    at_most_s: float | None = None
-
-    def run(self, logs: Path, until: float) -> Outcome:
-        """Run it until a point in time, of :func:`time.monotonic`."""
-        begin = time.monotonic()
-        log = logs / f"{re.sub(r'[^a-z0-9]+', '-', self.name.lower())}.log"
-        path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
-        environment = os.environ | {"PYTHONPATH": path, "COLUMNS": "160"} | self.environment
-        with log.open("w", encoding="utf-8") as out:
-            process = subprocess.Popen(
-                self.arguments, env=environment, stdout=out, stderr=out, start_new_session=True
-            )
-            try:
-                status = PASSED if process.wait(max(0, until - begin)) == 0 else FAILED
-            except subprocess.TimeoutExpired:
-                status = OUT_OF_TIME
-                _end(process)
-        seconds = time.monotonic() - begin
-        printed = log.read_text(encoding="utf-8", errors="replace")
-        counts, failures = self.read(printed)
-        if status == PASSED and self.at_most_s is not None and seconds > self.at_most_s:
-            failures.append(f"took {seconds:.0f} s, at most {self.at_most_s:.0f}")
-        if status != PASSED and not failures:
-            last = [line.strip() for line in printed.splitlines() if line.strip()][-1:]
-            failures.append(f"{status}: {''.join(last)[:LINE]}")
-        status = FAILED if status == PASSED and failures else status
-        return Outcome(
-            status, seconds, counts or {status: 1}, [f"{self.name}: {x}" for x in failures]
-        )
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    for kind in (signal.SIGINT, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, kind)
-            process.wait(GRACE_S)
-            return
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
-
-
-# --- the stages: their commands, on a device, with a folder to write to ---------------------------
-
-
-def tests(device: str, folder: Path) -> list[Command]:
+def tests(device: str, folder: Path) -> list[Program]:
     """The test suite: side by side, then by themselves those that time something."""
     workers = min(8, (os.cpu_count() or 2) // 2)
     spread = ["-n", str(workers), "--dist", "loadgroup"]
     if workers < 2 or importlib.util.find_spec("xdist") is None:
         spread = []
-    commands = []
+    programs = []
     for name, chosen in (("tests", ["-m", "not alone", *spread]), ("tests alone", ["-m", "alone"])):
         result = folder / f"{name}.xml"
         arguments = ["pytest", "-q", f"--junitxml={result}", *chosen]
         arguments += [f"--ignore={path}" for path in APART]
-        commands.append(_python(name, *arguments, read=partial(_tests_in, result)))
-    return commands
+        programs.append(_python(name, *arguments, read=partial(_tests_in, result)))
+    return programs
 
 
 def _tests_in(result: Path, printed: str) -> Found:
@@ -129,10 +59,10 @@ def _tests_in(result: Path, printed: str) -> Found:
             failures.append(f"{case.get('classname')}::{case.get('name')}: {reason}")
         skipped = wrong is None and case.find("skipped") is not None
         counts[FAILED if wrong is not None else "skipped" if skipped else PASSED] += 1
-    return counts, failures
+    return dict(counts), failures
 
 
-def bad_calls(device: str, folder: Path) -> list[Command]:
+def bad_calls(device: str, folder: Path) -> list[Program]:
     """Every bad call in a process of its own: on the CPU, in the emulator, on the GPU."""
     places = [["cpu", "--emulator"]] + ([["cuda"]] if device == "cuda" else [])
     module = "rsk.check.refusals"
@@ -148,46 +78,46 @@ def _refusals_in(printed: str) -> Found:
     return {"refused": int(found[1]) - wrong, FAILED: wrong}, before[len(before) - wrong :]
 
 
-def notebooks(device: str, folder: Path, **environment: str) -> list[Command]:
+def notebooks(device: str, folder: Path, **environment: str) -> list[Program]:
     """Every notebook by itself, through papermill."""
     from rsk.course import running
 
     def complaints(executed: Path, printed: str) -> Found:
         return {}, running.strange_lines(executed) if executed.is_file() else []
 
-    commands = []
+    programs = []
     for path in running.notebooks():
         output = folder / path.stem
         arguments = ["rsk", "report", "--only", path.stem, "--no-export", "--output", str(output)]
         read = partial(complaints, output / "notebooks" / path.name)
         name = f"{path.stem}{' without a GPU' if environment else ''}"
-        commands.append(_python(name, *arguments, environment=environment, read=read))
-    return commands
+        programs.append(_python(name, *arguments, environment=environment, read=read))
+    return programs
 
 
-def report(device: str, folder: Path) -> list[Command]:
-    """``rsk report`` from one end to the other, with the export and the talk."""
-    return [_python("report", "rsk", "report", "--output", str(folder))]
-
-
-def demo(device: str, folder: Path) -> list[Command]:
+def demo(device: str, folder: Path) -> list[Program]:
     """The quick demo of somebody who has just arrived: nothing is compiled yet."""
     limit = COLD_DEMO_S if device == "cuda" else None
     cache = {"RSK_CACHE_DIR": str(folder / "empty")}
     return [_python("demo, cold", "rsk", "demo", environment=cache, at_most_s=limit)]
 
 
-def sanitize(device: str, folder: Path) -> list[Command]:
+def report(device: str, folder: Path) -> list[Program]:
+    """``rsk report`` from one end to the other, with the export and the talk."""
+    return [_python("report", "rsk", "report", "--output", str(folder))]
+
+
+def sanitize(device: str, folder: Path) -> list[Program]:
     """NVIDIA's compute-sanitizer on every kernel."""
-    command = Command("sanitize", ["make", "sanitize", f"PYTHON={sys.executable}"])
-    return [command] if device == "cuda" else []
+    program = Program("sanitize", ["make", "sanitize", f"PYTHON={sys.executable}"])
+    return [program] if device == "cuda" else []
 
 
-def _python(name: str, *arguments: str, **options: object) -> Command:
-    return Command(name, [sys.executable, "-m", *arguments], **options)  # type: ignore[arg-type]
+def _python(name: str, *arguments: str, **options: object) -> Program:
+    return Program(name, [sys.executable, "-m", *arguments], **options)  # type: ignore[arg-type]
 
 
-STAGES: dict[str, tuple[Callable[[str, Path], list[Command]], int]] = {
+STAGES: dict[str, tuple[Callable[[str, Path], list[Program]], int]] = {
     "demo": (demo, 1),
     "tests": (tests, 1),
     "bad-calls": (bad_calls, 1),
@@ -196,22 +126,28 @@ STAGES: dict[str, tuple[Callable[[str, Path], list[Command]], int]] = {
     "report": (report, 1),
     "sanitize": (sanitize, 1),
 }
-"""By name, what makes a stage's commands, and how many of them run side by side."""
+"""By name, what makes a stage's programs, and how many of them run side by side."""
 
 
 def run_stage(name: str, device: str, logs: Path, budget_s: float) -> Outcome:
-    """Run a stage's commands for at most so many seconds, and add up what came of them."""
+    """Run a stage's programs for at most so many seconds, and add up what came of them."""
     make, workers = STAGES[name]
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="rsk-gpu-check-") as folder:
-        commands = make(device, Path(folder))
+        programs = make(device, Path(folder))
         with ThreadPoolExecutor(workers) as pool:
-            done = list(pool.map(lambda one: one.run(logs, begin + budget_s), commands))
+            try:
+                done = list(pool.map(lambda one: one.run(logs, begin + budget_s), programs))
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for one in programs:
+                    one.stop()
+                raise
     found = [one.status for one in done] or ["not run"]
     status = max(found, key=[PASSED, "not run", FAILED, OUT_OF_TIME].index)
     counts: Counter[str] = sum((Counter(one.counts) for one in done), Counter())
     failures = [line for one in done for line in one.failures]
-    return Outcome(status, round(time.monotonic() - begin, 1), counts, failures)
+    return Outcome(status, round(time.monotonic() - begin, 1), dict(counts), failures)
 
 
 # --- the file, the table, the command -------------------------------------------------------------
@@ -240,7 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: a dry run")
     parser.add_argument("--budget", type=float, default=1800, help="seconds for each stage")
     parser.add_argument("--save", type=Path, help="file; data/gpu-check/GPU.json by default")
-    parser.add_argument("--logs", type=Path, help="folder of the commands' output")
+    parser.add_argument("--logs", type=Path, help="folder of the programs' output")
     options = parser.parse_args(arguments)
     chosen = options.only.split(",") if options.only else list(STAGES)
     if unknown := [name for name in chosen if name not in STAGES]:
@@ -261,7 +197,11 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(width=160, highlight=False, soft_wrap=True)
     for name in chosen:
         console.print(f"{name} ...")
-        outcome = run_stage(name, options.device, logs, options.budget)
+        try:
+            outcome = run_stage(name, options.device, logs, options.budget)
+        except KeyboardInterrupt:
+            console.print(f"interrupted; {file} has the stages before")
+            return 130
         made = {"commit": place.commit, "date": place.date}
         stages[name] = dataclasses.asdict(outcome) | made
         content = {"schema": SCHEMA, "provenance": dataclasses.asdict(place), "stages": stages}
@@ -273,7 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
         counts = ", ".join(f"{count} {kind}" for kind, count in stage["counts"].items())
         table.add_row(name, stage["status"], f"{stage['seconds']:.0f}", counts, stage["commit"])
     console.print(table)
-    console.print(f"{file}; the commands' output: {logs}")
+    console.print(f"{file}; the programs' output: {logs}")
     return int(any(stages[name]["status"] in (FAILED, OUT_OF_TIME) for name in chosen))
 
 
