@@ -27,7 +27,7 @@ from rsk.figures.lessons import law
 from rsk.measure import comparison
 from rsk.measure.benchmark import Sweep, run, usual_line
 from rsk.measure.comparison import BASELINE, digits, duration, megabytes, plural, roof_share
-from rsk.measure.records import Benchmark, Provenance, Quoted, Record
+from rsk.measure.records import Benchmark, Provenance, Quoted, Record, recorded
 from rsk.report.findings import beside_quoted
 from rsk.sampler import registry
 from rsk.sampler.api import BACKENDS, rejection_sample, sample
@@ -673,7 +673,10 @@ def check_kernels(device: torch.device, *, examples: int, seed: int) -> str:
     from rsk.sampler import build
 
     kind = "cuda" if device.type == "cuda" else "emulator"
-    if not build.available(kind):
+    try:
+        build.load(kind)
+    except build.BuildError as error:
+        publish.undone("the CUDA kernels", error)
         return "The kernels could not be compiled here, so they were not run."
     names = [name for name in KERNELS if runs_on(name, device)]
     calls = sum(
@@ -973,11 +976,7 @@ def write_picture(path: Path) -> None:
     Raises:
         LessonError: nothing has been recorded.
     """
-    recorded_runs = [
-        Benchmark.load(file)
-        for file in (data_dir() / "benchmarks").glob("*.json")
-        if file.name != "earlier-work.json"
-    ]
+    recorded_runs, _ = recorded()
     if not recorded_runs:
         raise lesson.LessonError("data/benchmarks holds no recorded run to draw")
     newest = max(recorded_runs, key=lambda r: (r.provenance.device == "cuda", r.provenance.date))

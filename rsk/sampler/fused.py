@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rsk.sampler.row_law import Filters
 
+
 def rejection_sample(
     draft_tokens: Tensor,
     draft_probs: Tensor | None,
