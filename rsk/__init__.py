@@ -9,6 +9,7 @@ from rsk.sampler.logits import probabilities, rejection_sample_from_logits, samp
 
 if TYPE_CHECKING:
     from rsk.decode.loop import speculative_generate
+    from rsk.sampler import sharded
 
 __all__ = [
     "BACKENDS",
@@ -20,6 +21,7 @@ __all__ = [
     "rejection_sample_from_logits",
     "sample",
     "sample_from_logits",
+    "sharded",
     "speculative_generate",
 ]
 __version__ = "0.1.0"
@@ -30,4 +32,8 @@ def __getattr__(name: str) -> Any:
         from rsk.decode.loop import speculative_generate
 
         return speculative_generate
+    if name == "sharded":
+        from rsk.sampler import sharded
+
+        return sharded
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

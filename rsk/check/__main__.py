@@ -92,7 +92,8 @@ def _samplers(names: list[str], from_logits: bool) -> Mapping[str, Subject]:
         for name in rsk.BACKENDS:
             sampler = partial(rsk.rejection_sample_from_logits, backend=name)
             found[f"logits, {name}"] = Subject(sampler, from_logits=True)
-        return found | {name: Subject(kernel) for name, kernel in rsk.KERNELS.items()}
+        kernels = {name: Subject(kernel, mixed=True) for name, kernel in rsk.KERNELS.items()}
+        return found | kernels
     sys.path.insert(0, str(Path.cwd()))
     found = {}
     for name in names:

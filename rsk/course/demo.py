@@ -26,6 +26,8 @@ from rsk.sampler import build
 from rsk.sampler.api import BACKENDS
 
 BAR_WIDTH = 28
+BUDGET_S = 0.1
+"""Seconds for each time: enough for two digits, and the whole takes half a minute."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def run(
     _say(console, str(agreed))
 
     console.print("[bold]2  How long do they take?[/]\n")
-    found = benchmark.run(sweep, device=device, chosen=names, console=console)
+    found = benchmark.run(sweep, device=device, chosen=names, budget_s=BUDGET_S, console=console)
     console.print(bars(found))
     console.print(f"  {found.provenance.label}\n", style="dim", highlight=False)
 

@@ -12,9 +12,10 @@ from rsk.base import folders
 from rsk.course import publish
 from rsk.measure.benchmark import usual_line
 from rsk.measure.comparison import roof_share
-from rsk.measure.records import Benchmark, Record, RecordError, parse
+from rsk.measure.records import Benchmark, Record, RecordError, parse, recorded
 from rsk.measure.resources import Resources
-from rsk.sampler.kernels import KERNELS
+from rsk.sampler import registry
+from rsk.sampler.kernels import KERNELS, runs_on
 
 if TYPE_CHECKING:
     from rsk.course.lesson import Prediction
@@ -32,19 +33,8 @@ class ResourceTable:
 
 
 def gpu_runs() -> list[Benchmark]:
-    """The runs in ``data/benchmarks`` that were made on a GPU, oldest first.
-
-    Raises:
-        RecordError: a file there is damaged; names the file and the field.
-    """
-    found = []
-    for path in sorted((folders.data_dir() / "benchmarks").glob("*.json")):
-        if path.name != "earlier-work.json":
-            found.append(Benchmark.load(path))
-    return sorted(
-        (one for one in found if one.provenance.device == "cuda"),
-        key=lambda one: one.provenance.date,
-    )
+    """The runs in ``data/benchmarks`` that were made on a GPU, oldest first."""
+    return [one for one in recorded()[0] if one.provenance.device == "cuda"]
 
 
 @dataclass(frozen=True)
@@ -120,14 +110,27 @@ class KernelTimes:
             )
 
 
+def show_kernels() -> None:
+    """Publish the steps of the ladder as a table: each kernel's name, its idea, what it needs."""
+    import pandas as pd
+
+    publish.table(
+        pd.DataFrame(
+            {"step": step, "kernel": one.name, "its idea": one.idea, "runs on": one.needs}
+            for step, one in enumerate(registry.KERNELS.values(), start=1)
+        ),
+        label="tab-steps",
+        caption="The steps of this chapter.",
+    )
+
+
 def names_to_measure(device: torch.device) -> list[str]:
     """The backends, and on a GPU the kernels that it runs."""
     from rsk.course.demo import available
 
     names = available(device)  # without a compiler there is no fused one
     if device.type == "cuda" and "fused" in names:
-        has_clusters = torch.cuda.get_device_capability(device) >= (9, 0)
-        names += [name for name in KERNELS if name != "cluster" or has_clusters]
+        names += [name for name in KERNELS if runs_on(name, device)]
     return names
 
 
@@ -136,9 +139,6 @@ def kernel_times(here: Benchmark | None = None) -> KernelTimes:
 
     Args:
         here: what was measured on this machine.
-
-    Raises:
-        RecordError: a recorded file is damaged.
     """
     if here is not None and _holds_kernels(here):
         return KernelTimes(here, is_recorded=False)
@@ -155,9 +155,6 @@ def show_gpu_run(here: Benchmark) -> None:
 
     Args:
         here: the sweep of this run; a GPU's own needs no recorded one beside it.
-
-    Raises:
-        RecordError: a recorded file is damaged.
     """
     from rsk.figures import benchmarks
 

@@ -196,6 +196,22 @@ def prose(text: str, /, **values: object) -> None:
     _display({"text/markdown": filled, "text/plain": filled, MIME: {"kind": "prose"}})
 
 
+def undone(what: str, reason: object) -> None:
+    """Say that this chapter could not do a part of its work; ``rsk report`` then fails, naming it.
+
+    Args:
+        what: the work, such as the name of a kernel.
+        reason: why not: an error, or a text.
+    """
+    lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
+    because = lines[0] if lines else type(reason).__name__
+    if because.endswith(":") and len(lines) > 1:  # of a compiler, what it says first
+        because += f" {lines[1]}"
+    text = f"**Not run here:** {what}. {because}"
+    note = {"kind": "prose", "undone": f"{what}: {because}"}
+    _display({"text/markdown": text, "text/plain": text, MIME: note})
+
+
 def fill(text: str, values: Mapping[str, object]) -> str:
     """Put values into the places that a text holds for them, as :func:`prose` does.
 

@@ -41,13 +41,13 @@ def rebuild(folder: Path | None = None, console: Console | None = None) -> list[
         if top is None:
             raise ValueError("--publish writes to report/ of a checkout; else name an --output")
         folder = top / "report"
+    epoch = talk.epoch(talk.gather())  # first: without records there is nothing to publish
     build.load("cpu")
     build.load("emulator")
     with tempfile.TemporaryDirectory(prefix="rsk-published-") as name:
         run = Path(name)
         source = folders.notebooks_dir() / running.REPORT
         running.run_notebook(source, run, {"device": "cpu"})
-        epoch = talk.epoch(talk.gather())
         made = [*export.export_report(run, epoch=epoch), *talk.write(run)]
         copies = {folder / path.name: path.read_bytes() for path in made}
     written = export.replace(copies)

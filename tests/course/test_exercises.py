@@ -9,7 +9,7 @@ import pytest
 from rsk.check.synthetic import make_batch
 from rsk.course import exercises
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the emulator needs ucontext")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the emulator needs Linux or macOS")
 BATCH = make_batch(3, 4, 9000)
 
 
@@ -55,6 +55,16 @@ def test_a_missing_barrier_is_caught():
     broken = exercises.compiled(exercises.replaced(text, "__syncthreads();", ""))
     assert any(exercises.faults(broken, BATCH))
     assert exercises.faults(exercises.compiled(text), BATCH) == [""] * 8
+
+
+def test_sectors_are_counted():
+    exercises.check_sectors(lambda addresses: len({address // 32 for address in addresses}))
+    with pytest.raises(AssertionError, match="in a row of its own: expected 32 sectors, got 4"):
+        exercises.check_sectors(lambda addresses: 4 * len(addresses) // 32)
+    with pytest.raises(AssertionError, match="begin 4 bytes after a sector does: expected 5"):
+        exercises.check_sectors(
+            lambda addresses: len({(a - min(addresses)) // 32 for a in addresses})
+        )
 
 
 @pytest.mark.parametrize(
