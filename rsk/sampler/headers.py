@@ -19,7 +19,16 @@ FUNCTIONS = (
     *("rejection_sample", "sample"),
     *("rejection_sample_from_logits", "sample_from_logits"),
 )
-CONTENTS = ("draft_tokens", "seed", "position", "temperature", "top_k", "top_p", "min_p")
+CONTENTS = (
+    "draft_tokens",
+    "seed",
+    "position",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "draft_laws",
+)
 """Arguments that are to be the same on every rank; a header holds a checksum of each."""
 _CONTENT_STREAM = 3  # of random words; no decision uses it
 
@@ -27,7 +36,8 @@ _CONTENT_STREAM = 3  # of random words; no decision uses it
 PURPOSE, LAYOUT, LENGTH, TARGET, DRAFT, ROUNDS, LOOKS = range(7)
 _MEANT = ("function", "B", "K", "target's dtype", "draft's dtype", "dtype of draft_tokens")
 FIRST_MEANT = 7
-_FIRST_CONTENT = FIRST_MEANT + len(_MEANT)
+_WAY = FIRST_MEANT + len(_MEANT)
+_FIRST_CONTENT = _WAY + 1
 HEADER = _FIRST_CONTENT + len(CONTENTS)
 CALL, FAULT, LATE = 1, 2, 3
 """A call; a rank has wrong arguments; a rank raises what it learns of an earlier call."""
@@ -38,6 +48,10 @@ class Layout(NamedTuple):
     """Which tokens each rank holds: rank r those in [bounds[r], bounds[r+1])."""
 
     bounds: tuple[int, ...]
+    target_size: int
+    """Columns of the target in all slices together: V_p."""
+    draft_size: int
+    """Columns of the draft: V_q."""
     digest: int
     """A number that no other layout has; never 0."""
 
@@ -60,6 +74,8 @@ class Meaning(NamedTuple):
     """Numbers in the call's longest message."""
     rounds: int = 0
     """Messages between the first and the token."""
+    way: int = 0
+    """Which messages those are: numbers and tensors of filters go different ways."""
 
 
 def make_header(
@@ -72,6 +88,7 @@ def make_header(
         *(meaning.target_columns, meaning.draft_columns, meaning.rounds, int(looks)),
         *(FUNCTIONS.index(meaning.function), meaning.batch_size, meaning.spec_len),
         *(-1 if dtype is None else _DTYPES.index(dtype) for dtype in dtypes),
+        meaning.way,
     ]
     header = torch.zeros(HEADER, dtype=torch.int64, device=device)
     if device.type == "cpu":
@@ -109,6 +126,9 @@ def difference_in(headers: list[list[int]], answers: Tensor | None) -> str:
             if others:
                 who = " and ".join(_ranks(other) for other in others)
                 told.append(f"{name} differs between {_ranks(first)} and {who}")
+    if not told and len(_ranks_by_value(headers, _WAY)) > 1:
+        who = " and ".join(map(_ranks, _ranks_by_value(headers, _WAY).values()))
+        told.append(f"some filters are numbers on some, tensors on others, of {who}")
     return f"the ranks do not mean the same call: {'; '.join(told)}" if told else ""
 
 
@@ -151,7 +171,8 @@ def layout_of(headers: list[list[int]]) -> Layout:
     for both in zip(*columns.values(), strict=True):
         bounds.append(bounds[-1] + max(both))
     digest = int.from_bytes(hashlib.sha256(repr(columns).encode()).digest()[:7], "little") | 1
-    return Layout(tuple(bounds), digest)
+    sizes = {name: sum(each) for name, each in columns.items()}
+    return Layout(tuple(bounds), sizes["target"], sizes.get("draft", 0), digest)
 
 
 def fault_of_layout(headers: list[list[int]]) -> str:
