@@ -476,9 +476,7 @@ def roof_record(pool: Pool, batch_size: int, spec_len: int) -> Record:
 
 
 def _rank(name: str) -> int:
-    from rsk.sampler.kernels import KERNELS
-
-    order = [ROOF, *BACKENDS[:-1], *KERNELS, BACKENDS[-1]]
+    order = [ROOF, *registry.OURS]
     return order.index(name) if name in order else len(order)
 
 

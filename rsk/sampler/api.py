@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rsk.sampler import baseline, build, fused, vectorized
+from rsk.sampler import baseline, build, fused, registry, vectorized
 from rsk.sampler.arguments import (
     MAX_VOCAB_SIZE,
     PROBABILITY_DTYPES,
@@ -26,7 +26,7 @@ from rsk.sampler.arguments import (
     raise_if_invalid,
 )
 
-BACKENDS = ("baseline", "vectorized", "fused")
+BACKENDS = tuple(registry.BACKENDS)
 
 _MODULES = {"baseline": baseline, "vectorized": vectorized, "fused": fused}
 

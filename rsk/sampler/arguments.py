@@ -191,7 +191,8 @@ def _check_number(
     low, high = limits
     if not (low <= value <= high or value == 0):
         raise ValueError(f"{name}: expected {expected}, got {value}")
-    return to_float32(value)
+    # torch.compile may trace the number as a symbol; every operator rounds it to float32 itself.
+    return value if torch.compiler.is_compiling() else to_float32(value)
 
 
 def _check_top_k(value: object, batch_size: int, device: torch.device) -> int | Tensor:
