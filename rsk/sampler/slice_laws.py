@@ -37,6 +37,8 @@ from rsk.sampler.slices import Rows
 
 LONGEST_LIST = 128
 _BASE = 256
+_TOKEN_BITS = 20
+_LAST_TOKEN = (1 << _TOKEN_BITS) - 1
 
 Exchange = Generator[Tensor, Tensor, Tensor]
 """Yields this rank's messages, int64 [B, N, n], is sent those of all ranks, [R, B, N, n], and
@@ -109,26 +111,29 @@ class LogitRows(Rows):
 def opening(logits: Tensor, start: int, listed: int) -> Tensor:
     """A rank's first message about its columns [B, N, S] of rows: int64 [B, N, opening_words].
 
-    Two numbers of 32 bits each: the largest logit and the token that has it; if lists are asked
-    for, the largest ones, and how many more tie with the last of them.
+    The largest logit and the first token that has it, as one number, of which the largest of all
+    ranks counts. If lists are asked for, two numbers of 32 bits in each of the others: the largest
+    logits, and how many more tie with the last of them.
     """
     batch_size, rows, size = logits.shape
     if size == 0:
         largest = torch.full((batch_size, rows, 1), -math.inf, device=logits.device)
-        token = torch.zeros_like(largest, dtype=torch.int32)
+        token = torch.zeros_like(largest, dtype=torch.int64)
     else:
-        largest = logits.amax(-1, keepdim=True).float()  # NaN if there is one
-        token = logits.argmax(-1, keepdim=True).int() + start
-    parts = [_bits(largest), token]
+        largest = logits.amax(-1, keepdim=True).float() + 0.0  # +0, if it is -0
+        largest = torch.where(largest.isnan(), math.nan, largest)  # the positive one
+        token = logits.argmax(-1, keepdim=True) + start
+    parts = [(_ordered(largest)[0] << _TOKEN_BITS) + (_LAST_TOKEN - token)]
     if listed:
         values = logits.topk(min(listed, size), -1).values.float()
         more = torch.zeros_like(token)
         if size > listed:
             last = values[..., -1:]
-            more = ((logits == last).sum(-1) - (values == last).sum(-1))[..., None].int()
-        parts += [_bits(F.pad(values, (0, listed - values.shape[2]), value=-math.inf)), more]
-    message = torch.cat(parts, -1)
-    return F.pad(message, (0, message.shape[2] % 2)).view(torch.int64)
+            more = ((logits == last).sum(-1) - (values == last).sum(-1))[..., None]
+        values = F.pad(values, (0, listed - values.shape[2]), value=-math.inf)
+        halves = torch.cat([values.contiguous().view(torch.int32), more.int()], -1)
+        parts.append(F.pad(halves, (0, halves.shape[2] % 2)).view(torch.int64))
+    return torch.cat(parts, -1)
 
 
 def laws_from(
@@ -143,9 +148,8 @@ def laws_from(
         filters: what turns logits into probabilities.
         plan: which messages are exchanged.
     """
-    openings = openings.contiguous().view(torch.int32)
-    largest = openings[..., :1].contiguous().view(torch.float32)
-    maximum = largest.amax(0)
+    opening = openings[..., :1].amax(0)
+    maximum = _value_of(opening >> _TOKEN_BITS, 32, torch.float32)
     t, k, p, least = (_column(value, maximum) for value in filters)
     scale = (LOG2_E / t.double()).float()
     threshold = torch.full_like(maximum, -math.inf)
@@ -156,7 +160,7 @@ def laws_from(
         return e, fixed_point(e)
 
     if plan.listed:
-        lists = openings[..., 2 : 2 + plan.listed + 1]
+        lists = openings[..., 1:].contiguous().view(torch.int32)[..., : plan.listed + 1]
         values = lists[..., :-1].contiguous().view(torch.float32)  # [R, B, N, k]
         last, more = values[..., -1:], lists[..., -1:].long()
         values = torch.cat([*values, *last], -1)
@@ -193,8 +197,7 @@ def laws_from(
         total = (yield own).sum(0)
 
     laws = torch.cat([maximum, scale, threshold, (UNIT / total.double()).float()], -1)
-    tokens = openings[..., 1:2]
-    first = tokens.masked_fill(largest < maximum, vocab_size).amin(0).float()
+    first = (_LAST_TOKEN - (opening & _LAST_TOKEN)).float()
     one = torch.ones_like(maximum)
     greedy = torch.cat([maximum, math.inf * one, first, one], -1)
     laws = torch.where(t == 0, greedy, laws)
@@ -277,10 +280,6 @@ def _value_of(keys: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
     signed = keys - (1 << (bits - 1))
     signed = signed ^ (signed >> (bits - 1) & ((1 << (bits - 1)) - 1))
     return signed.to(torch.int32 if bits == 32 else torch.int16).view(dtype).float()
-
-
-def _bits(x: Tensor) -> Tensor:
-    return x.contiguous().view(torch.int32)
 
 
 def _column(value: float | Tensor, like: Tensor) -> Tensor:
