@@ -47,8 +47,8 @@ int32_t aoti_torch_delete_device_guard(DeviceGuardHandle);
 int32_t aoti_torch_get_current_cuda_stream(int32_t device_index, void**);
 int32_t torch_parallel_for(int64_t begin, int64_t end, int64_t grain,
                            void (*)(int64_t begin, int64_t end, void*), void*);
-int32_t aoti_torch_library_init_def(const char* space, const char* file, uint32_t line,
-                                    TorchLibraryHandle*);
+int32_t aoti_torch_library_init_fragment(const char* space, const char* file, uint32_t line,
+                                         TorchLibraryHandle*);
 int32_t aoti_torch_library_init_impl(const char* space, const char* key, const char* file,
                                      uint32_t line, TorchLibraryHandle*);
 int32_t aoti_torch_library_def(TorchLibraryHandle, const char* schema);
@@ -173,7 +173,7 @@ void boxed(StableIValue* stack, uint64_t, uint64_t) {
 // The schemas of the operators; before any of them is implemented.
 inline bool define(std::initializer_list<const char*> schemas) {
   TorchLibraryHandle library = nullptr;
-  bool done = aoti_torch_library_init_def("rsk", "", 0, &library) == 0;
+  bool done = aoti_torch_library_init_fragment("rsk", "", 0, &library) == 0;
   for (const char* schema : schemas) done = done && aoti_torch_library_def(library, schema) == 0;
   return done;
 }

@@ -299,9 +299,22 @@ inline float __fadd_rz(float x, float y) {  // for numbers whose sum a double ho
 }
 inline int __ffs(unsigned x) { return __builtin_ffs((int)x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
-inline unsigned atomicAdd(unsigned* address, unsigned value) {
-  const unsigned before = *address;
+template <class T>
+T atomicAdd(T* address, T value) {
+  const T before = *address;
   *address += value;
+  return before;
+}
+template <class T>
+T atomicMax(T* address, T value) {
+  const T before = *address;
+  *address = std::max(before, value);
+  return before;
+}
+template <class T>
+T atomicOr(T* address, T value) {
+  const T before = *address;
+  *address |= value;
   return before;
 }
 

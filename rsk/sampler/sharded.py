@@ -20,10 +20,13 @@ less time than a collective takes until batches are large, and be a third wait f
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rsk.sampler import build
 from rsk.sampler.api import RejectionSamples
 from rsk.sampler.arguments import (
     MAX_SPEC_LEN,
@@ -41,11 +44,12 @@ from rsk.sampler.arguments import (
     check_tensor,
     raise_if_invalid,
 )
+from rsk.sampler.build import BuildError
 from rsk.sampler.channel import Channel, channel_of
+from rsk.sampler.fused_slices import Kernels
 from rsk.sampler.logits import check_laws
 from rsk.sampler.random_words import DRAFT, SAMPLE
-from rsk.sampler.sharded_call import Call
-from rsk.sampler.vectorized import per_request
+from rsk.sampler.sharded_call import Call, Hands, Operators, run
 
 
 def rejection_sample(
@@ -56,6 +60,7 @@ def rejection_sample(
     seed: int | Tensor | None = None,
     position: int | Tensor = 0,
     group: dist.ProcessGroup | None = None,
+    backend: str = "auto",
     validate: bool = False,
 ) -> RejectionSamples:
     """Run :func:`rsk.rejection_sample` on rows that are split over the ranks of a group.
@@ -72,6 +77,8 @@ def rejection_sample(
             which then has to be in the same state on all of them.
         position: as there, the same on every rank.
         group: the process group; ``None`` is the default one. Its backend is gloo or nccl.
+        backend: who computes this rank's part: "vectorized", "fused", for GPUs only, or "auto":
+            fused on a GPU where it can be built, else vectorized.
         validate: raise if a request is invalid, or the ranks do not mean the same call. This waits
             for the device. Without it a GPU call that the ranks disagree on returns -1 everywhere,
             and a later one raises.
@@ -90,15 +97,12 @@ def rejection_sample(
         seed = check_seed(seed, batch_size, device)
         position = check_int64("position", position, batch_size, device)
         channel.transport(device)
-    except (TypeError, ValueError) as error:
+        hands = _choose(backend, device)
+    except (TypeError, ValueError, BuildError) as error:
         channel.fail(error, _device_among(channel, draft_tokens, target_probs))
-    call = Call(
-        *("rejection_sample", draft_tokens, draft_probs, target_probs),
-        *_each(seed, position, batch_size, device),
-        SAMPLE,
-        validate,
-    )
-    samples = RejectionSamples(*call.run(channel)[:2])
+    arguments = draft_tokens, draft_probs, target_probs, seed, position, SAMPLE
+    call = Call("rejection_sample", *arguments)
+    samples = RejectionSamples(*run(call, hands(call, channel), channel, look=validate)[:2])
     if validate:
         raise_if_invalid(samples.num_accepted, UNREADABLE_PROBABILITIES)
     return samples
@@ -110,12 +114,13 @@ def sample(
     seed: int | Tensor | None = None,
     position: int | Tensor = 0,
     group: dist.ProcessGroup | None = None,
+    backend: str = "auto",
 ) -> Tensor:
     """Run :func:`rsk.sample` on rows that are split over the ranks of a group.
 
     Args:
         probs: [B, S], this rank's columns.
-        seed, position, group: as in :func:`rejection_sample`.
+        seed, position, group, backend: as in :func:`rejection_sample`.
 
     Returns:
         int64 [B], the same on every rank.
@@ -129,12 +134,12 @@ def sample(
         seed = check_seed(seed, len(probs), probs.device)
         position = check_int64("position", position, len(probs), probs.device)
         channel.transport(probs.device)
-    except (TypeError, ValueError) as error:
+        hands = _choose(backend, probs.device)
+    except (TypeError, ValueError, BuildError) as error:
         channel.fail(error, _device_among(channel, probs))
     no_drafts = torch.empty((len(probs), 0), dtype=torch.int64, device=probs.device)
-    seeds, positions = _each(seed, position, len(probs), probs.device)
-    call = Call("sample", no_drafts, None, probs.unsqueeze(1), seeds, positions, DRAFT)
-    return call.run(channel)[0].squeeze(1)
+    call = Call("sample", no_drafts, None, probs.unsqueeze(1), seed, position, DRAFT)
+    return run(call, hands(call, channel), channel, look=False)[0].squeeze(1)
 
 
 def rejection_sample_from_logits(
@@ -149,6 +154,7 @@ def rejection_sample_from_logits(
     seed: int | Tensor | None = None,
     position: int | Tensor = 0,
     group: dist.ProcessGroup | None = None,
+    backend: str = "auto",
     validate: bool = False,
     draft_laws: Tensor | None = None,
 ) -> RejectionSamples:
@@ -161,7 +167,7 @@ def rejection_sample_from_logits(
         draft_logits: [B, K, S], this rank's columns, as in :func:`rejection_sample`.
         target_logits: [B, K+1, S].
         temperature, top_k, top_p, min_p: as in :func:`rsk.probabilities`, the same on every rank.
-        seed, position, group, validate: as in :func:`rejection_sample`.
+        seed, position, group, backend, validate: as in :func:`rejection_sample`.
         draft_laws: as in :func:`rsk.rejection_sample_from_logits`, the laws of the whole rows, the
             same on every rank: what :func:`sample_from_logits` returned.
 
@@ -178,17 +184,13 @@ def rejection_sample_from_logits(
         seed = check_seed(seed, batch_size, device)
         position = check_int64("position", position, batch_size, device)
         channel.transport(device)
-    except (TypeError, ValueError) as error:
+        hands = _choose(backend, device)
+    except (TypeError, ValueError, BuildError) as error:
         channel.fail(error, _device_among(channel, draft_tokens, target_logits))
-    call = Call(
-        *("rejection_sample_from_logits", draft_tokens, draft_logits, target_logits),
-        *_each(seed, position, batch_size, device),
-        SAMPLE,
-        validate,
-        filters,
-        draft_laws,
-    )
-    samples = RejectionSamples(*call.run(channel)[:2])
+    arguments = draft_tokens, draft_logits, target_logits, seed, position, SAMPLE
+    laws = None if draft_laws is None else draft_laws.contiguous()
+    call = Call("rejection_sample_from_logits", *arguments, filters, laws)
+    samples = RejectionSamples(*run(call, hands(call, channel), channel, look=validate)[:2])
     if validate:
         raise_if_invalid(samples.num_accepted, UNREADABLE_LOGITS)
     return samples
@@ -204,6 +206,7 @@ def sample_from_logits(
     seed: int | Tensor | None = None,
     position: int | Tensor = 0,
     group: dist.ProcessGroup | None = None,
+    backend: str = "auto",
     return_laws: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Run :func:`rsk.sample_from_logits` on rows that are split over the ranks of a group.
@@ -211,7 +214,7 @@ def sample_from_logits(
     Args:
         logits: [B, S], this rank's columns.
         temperature, top_k, top_p, min_p: as in :func:`rsk.probabilities`, the same on every rank.
-        seed, position, group: as in :func:`rejection_sample`.
+        seed, position, group, backend: as in :func:`rejection_sample`.
         return_laws: as in :func:`rsk.sample_from_logits`; of the whole rows.
 
     Returns:
@@ -227,28 +230,33 @@ def sample_from_logits(
         seed = check_seed(seed, len(logits), logits.device)
         position = check_int64("position", position, len(logits), logits.device)
         channel.transport(logits.device)
-    except (TypeError, ValueError) as error:
+        hands = _choose(backend, logits.device)
+    except (TypeError, ValueError, BuildError) as error:
         channel.fail(error, _device_among(channel, logits))
     no_drafts = torch.empty((len(logits), 0), dtype=torch.int64, device=logits.device)
-    call = Call(
-        *("sample_from_logits", no_drafts, None, logits.unsqueeze(1)),
-        *_each(seed, position, len(logits), logits.device),
-        DRAFT,
-        filters=filters,
-    )
-    tokens, _, laws = call.run(channel)
+    rows = logits.unsqueeze(1)
+    call = Call("sample_from_logits", no_drafts, None, rows, seed, position, DRAFT, filters)
+    tokens, _, laws = run(call, hands(call, channel), channel, look=False)
     assert laws is not None
     return (tokens.squeeze(1), laws.squeeze(1)) if return_laws else tokens.squeeze(1)
 
 
-def _each(
-    seed: int | Tensor, position: int | Tensor, batch_size: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Seeds and positions [B]."""
-    return (
-        per_request(seed, batch_size, device, step=1),
-        per_request(position, batch_size, device, step=0),
-    )
+def _choose(backend: str, device: torch.device) -> Callable[[Call, Channel], Hands]:
+    """Who computes a rank's part.
+
+    Raises:
+        ValueError: there is no such backend here.
+        rsk.BuildError: ``backend="fused"``, and the kernels cannot be compiled.
+    """
+    if backend not in ("auto", "vectorized", "fused"):
+        raise ValueError(f"backend: expected 'auto', 'vectorized' or 'fused', got {backend!r}")
+    if backend == "fused" and device.type != "cuda":
+        raise ValueError("backend: expected 'auto' or 'vectorized' on a CPU, got 'fused'")
+    if backend == "fused":
+        build.load("cuda")
+    elif backend == "vectorized" or device.type != "cuda" or not build.available("cuda"):
+        return Operators
+    return Kernels
 
 
 def _check_tensors(draft_tokens: Tensor, draft: Tensor | None, target: Tensor, kind: str) -> int:

@@ -14,8 +14,10 @@ from process_group import Group, Raised
 
 import rsk
 from rsk.check.calls import random_recipe
+from rsk.sampler import build, sharded
 from rsk.sampler.arguments import check_filters
 from rsk.sampler.channel import Channel
+from rsk.sampler.fused_slices import Kernels
 from rsk.sampler.slice_laws import plan_for
 
 SIZES = (2, 3, 4)
@@ -202,6 +204,63 @@ def test_random_calls_from_logits(groups, size):
     told = groups(size).run(random_calls_from_logits, {2: 80, 3: 40, 4: 40}[size], size)
     assert all(each == told[0] for each in told)
     assert len(told[0]) == 8 and all(told[0].values()), told[0]
+
+
+# --- the kernels, in the emulator ----------------------------------------------------------------
+
+
+def with_kernels(rank, size, ranks, seed, function, *arguments):
+    """Run a function where some ranks use the emulated kernels, the others PyTorch's operators."""
+    if rank not in ranks:
+        return function(rank, size, *arguments)
+    build.load("emulator")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RSK_EMULATOR_SEED", str(seed))
+        patch.setattr(sharded, "_choose", lambda backend, device: Kernels)
+        return function(rank, size, *arguments)
+
+
+@pytest.mark.parametrize("ranks", [(0, 1), (1,)])
+def test_emulated_kernels(groups, ranks):
+    told = groups(2).run(with_kernels, ranks, 1, random_calls, 16, 11)
+    assert told[0] == told[1] and told[0]["rejected"] > 3
+
+
+@pytest.mark.parametrize("ranks", [(0, 1), (1,)])
+def test_emulated_kernels_from_logits(groups, ranks):
+    told = groups(2).run(with_kernels, ranks, 2, random_calls_from_logits, 16, 12)
+    assert told[0] == told[1] and told[0]["listed"] > 3
+
+
+def long_rows(rank, size, dtype, aligned):
+    """Rows of several pieces for each rank; ties that do not fit into a block's memory."""
+    g = torch.Generator().manual_seed(7)
+    vocab_size = 9000
+    bounds = [0, 4504 if aligned else 4501, vocab_size]
+    p, q = (torch.rand(2, n, vocab_size, generator=g) ** 8 for n in (3, 2))
+    p, q = ((rows / rows.sum(-1, keepdim=True)).to(dtype) for rows in (p, q))
+    for d in ([[5, 8999], [4500, 4503]], [[4504, 0], [8999, -1]]):
+        for draft in (q, None):
+            whole = rsk.rejection_sample(torch.tensor(d), draft, p, seed=3)
+            got = rsk.sharded.rejection_sample(
+                torch.tensor(d), sliced(draft, bounds, rank), sliced(p, bounds, rank), seed=3
+            )
+            assert torch.equal(got.tokens, whole.tokens)
+    for spread, filters in ((0.5, {"top_k": 9}), (4.0, {"top_k": 128, "top_p": 0.9}), (2.0, {})):
+        logits = (torch.randn(2, vocab_size, generator=g) * spread).round().to(dtype)
+        logits[1, 100:] = -torch.inf
+        for seed in range(3):
+            whole, laws = rsk.sample_from_logits(logits, seed=seed, **filters, return_laws=True)
+            got, got_laws = rsk.sharded.sample_from_logits(
+                sliced(logits, bounds, rank), seed=seed, **filters, return_laws=True
+            )
+            assert torch.equal(got, whole) and torch.equal(got_laws, laws), (spread, filters)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_emulated_kernels_on_long_rows(groups, dtype, aligned):
+    groups(2).run(with_kernels, (0, 1), 3, long_rows, dtype, aligned)
 
 
 # --- bad input ---------------------------------------------------------------------------------
@@ -439,10 +498,13 @@ def is_nothing(told):
     return isinstance(told, list) and {token for row in told for token in row} == {-1}
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_without_looking_nobody_gets_tokens_and_the_next_call_raises(groups, name):
+@pytest.mark.parametrize(
+    ("name", "kernels"), [*((name, ()) for name in CHANGES), ("K", (0, 1, 2)), ("seed", (0, 1))]
+)
+def test_without_looking_nobody_gets_tokens_and_the_next_call_raises(groups, name, kernels):
     message = CHANGES[name][1].format(others="ranks 0 and 2")
-    for rank, (first, then, last) in enumerate(groups(3).run(without_looking, name, -1)):
+    told = groups(3).run(with_kernels, kernels, 4, without_looking, name, -1)
+    for rank, (first, then, last) in enumerate(told):
         if rank == 1 and name.startswith(("wrong", "a far", "no draft")):  # it saw that itself
             assert message in first
             assert is_nothing(then)  # the others raised
