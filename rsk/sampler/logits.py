@@ -163,7 +163,7 @@ def rejection_sample_from_logits(
     """
     batch_size, _ = check_tensors(draft_tokens, draft_logits, target_logits, "logits")
     if draft_laws is not None:
-        _check_laws(draft_laws, draft_logits)
+        check_laws(draft_laws, draft_logits)
     filters = check_filters(temperature, top_k, top_p, min_p, target_logits)
     seed = check_seed(seed, batch_size, draft_tokens.device)
     position = check_int64("position", position, batch_size, draft_tokens.device)
@@ -190,7 +190,8 @@ def _check_logits(logits: Tensor, dims: tuple[str, ...]) -> None:
     check_range("the vocabulary size V", logits.shape[-1], 1, MAX_VOCAB_SIZE)
 
 
-def _check_laws(draft_laws: Tensor, draft_logits: Tensor | None) -> None:
+def check_laws(draft_laws: Tensor, draft_logits: Tensor | None) -> None:
+    """Check the laws of the draft's rows against their logits."""
     if draft_logits is None:
         raise ValueError("draft_laws: expected draft_logits beside them, got None")
     check_tensor("draft_laws", draft_laws, ("B", "K", "4"), (torch.float32,))
