@@ -198,6 +198,7 @@ IDEAS = (
             Change(
                 "cluster.cu",
                 "  const Walk walk = walk_drafts<Probability>(batch, b, lane);\n",
+                "  if constexpr (!std::is_same_v<Probability, Mixed>)\n"
                 "  if (batch.spec_len > 0 && batch.draft_probs) {\n"
                 "    const int32_t line = 128 / (int32_t)sizeof(Probability);\n"
                 "    const int32_t i = mine * cut.piece + lane % 16 * line;\n"
