@@ -1,5 +1,6 @@
 // The binding of the sharded sampler's operators, which rsk/sampler/fused_slices.py calls: as
 // binding.cpp is for the others. All numbers of a call come in one tensor on the host.
+#include "arguments.h"
 #include "binding.h"
 
 #include "sharded.h"
@@ -46,14 +47,6 @@ Refusal expect_shape(const Tensor& tensor, const char* name, std::initializer_li
   RSK_EXPECT(
       tensor.device_type == like.device_type && tensor.device_index == like.device_index,
       "%s: expected the device of the other tensors", name);
-  return nullptr;
-}
-
-Refusal dtype_of(const Tensor& tensor, const char* name, rsk::Dtype& dtype) {
-  if (tensor.dtype == aoti_torch_dtype_float32()) dtype = rsk::Dtype::float32;
-  else if (tensor.dtype == aoti_torch_dtype_bfloat16()) dtype = rsk::Dtype::bfloat16;
-  else if (tensor.dtype == aoti_torch_dtype_float16()) dtype = rsk::Dtype::float16;
-  else return rsk::refuse("%s: expected float32, bfloat16 or float16", name);
   return nullptr;
 }
 
@@ -213,7 +206,7 @@ RSK_OPERATOR Refusal opening(StableIValue* stack) noexcept {
   Call call{};
   RSK_TRY(fill(given, call));
   Tensor message;
-  RSK_TRY(message.become_int64({call.words}, given.target));
+  RSK_TRY(message.become({call.words}, aoti_torch_dtype_int64(), given.target));
   RSK_TRY(launch_on(given.target, [&](cudaStream_t stream) {
     return rsk::sharded::opening(call, (int64_t*)message.data, stream);
   }));
@@ -230,7 +223,7 @@ RSK_OPERATOR Refusal weights(StableIValue* stack) noexcept {
   RSK_TRY(fill(given, call));
   RSK_TRY(received(openings, "openings", call, given.target, &from));
   Tensor message;
-  RSK_TRY(message.become_int64({call.words}, given.target));
+  RSK_TRY(message.become({call.words}, aoti_torch_dtype_int64(), given.target));
   RSK_TRY(launch_on(given.target, [&](cudaStream_t stream) {
     return rsk::sharded::weights(call, from, (int64_t*)message.data, stream);
   }));
@@ -250,8 +243,8 @@ RSK_OPERATOR Refusal laws(StableIValue* stack) noexcept {
   if (totals) RSK_TRY(received(totals, "weights", call, given.target, &second));
   const int64_t batch_size = call.batch.batch_size, spec_len = call.batch.spec_len;
   Tensor of_target, of_draft;
-  RSK_TRY(of_target.become_int64({batch_size, spec_len + 1, 2}, given.target));
-  RSK_TRY(of_draft.become_int64({batch_size, spec_len, 2}, given.target));
+  RSK_TRY(of_target.become({batch_size, spec_len + 1, 2}, aoti_torch_dtype_int64(), given.target));
+  RSK_TRY(of_draft.become({batch_size, spec_len, 2}, aoti_torch_dtype_int64(), given.target));
   RSK_TRY(launch_on(given.target, [&](cudaStream_t stream) {
     return rsk::sharded::laws(call, first, second, (rsk::RowLaw*)of_target.data,
                               (rsk::RowLaw*)of_draft.data, stream);
@@ -268,9 +261,9 @@ RSK_OPERATOR Refusal totals(StableIValue* stack) noexcept {
   RSK_TRY(fill(given, call));
   RSK_EXPECT(!call.is_logits || given.laws, "laws: expected, as the rows are logits");
   Tensor message, sums;
-  RSK_TRY(message.become_int64({call.words}, given.target));
+  RSK_TRY(message.become({call.words}, aoti_torch_dtype_int64(), given.target));
   const int64_t rows = (int64_t)call.batch.batch_size * (call.batch.spec_len + 1);
-  RSK_TRY(sums.become_int64({rows * rsk::sharded::pieces_of(call), 2}, given.target));
+  RSK_TRY(sums.become({rows * rsk::sharded::pieces_of(call), 2}, aoti_torch_dtype_int64(), given.target));
   RSK_TRY(launch_on(given.target, [&](cudaStream_t stream) {
     return rsk::sharded::totals(call, (int64_t*)message.data, (int64_t*)sums.data, stream);
   }));
@@ -297,8 +290,8 @@ RSK_OPERATOR Refusal find(StableIValue* stack) noexcept {
                             differing.sizes[1] == rsk::sharded::HEADER),
              "differing: expected [R, %d]", (int)rsk::sharded::HEADER);
   Tensor tokens, num_accepted;
-  RSK_TRY(tokens.become_int64({call.words / 2}, given.target));
-  RSK_TRY(num_accepted.become_int64({call.batch.batch_size}, given.target));
+  RSK_TRY(tokens.become({call.words / 2}, aoti_torch_dtype_int64(), given.target));
+  RSK_TRY(num_accepted.become({call.batch.batch_size}, aoti_torch_dtype_int64(), given.target));
   RSK_TRY(launch_on(given.target, [&](cudaStream_t stream) {
     return rsk::sharded::find(call, headers, numbers, (const int64_t*)sums.data,
                               (int64_t*)tokens.data, (int64_t*)num_accepted.data,
@@ -325,7 +318,7 @@ RSK_OPERATOR Refusal result(StableIValue* stack) noexcept {
   batch.wide_tokens = draft_tokens.dtype == aoti_torch_dtype_int64();
   batch.num_accepted = (int64_t*)num_accepted.data;
   Tensor tokens;
-  RSK_TRY(tokens.become_int64({batch_size, spec_len + 1}, found));
+  RSK_TRY(tokens.become({batch_size, spec_len + 1}, aoti_torch_dtype_int64(), found));
   batch.tokens = (int64_t*)tokens.data;
   RSK_TRY(launch_on(found, [&](cudaStream_t stream) {
     return rsk::sharded::result(batch, (const int64_t*)found.data, stream);

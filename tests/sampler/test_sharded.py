@@ -13,7 +13,7 @@ import torch.distributed as dist
 from process_group import Group, Raised
 
 import rsk
-from rsk.check.calls import random_recipe
+from rsk.check.recipes import random_recipe
 from rsk.sampler import build, sharded
 from rsk.sampler.arguments import check_filters
 from rsk.sampler.channel import Channel
