@@ -23,6 +23,7 @@ import torch
 
 import rsk
 from rsk import check
+from rsk.base import terminal
 from rsk.check.calls import Sampler
 from rsk.check.mutants import MUTANTS
 
@@ -33,6 +34,7 @@ _EXAMPLES_PER_TURN = 20
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what the arguments ask for; the exit status is 1 if a sampler is wrong."""
+    terminal.accept_any_text()
     options = _parse(arguments)
     samplers = _samplers(options.sampler)
     if options.mutants:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rsk.base import terminal
 from rsk.check.synthetic import make_batch
 from rsk.measure.provenance import provenance
 from rsk.sampler.api import RejectionSamples, rejection_sample
@@ -211,6 +212,7 @@ def check_streams_and_graphs() -> dict[str, list[str]]:
 
 def main() -> int:
     """Run everything, print a summary, and save the result if asked to."""
+    terminal.accept_any_text()
     parser = argparse.ArgumentParser(description="Bit-for-bit agreement on a GPU.")
     parser.add_argument("--save", type=Path, help="write the result to this JSON file")
     parser.add_argument("--seconds", type=float, default=240, help="for the grid of shapes")
