@@ -59,7 +59,7 @@ gpu-check:
 	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m rsk.gpu_check $(GPU_CHECK_ARGS)
 
 measure:
-	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m rsk.check.grid --save data/kernels/agreement.json
+	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m rsk.measure.agreement --save data/kernels/agreement.json
 	-PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m rsk.measure.ideas --save data/kernels/ideas.json
 	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m rsk benchmark --full --save $(RECORD) $(MEASURE_ARGS)
 

@@ -15,7 +15,7 @@ from rsk.measure.comparison import megabytes
 if TYPE_CHECKING:
     from rsk.course.lesson import Prediction
 
-KERNEL = "block_per_sequence"
+KERNEL = "loads_in_flight"
 """The one whose loads are counted."""
 PACK_BYTES = 16
 MULTIPROCESSORS = {"NVIDIA H100 80GB HBM3": 132, "NVIDIA H200": 132}
@@ -111,7 +111,7 @@ def _rounded(count: float) -> int:
 
 def _packs_in_flight() -> int:
     """Packs of each row that a thread asks for before it waits: the chunks of its tile."""
-    return _number("warp.h", r"constexpr int32_t CHUNKS = (\d+);")
+    return _number("tile.h", r"constexpr int32_t CHUNKS = (\d+);")
 
 
 def _resident_threads(kernel: str) -> int:

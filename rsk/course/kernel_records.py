@@ -14,6 +14,7 @@ from rsk.measure.benchmark import usual_line
 from rsk.measure.comparison import roof_share
 from rsk.measure.records import Benchmark, Record, RecordError, parse, recorded
 from rsk.measure.resources import Resources
+from rsk.sampler import registry
 from rsk.sampler.kernels import KERNELS, runs_on
 
 if TYPE_CHECKING:
@@ -107,6 +108,20 @@ class KernelTimes:
                 best=best.implementation,
                 ratio=line["fused"].device.median_us / best.device.median_us,
             )
+
+
+def show_kernels() -> None:
+    """Publish the steps of the ladder as a table: each kernel's name, its idea, what it needs."""
+    import pandas as pd
+
+    publish.table(
+        pd.DataFrame(
+            {"step": step, "kernel": one.name, "its idea": one.idea, "runs on": one.needs}
+            for step, one in enumerate(registry.KERNELS.values(), start=1)
+        ),
+        label="tab-steps",
+        caption="The steps of this chapter.",
+    )
 
 
 def names_to_measure(device: torch.device) -> list[str]:

@@ -23,7 +23,7 @@ import torch
 
 from rsk import export
 from rsk.base import folders
-from rsk.course import demo, kernel_records, lesson
+from rsk.course import demo, kernel_records, lesson, python_kernels
 from rsk.decode.studies import Study
 from rsk.export.talk import Drawn, Material
 from rsk.figures import benchmarks, decoding, memory_access, slides
@@ -341,7 +341,7 @@ def _agreement() -> Any:
             raise RecordError(f"{path}: expected a record of agreement: {error!r}") from error
     if not found:
         raise RecordError(
-            "data/kernels/agreement*.json is missing; python -m rsk.check.grid --save makes it"
+            "data/kernels/agreement*.json is missing; python -m rsk.measure.agreement makes it"
         )
     return max(found, key=lambda pair: pair[0])[1]
 
@@ -451,8 +451,8 @@ def pictures(story: Story) -> dict[str, Callable[[], Drawn]]:
         "latency-thread": lambda: benchmarks.latency_by_batch(
             _only(gpu, (BASELINE, "vectorized", THREAD))
         ),
-        "reads-block": lambda: memory_access.who_reads("block_per_sequence"),
-        "reads-cluster": lambda: memory_access.who_reads("cluster"),
+        "reads-block": lambda: memory_access.who_reads(python_kernels.reading("loads_in_flight")),
+        "reads-cluster": lambda: memory_access.who_reads(python_kernels.reading("cluster")),
         "ladder": lambda: benchmarks.ladder(_without(gpu, "transformers"), size),
         "speed-up": lambda: benchmarks.speed_up(_only(gpu, BACKENDS)),
         "roofline": lambda: benchmarks.roofline(_only(gpu, BACKENDS)),

@@ -180,7 +180,7 @@ def rejection_sample_from_logits(
 
 def _module(backend: str, device: torch.device) -> ModuleType:
     chosen = api._choose(backend, device)
-    if chosen == "fused" and not fused.takes_logits():
+    if chosen == "fused" and not fused.takes_logits(device.type):
         chosen = "vectorized"
     return _MODULES[chosen]
 
