@@ -131,7 +131,7 @@ def test_no_compiler_on_the_path(tmp_path, monkeypatch):
         ({"CXX": "false"}, "failed without a word", "false"),
         ({"CXX": "sh -c 'echo nothing works today >&2; exit 3'"}, "nothing works today", "./cxx"),
         ({"RSK_CPU_FLAGS": "-march=no-such-processor"}, "error: .*no-such-processor", "-march"),
-        ({"RSK_CPU_FLAGS": "-Dint64_t=nonsense"}, "error: .*nonsense", "-Dint64_t"),
+        ({"RSK_CPU_FLAGS": "-include no-such.h"}, "error: no-such.h", "-include no-such.h"),
         ({"CXX": "true"}, "cannot open shared object file", None),
     ],
 )
