@@ -2,6 +2,7 @@
 // maximum. What the filters keep is then found among the few tokens above a bound, which the maxima
 // of parts of the row give; or else in further passes over a row that the cache still holds.
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "kernels.h"
@@ -11,7 +12,7 @@
 namespace rsk {
 namespace {
 
-const float MINUS_INFINITY = float_of(0xFF800000u);
+constexpr float MINUS_INFINITY = -std::numeric_limits<float>::infinity();
 
 inline float minus_infinity(float) { return MINUS_INFINITY; }
 inline BFloat16 minus_infinity(BFloat16) { return {0xFF80}; }
@@ -22,6 +23,13 @@ template <class Logit>
 Row<Logit> row_of(const Logit* data, int32_t size) {
   return {data, size, minus_infinity(Logit{})};
 }
+
+// Of each block of a row it is kept what maxima it has.
+constexpr int32_t BLOCK = 512;
+constexpr int32_t MAX_BLOCKS = (1 << 20) / BLOCK;
+static_assert(BLOCK % PAIR == 0 && BLOCK <= MAX_ADDED * std::max(WIDTH, 4), "summed in one go");
+
+inline int32_t num_blocks(int32_t size) { return (size + BLOCK - 1) / BLOCK; }
 
 // -------------------------------------------------------------------------------- the law of a row
 
@@ -104,7 +112,7 @@ float read_maxima(Row<Logit> row, Scratch& scratch) {
     scratch.block_max[i] = largest_lane(larger(largest.a, largest.b));
     row_max = std::max(row_max, scratch.block_max[i]);
   }
-  return sum_lanes(nan) ? float_of(0x7FC00000u) : row_max;
+  return any(nan) ? float_of(0x7FC00000u) : row_max;
 }
 
 // Integers that order as floats do.
@@ -234,7 +242,7 @@ std::vector<Token> tokens_in_bucket(int32_t bucket, Row<Logit> row, const RowLaw
                                     const Scratch& scratch) {
   std::vector<Token> tokens;
   for_each_bucketed(row, law, bound, scratch, [&](Floats x, Floats e, Ints buckets) {
-    if (sum_lanes(is_equal(buckets, Ints{} + bucket)) == 0) return;
+    if (!any(is_equal(buckets, Ints{} + bucket))) return;
     const Lanes<float> logits(x), weights(e);
     const Lanes<int32_t> bucket_of(buckets);
     for (int32_t i = 0; i < WIDTH; ++i) {
@@ -401,11 +409,11 @@ int64_t draw_unlisted(uint64_t word, const Distribution& p, const Distribution* 
       Floats a = probabilities(x.a, p), b = probabilities(x.b, p);
       if (q) {
         const Pair y = q_row.template pair<in_order>(v);
-        a = larger(a - probabilities(y.a, *q), all(0.0f));
-        b = larger(b - probabilities(y.b, *q), all(0.0f));
+        a -= probabilities(y.a, *q);
+        b -= probabilities(y.b, *q);
       }
-      sum.add(smaller(a, all(1.0f)));
-      sum.add(smaller(b, all(1.0f)));
+      sum.add(clamped(a));
+      sum.add(clamped(b));
     }
     int64_t total = sum.total();
     if (begin <= certain && certain < end)
@@ -420,9 +428,7 @@ int64_t draw_unlisted(uint64_t word, const Distribution& p, const Distribution* 
   int64_t rest = threshold(word, total);
   int32_t i = 0;
   while (rest >= block_weight[i]) rest -= block_weight[i++];
-  int32_t v = i * BLOCK;
-  for (int64_t weight; rest >= (weight = weight_of_part(v, v + PAIR)); v += PAIR) rest -= weight;
-  for (;; ++v) {
+  for (int32_t v = find_pair(i * BLOCK, (i + 1) * BLOCK, rest, weight_of_part);; ++v) {
     rest -= fixed_point(p[v] - (q ? (*q)[v] : v == certain ? 1.0f : 0.0f));
     if (rest < 0) return v;
   }

@@ -167,7 +167,7 @@ def rejection_sample_from_logits(
     """
     batch_size, _ = check_tensors(draft_tokens, draft_logits, target_logits, "logits")
     if draft_laws is not None:
-        _check_laws(draft_laws, draft_logits)
+        check_laws(draft_laws, draft_logits)
     filters = check_filters(temperature, top_k, top_p, min_p, target_logits)
     seed = check_seed(seed, batch_size, draft_tokens.device)
     position = check_int64("position", position, batch_size, draft_tokens.device)
@@ -187,7 +187,7 @@ def rejection_sample_from_logits(
 
 def _module(backend: str, device: torch.device) -> ModuleType:
     chosen = api._choose(backend, device)
-    if chosen == "fused" and not fused.takes_logits():
+    if chosen == "fused" and not fused.takes_logits(device.type):
         chosen = "vectorized"
     return _MODULES[chosen]
 
@@ -197,7 +197,8 @@ def _check_logits(logits: Tensor, dims: tuple[str, ...]) -> None:
     check_range("the vocabulary size V", logits.shape[-1], 1, MAX_VOCAB_SIZE)
 
 
-def _check_laws(draft_laws: Tensor, draft_logits: Tensor | None) -> None:
+def check_laws(draft_laws: Tensor, draft_logits: Tensor | None) -> None:
+    """Check the laws of the draft's rows against their logits."""
     if draft_logits is None:
         raise ValueError("draft_laws: expected draft_logits beside them, got None")
     check_tensor("draft_laws", draft_laws, ("B", "K", "4"), (torch.float32,))
