@@ -651,8 +651,5 @@ def test_the_reference_is_the_softmax():
     """So that it is not only the backends' own idea."""
     logits = random_logits(3, 200)
     got = reference.probabilities(logits, temperature=0.6).double()
-    assert (
-        (got - (logits.double() / reference.float32(0.6)).softmax(-1)).abs().sum(-1) < 4e-7
-    ).all()
-    call = dataclasses.replace(LogitRecipe(vocab_size=5).make(), seed=1)
-    assert call.shape == (1, 1, 5)
+    expected = (logits.double() / reference.float32(0.6)).softmax(-1)
+    assert ((got - expected).abs().sum(-1) / 2 < 2e-7).all()
