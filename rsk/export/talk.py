@@ -9,7 +9,7 @@ The file is written as for pandoc's slide shows::
     ### What was found {minutes=1}            a slide: its title, and below it what it shows
 
     ![](figure:speed-up)                      a figure, with its caption; {height=8} in centimetres
-    ![](source:rsk/baseline.py){first="for k" last="n += 1"}       lines of a source file
+    ![](source:rsk/sampler/baseline.py){first="for k" last="n += 1"}       lines of a source file
     ![](tokens:text)                          generated text, each run marked with its kind
 
     ::: notes
@@ -19,9 +19,9 @@ The file is written as for pandoc's slide shows::
     ## Likely questions {.script}             a chapter of the script only; ### begins its parts
 
 ``::: columns`` holds columns (``::: {.column width=2}``), ``::: big`` large text, ``::: small``
-small text, ``::: command`` what is typed in a terminal. ``{{name}}`` is
-replaced by a value. What is unknown, missing or too large is an :class:`ExportError` that names the
-line.
+small text, ``::: command`` what is typed in a terminal. The values are in the text already
+(:mod:`rsk.base.templates`); headings do not depend on them, so that messages can name the line of
+the file. What is unknown, missing or too large is an :class:`ExportError` that does.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rsk.base import excerpt
-from rsk.course import publish
+from rsk.base import excerpt, templates
 from rsk.export import markdown, pandoc, pdf, references
 from rsk.export.document import Cell, Document, ExportError, Text
 from rsk.export.pandoc import Node, block, raw, raw_block
@@ -58,14 +57,16 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class Material:
-    """All that the Markdown may name."""
+    """The talk's words, and all that they may name."""
 
-    values: Mapping[str, object]
+    text: str
+    """The Markdown, with its values."""
     figures: Mapping[str, Callable[[], Drawn]]
     texts: Mapping[str, Callable[[], Sequence[tuple[str, str]]]]
-    """Generated text in runs, each with its kind: see :func:`rsk.course.publish.tokens`."""
+    """Generated text in runs, each with its kind: see :data:`rsk.export.document.TOKEN_KINDS`."""
     epoch: int
     """Date of what the talk says, in seconds."""
+    language: str = templates.LANGUAGE
 
 
 @dataclass(frozen=True)
@@ -125,17 +126,28 @@ def _sections(parts: Sequence[Part]) -> list[Part]:
 def read(path: Path, material: Material) -> Talk:
     """Read the Markdown and draw what it names.
 
+    Args:
+        path: the file, without its values; for the numbers of its lines.
+        material: the words, and what they name.
+
     Raises:
         ExportError: the file is missing, or something in it is unknown or out of order; names the
             line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        source = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ExportError(f"{path}: {error.strerror}") from error
-    pieces = list(_pieces(path.name, _filled(path.name, text, material.values)))
-    if not pieces:
-        raise ExportError(f"{path.name} has no heading")
+    # Never broken at the equals sign.
+    text = re.sub(r"\b([BKV]) = (?=\d)", "\\1\u00a0=\u00a0", material.text)
+    pieces = list(_pieces(path.name, text))
+    places = [place for place, _ in _pieces(path.name, source)]
+    if not pieces or len(places) != len(pieces):
+        raise ExportError(f"{path.name}: expected headings, none of which depends on a value")
+    pieces = [
+        (replace(place, number=at.number), piece)
+        for (place, piece), at in zip(pieces, places, strict=True)
+    ]
     reader = _Reader(material)
     parts = [
         reader.part(place, blocks)
@@ -149,29 +161,20 @@ def read(path: Path, material: Material) -> Talk:
         if name not in reader.texts:
             raise ExportError(f"{path.name} shows no text {name!r}, which was made for it")
     _arrange(parts)
-    document = Document(path.stem, parts[0].title, [], material.epoch, suffix=path.suffix)
+    document = Document(
+        path.stem,
+        parts[0].title,
+        [],
+        material.epoch,
+        suffix=path.suffix,
+        language=material.language,
+    )
     for part in parts:
         captions = [block(drawn[name][1]) for name in reader.shown_by.get(part.place, [])]
         tree = [block(part.title), *part.body, *part.notes, *captions]
         document.items.append((part.place, Text(tree)))
     references.convert_formulas(document)
     return Talk(document, parts, drawn, reader.texts)
-
-
-def _filled(name: str, text: str, values: Mapping[str, object]) -> str:
-    """The text with its values; every value has to occur."""
-    lines = text.split("\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            # A value of several lines keeps the line numbers of what follows.
-            filled = publish.fill(line, values)
-            # Never broken at the equals sign.
-            lines[number - 1] = re.sub(r"\b([BKV]) = (?=\d)", "\\1\u00a0=\u00a0", filled)
-        except ValueError as error:
-            raise ExportError(f"{name}, line {number}: {error}") from error
-    if unused := sorted(set(values) - set(publish.placeholders(text))):
-        raise ExportError(f"{name} does not mention the values {', '.join(unused)}")
-    return "\n".join(line.replace("\n", "\v") for line in lines)
 
 
 def _pieces(name: str, text: str) -> Iterator[tuple[Place, str]]:
@@ -186,9 +189,9 @@ def _pieces(name: str, text: str) -> Iterator[tuple[Place, str]]:
         elif not starts and line.strip():
             raise ExportError(f"{name}, line {number}: text before the title")
     for start, end in pairwise([*starts, len(lines) + 1]):
-        first_line = re.sub(r"\s*\{[^{}]*\}$", "", re.sub("[\v\u00a0]", " ", lines[start - 1]))
+        first_line = re.sub(r"\s*\{[^{}]*\}$", "", lines[start - 1].replace("\u00a0", " "))
         place = Place(name, start, first_line[:70])
-        yield place, "\n".join(lines[start - 1 : end - 1]).replace("\v", "\n")
+        yield place, "\n".join(lines[start - 1 : end - 1])
 
 
 @dataclass
@@ -274,10 +277,10 @@ class _Reader:
         )
         if end is None:
             raise place.error(f"{name} has no line with {about.get('last')!r} after {start + 1}")
-        code = publish.dedented(lines[start : end + 1])
+        code = excerpt.dedented(lines[start : end + 1])
         span = f"lines {start + 1} to {end + 1}" if end > start else f"line {start + 1}"
         where = f"{excerpt.shown_name(path)}, {span}"
-        language = publish.LANGUAGES.get(path.suffix, "text")
+        language = excerpt.language(path)
         return {"t": "Div", "c": [["", ["source"], [["where", where]]], [
             {"t": "CodeBlock", "c": [["", [language], []], code]}
         ]]}  # fmt: skip
