@@ -52,6 +52,12 @@ rsk::Dtype dtype_of(const Tensor& probs, const char* name) {
   }
 }
 
+int32_t vocab_size_of(const Tensor& probs) {
+  const int64_t size = probs.size(probs.dim() - 1);
+  STD_TORCH_CHECK(size >= 1 && size <= 1 << 20, "expected 1 <= V <= 2^20, got ", size);
+  return (int32_t)size;
+}
+
 // A contiguous tensor. (torch::stable::new_empty goes through one more operator.)
 Tensor new_int64(std::initializer_list<int64_t> shape, const Tensor& like) {
   std::array<int64_t, 2> strides{1, 1};
@@ -68,11 +74,9 @@ Tensor new_int64(std::initializer_list<int64_t> shape, const Tensor& like) {
 Batch make_batch(const Tensor& probs, const std::optional<Tensor>& seed, int64_t seed0,
                  const std::optional<Tensor>& position, int64_t position0) {
   Batch batch{};
-  const int64_t batch_size = probs.size(0), vocab_size = probs.size(probs.dim() - 1);
+  const int64_t batch_size = probs.size(0);
   STD_TORCH_CHECK(batch_size <= INT32_MAX, "expected at most 2^31 - 1 requests, got ", batch_size);
-  STD_TORCH_CHECK(vocab_size >= 1 && vocab_size <= 1 << 20, "expected 1 <= V <= 2^20, got ",
-                  vocab_size);
-  batch.dtype = dtype_of(probs, "probs");
+  batch.dtype = batch.draft_dtype = dtype_of(probs, "probs");
   batch.target_probs = probs.data_ptr();
   batch.target_probs_stride[0] = probs.stride(0);
   batch.seeds = per_request(seed, "seed", batch_size, probs);
@@ -80,7 +84,7 @@ Batch make_batch(const Tensor& probs, const std::optional<Tensor>& seed, int64_t
   batch.seed = seed0;
   batch.position = position0;
   batch.batch_size = (int32_t)batch_size;
-  batch.vocab_size = (int32_t)vocab_size;
+  batch.vocab_size = batch.draft_vocab_size = vocab_size_of(probs);
   return batch;
 }
 
@@ -90,6 +94,8 @@ Batch make_batch(const Tensor& probs, const std::optional<Tensor>& seed, int64_t
 void run_kernel(int64_t index, const Batch& batch, const Tensor& like) {
   STD_TORCH_CHECK(index >= 0 && index < rsk::NUM_KERNELS, "kernel: expected 0 to ",
                   rsk::NUM_KERNELS - 1, ", got ", index);
+  STD_TORCH_CHECK(batch.draft_vocab_size == batch.vocab_size && batch.draft_dtype == batch.dtype,
+                  "draft_probs: expected the vocabulary size and dtype of target_probs");
   const rsk::Kernel kernel = rsk::kernel_at((int32_t)index);
   std::optional<Tensor> workspace;  // PyTorch frees it in the order of the stream
   if (kernel.workspace_bytes) {
@@ -150,11 +156,10 @@ std::tuple<Tensor, Tensor> launch(
   batch.target_probs_stride[1] = target_probs.stride(1);
   if (draft_probs) {
     check_tensor(*draft_probs, "draft_probs", 3, target_probs);
-    STD_TORCH_CHECK(draft_probs->scalar_type() == target_probs.scalar_type(),
-                    "draft_probs: expected the dtype of target_probs");
-    STD_TORCH_CHECK(draft_probs->size(0) == batch_size && draft_probs->size(1) == spec_len &&
-                        draft_probs->size(2) == batch.vocab_size,
+    STD_TORCH_CHECK(draft_probs->size(0) == batch_size && draft_probs->size(1) == spec_len,
                     "draft_probs: expected [B, K, V]");
+    batch.draft_vocab_size = vocab_size_of(*draft_probs);
+    batch.draft_dtype = dtype_of(*draft_probs, "draft_probs");
     batch.draft_probs = draft_probs->data_ptr();
     batch.draft_probs_stride[0] = draft_probs->stride(0);
     batch.draft_probs_stride[1] = draft_probs->stride(1);

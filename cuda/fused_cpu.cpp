@@ -4,10 +4,26 @@
 // A scalar loop over the row takes some twenty times longer: converting a float to int64 one at a
 // time keeps a compiler from vectorising. So each weight is split in two halves of 21 bits, which
 // convert to int32 in vector registers of any instruction set, and the halves are summed apart.
+#include <algorithm>
+
 #include "specification.h"
 
 namespace rsk {
 namespace {
+
+// A row of probabilities; behind its end they are 0.
+template <class Probability>
+struct Row {
+  const Probability* data;
+  int32_t size;
+
+  float operator[](int64_t v) const { return v < size ? widen(data[v]) : 0.0f; }
+
+  template <int32_t count>
+  void copy_padded(int32_t v, Probability (&out)[count]) const {
+    for (int32_t i = 0; i < count; ++i) out[i] = v + i < size ? data[v + i] : Probability{};
+  }
+};
 
 // Rows are summed a block at a time, so that only one block is walked again to find the token.
 constexpr int32_t BLOCK = 512;
@@ -80,16 +96,18 @@ inline int32_t sum_lanes(Ints x) {
 }
 
 // region sum in halves
-// Sum the weights max(p - q, 0), or max(p, 0) if q is null, of each block of a row in fixed point.
-// Returns whether every p - q is finite.
-template <class Probability>
-bool sum_blocks(const Probability* p, const Probability* q, int32_t size, int64_t* block_total) {
+// Sum the weights max(p - q, 0) of each block of a row pair in fixed point; a row that is shorter
+// than the other goes on with zeros. Returns whether every p - q is finite.
+template <class Target, class Draft>
+bool sum_blocks(Row<Target> p, Row<Draft> q, int64_t* block_total) {
+  const int32_t size = std::max(p.size, q.size);
+  const int32_t common = q.size ? std::min(p.size, q.size) : p.size;
   const Floats zero{}, unit = zero + 1.0f, scale = zero + 2097152.0f;  // 2^21
   Ints largest{};  // bits of the largest |p - q|: they order as the numbers do
   for (int32_t start = 0; start < size; start += BLOCK) {
     Ints high_sum{}, low_sum{};  // at most BLOCK * 2^21, all lanes together: no overflow
-    const auto add = [&](const Probability* pv, const Probability* qv) {
-      const Floats weight = q ? load(pv) - load(qv) : load(pv);
+    const auto add = [&](const Target* pv, const Draft* qv) {
+      const Floats weight = qv ? load(pv) - load(qv) : load(pv);
       largest = larger(largest, as_ints(weight) & 0x7FFFFFFF);
       const Floats scaled = smaller(larger(weight, zero), unit) * scale;
       const Ints high = __builtin_convertvector(scaled, Ints);
@@ -97,13 +115,15 @@ bool sum_blocks(const Probability* p, const Probability* q, int32_t size, int64_
       high_sum += high;
       low_sum += __builtin_convertvector(rest * scale, Ints);
     };
-    const int32_t end = size - start < BLOCK ? size : start + BLOCK;
+    const int32_t end = std::min(size, start + BLOCK);
     int32_t v = start;
-    for (; v + WIDTH <= end; v += WIDTH) add(p + v, q ? q + v : nullptr);
-    if (v < end) {  // the end of the row: pad with p = q = 0, which weighs nothing
-      Probability p_end[WIDTH] = {}, q_end[WIDTH] = {};
-      memcpy(p_end, p + v, (end - v) * sizeof *p);
-      if (q) memcpy(q_end, q + v, (end - v) * sizeof *q);
+    for (; v + WIDTH <= std::min(end, common); v += WIDTH)
+      add(p.data + v, q.size ? q.data + v : nullptr);
+    for (; v < end; v += WIDTH) {  // the end of a row: pad with p = q = 0, which weighs nothing
+      Target p_end[WIDTH];
+      Draft q_end[WIDTH];
+      p.copy_padded(v, p_end);
+      q.copy_padded(v, q_end);
       add(p_end, q_end);
     }
     *block_total++ = ((int64_t)sum_lanes(high_sum) << 21) + sum_lanes(low_sum);
@@ -114,14 +134,15 @@ bool sum_blocks(const Probability* p, const Probability* q, int32_t size, int64_
 
 #else
 
-template <class Probability>
-bool sum_blocks(const Probability* p, const Probability* q, int32_t size, int64_t* block_total) {
+template <class Target, class Draft>
+bool sum_blocks(Row<Target> p, Row<Draft> q, int64_t* block_total) {
+  const int32_t size = std::max(p.size, q.size);
   bool finite = true;
   for (int32_t start = 0; start < size; start += BLOCK) {
-    const int32_t end = size - start < BLOCK ? size : start + BLOCK;
+    const int32_t end = std::min(size, start + BLOCK);
     int64_t total = 0;
     for (int32_t v = start; v < end; ++v) {
-      const float weight = q ? widen(p[v]) - widen(q[v]) : widen(p[v]);
+      const float weight = p[v] - q[v];
       total += fixed_point(weight);
       finite &= is_finite(weight);
     }
@@ -133,77 +154,91 @@ bool sum_blocks(const Probability* p, const Probability* q, int32_t size, int64_
 #endif
 
 template <class Probability>
-bool all_finite(const Probability* row, int32_t size) {
-  for (int32_t v = 0; v < size; ++v) {
-    if (!is_finite(widen(row[v]))) return false;
+bool all_finite(Row<Probability> row) {
+  for (int32_t v = 0; v < row.size; ++v) {
+    if (!is_finite(row[v])) return false;
   }
   return true;
 }
 
-// Draw a token in proportion to max(p - q, 0), or to max(p, 0) if q is null or the residual is
-// empty. Returns -1 for a row that is not finite or has no weight. With certain >= 0, q is the
-// point mass at that token and the pointer q is null.
-template <class Probability>
-int64_t draw(const Batch& batch, int32_t b, int32_t n, const Probability* p, const Probability* q,
+// Draw a token in proportion to max(p - q, 0), or to max(p, 0) if that is 0 everywhere. Returns -1
+// if a value is not finite or there is no weight. With certain >= 0, q is the point mass at that
+// token and the row q is empty.
+template <class Target, class Draft>
+int64_t draw(const Batch& batch, int32_t b, int32_t n, Row<Target> p, Row<Draft> q,
              int64_t certain) {
-  const int32_t size = batch.vocab_size;
-  const int32_t num_blocks = (size + BLOCK - 1) / BLOCK;
+  const int32_t num_blocks = (std::max(p.size, q.size) + BLOCK - 1) / BLOCK;
   int64_t block_total[MAX_BLOCKS];
   // p - q is finite if p and q are, but for overflow far outside [0, 1]: look twice before refusing.
-  if (!sum_blocks(p, q, size, block_total) &&
-      !(all_finite(p, size) && (!q || all_finite(q, size)))) {
-    return -1;
-  }
+  if (!sum_blocks(p, q, block_total) && !(all_finite(p) && all_finite(q))) return -1;
   if (certain >= 0) {
-    const float x = widen(p[certain]);
+    const float x = p[certain];
     block_total[certain / BLOCK] += fixed_point(x - 1.0f) - fixed_point(x);
   }
   int64_t total = 0;
   for (int32_t i = 0; i < num_blocks; ++i) total += block_total[i];
   if (total == 0) {
-    const bool residual = q || certain >= 0;
-    return residual ? draw<Probability>(batch, b, n, p, nullptr, -1) : -1;
+    const bool residual = q.size || certain >= 0;
+    return residual ? draw(batch, b, n, p, Row<Draft>{}, -1) : -1;
   }
   int64_t rest = threshold(sample_word(batch, b, n), total);
   int32_t i = 0;
   while (rest >= block_total[i]) rest -= block_total[i++];
   for (int32_t v = i * BLOCK;; ++v) {
-    const float qv = q ? widen(q[v]) : v == certain ? 1.0f : 0.0f;
-    rest -= fixed_point(widen(p[v]) - qv);
+    rest -= fixed_point(p[v] - (v == certain ? 1.0f : q[v]));
     if (rest < 0) return v;
   }
 }
 
-template <class Probability>
+template <class Target, class Draft>
 void decide(const Batch& batch, int32_t b) {
   int32_t n = 0;
   Verdict verdict = Verdict::ended;
   for (; n < batch.spec_len; ++n) {
-    verdict = judge<Probability>(batch, b, n);
+    verdict = judge<Target, Draft>(batch, b, n);
     if (verdict != Verdict::accepted) break;
   }
   int64_t token = -1;
   if (verdict != Verdict::invalid) {
-    const bool rejected = verdict == Verdict::rejected;
-    const bool has_row = rejected && batch.draft_probs;
-    const Probability* q = has_row ? draft_row<Probability>(batch, b, n) : nullptr;
-    const int64_t certain = rejected && !has_row ? draft_token(batch, b, n) : -1;
-    token = draw(batch, b, n, target_row<Probability>(batch, b, n), q, certain);
+    const Row<Target> p{target_row<Target>(batch, b, n), batch.vocab_size};
+    Row<Draft> q{};
+    int64_t certain = -1;
+    if (verdict == Verdict::rejected) {
+      if (batch.draft_probs) {
+        q = {draft_row<Draft>(batch, b, n), batch.draft_vocab_size};
+      } else {
+        certain = draft_token(batch, b, n);
+      }
+    }
+    token = draw(batch, b, n, p, q, certain);
   }
   write_result(batch, b, n, token);
+}
+
+// Call f(Target{}, Draft{}) with the types of the distributions.
+template <class Function>
+void with_types(const Batch& batch, Function f) {
+  const auto with_draft = [&](auto target) {
+    switch (batch.draft_dtype) {
+      case Dtype::float32: return f(target, float{});
+      case Dtype::bfloat16: return f(target, BFloat16{});
+      case Dtype::float16: return f(target, Float16{});
+    }
+  };
+  switch (batch.dtype) {
+    case Dtype::float32: return with_draft(float{});
+    case Dtype::bfloat16: return with_draft(BFloat16{});
+    case Dtype::float16: return with_draft(Float16{});
+  }
 }
 
 }  // namespace
 
 // Requests [begin, end); different ranges may run on different threads.
 void fused_cpu(const Batch& batch, int32_t begin, int32_t end) {
-  for (int32_t b = begin; b < end; ++b) {
-    switch (batch.dtype) {
-      case Dtype::float32: decide<float>(batch, b); break;
-      case Dtype::bfloat16: decide<BFloat16>(batch, b); break;
-      case Dtype::float16: decide<Float16>(batch, b); break;
-    }
-  }
+  with_types(batch, [&](auto target, auto draft) {
+    for (int32_t b = begin; b < end; ++b) decide<decltype(target), decltype(draft)>(batch, b);
+  });
 }
 
 }  // namespace rsk

@@ -4,8 +4,8 @@
 // subtraction. That is why every kernel returns the same tokens bit for bit, however it splits and
 // orders the work. Compile with -ffp-contract=off and never with -ffast-math.
 //
-// Notation: B requests, K draft positions, V words in the vocabulary; p is the target's
-// distribution, q the draft's, d a draft token.
+// Notation: B requests, K draft positions, V words in the vocabulary (V_p in the target's, V_q in
+// the draft's); p is the target's distribution, q the draft's, d a draft token.
 #pragma once
 
 #include <stdint.h>
@@ -34,8 +34,8 @@ struct Float16 {
 // The arguments of one call. Strides count elements; the last dimension of each tensor has stride 1.
 struct Batch {
   const void* draft_tokens;      // [B, K], int64 or int32
-  const void* draft_probs;       // [B, K, V]; null: q is 1 at the draft token and 0 elsewhere
-  const void* target_probs;      // [B, K+1, V]
+  const void* draft_probs;       // [B, K, V_q]; null: q is 1 at the draft token and 0 elsewhere
+  const void* target_probs;      // [B, K+1, V_p]
   const int64_t* seeds;          // [B]; null: request b uses seed + b
   const int64_t* positions;      // [B]; null: every request uses position
   int64_t* tokens;               // [B, K+1], contiguous
@@ -44,11 +44,18 @@ struct Batch {
   int64_t draft_tokens_stride;   // from request to request
   int64_t draft_probs_stride[2];   // from request to request, from position to position
   int64_t target_probs_stride[2];
-  int32_t batch_size, spec_len, vocab_size;
+  int32_t batch_size, spec_len;
+  int32_t vocab_size;            // V_p, the target's
+  int32_t draft_vocab_size;      // V_q, the draft's; without draft_probs V_p
   int32_t sample_stream;         // the stream that the last token is drawn with
-  Dtype dtype;                   // of both distributions
+  Dtype dtype, draft_dtype;      // of the target's and of the draft's distributions
   bool wide_tokens;              // draft tokens are int64
 };
+
+// Vocabularies of different size: either distribution is 0 in the columns that only the other has.
+RSK_FUNCTION int32_t largest_vocab_size(const Batch& batch) {
+  return batch.vocab_size > batch.draft_vocab_size ? batch.vocab_size : batch.draft_vocab_size;
+}
 
 // ------------------------------------------------------------------------------- random words
 
@@ -111,7 +118,7 @@ RSK_FUNCTION float one(float) { return 1.0f; }
 RSK_FUNCTION BFloat16 one(BFloat16) { return {0x3F80}; }
 RSK_FUNCTION Float16 one(Float16) { return {0x3C00}; }
 
-// Row k of request b: V probabilities.
+// Row k of request b: V_p or V_q probabilities.
 template <class Probability>
 RSK_FUNCTION const Probability* target_row(const Batch& batch, int32_t b, int32_t k) {
   return (const Probability*)batch.target_probs + b * batch.target_probs_stride[0] +
@@ -136,16 +143,18 @@ enum class Verdict : int32_t { accepted, rejected, ended, invalid };
 
 // Judge draft token k of request b, on its own: it counts only if all before it were accepted.
 // u has 29 bits and q 24, so their product is exact in a double, and p = q > 0 always accepts.
-template <class Probability>
+template <class Target, class Draft = Target>
 RSK_FUNCTION Verdict judge(const Batch& batch, int32_t b, int32_t k) {
   // First, so that a GPU computes it while it waits for the token and its probabilities.
   const uint64_t word = random_word(seed_of(batch, b), position_of(batch, b) + (uint64_t)k, COIN);
   const double u = (double)(int32_t)(word >> 35) * (1.0 / (1 << 29));
   const int64_t d = draft_token(batch, b, k);
   if (d == -1) return Verdict::ended;
-  if (d < 0 || d >= batch.vocab_size) return Verdict::invalid;
-  const float p = widen(target_row<Probability>(batch, b, k)[d]);
-  const float q = batch.draft_probs ? widen(draft_row<Probability>(batch, b, k)[d]) : 1.0f;
+  if (d < 0 || d >= largest_vocab_size(batch)) return Verdict::invalid;
+  const float p = d < batch.vocab_size ? widen(target_row<Target>(batch, b, k)[d]) : 0.0f;
+  const float q = !batch.draft_probs             ? 1.0f
+                  : d < batch.draft_vocab_size ? widen(draft_row<Draft>(batch, b, k)[d])
+                                               : 0.0f;
   if (!is_finite(p) || !is_finite(q)) return Verdict::invalid;
   return u * (double)q < (double)p ? Verdict::accepted : Verdict::rejected;
 }

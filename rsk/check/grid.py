@@ -1,9 +1,9 @@
 """Bit-for-bit agreement of the CUDA kernels over the whole grid of shapes, on a GPU.
 
-``python -m rsk.check.grid --save FILE`` compares every kernel with ``vectorized`` on the whole batch and
-with ``baseline`` on some of its requests (a request does not depend on its batch), for cases that
-cover every pair of values of B, K, V and dtype; then ragged, certain and strided batches, several
-streams at once, and a captured graph. It needs nothing but PyTorch.
+``python -m rsk.check.grid --save FILE`` compares every kernel with ``vectorized`` on the whole
+batch and with ``baseline`` on some of its requests (a request does not depend on its batch), for
+cases that cover every pair of values of B, K, V and dtype; then ragged, certain and strided
+batches, several streams at once, and a captured graph. It needs nothing but PyTorch.
 """
 
 from __future__ import annotations
@@ -223,7 +223,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print(
-            "rsk.check.grid needs an NVIDIA GPU; without one, the tests run the kernels in an emulator"
+            "rsk.check.grid needs an NVIDIA GPU; without one, the tests run the kernels in an "
+            "emulator"
         )
         return 2
     if arguments.few:

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rsk.sampler.api import RejectionSamples, check_request
+from rsk.sampler.api import RejectionSamples
+from rsk.sampler.arguments import check_request
 from rsk.sampler.random_words import COIN, DRAFT, SAMPLE, coins, words
 from rsk.sampler.vectorized import all_finite, per_request, scale_62
 

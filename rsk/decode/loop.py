@@ -16,7 +16,8 @@ import torch
 from rsk.decode.drafting import Batch, Draft, ModelDraft, NgramDraft, Request
 from rsk.decode.kv_cache import CachedModel, Clock, Sampling, context_length
 from rsk.decode.loading import NGRAM, LoadError, Pair, check_models, load_pair, shipped_pair
-from rsk.sampler.api import MAX_SPEC_LEN, rejection_sample, sample
+from rsk.sampler.api import rejection_sample, sample
+from rsk.sampler.arguments import MAX_SPEC_LEN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

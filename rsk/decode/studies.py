@@ -560,7 +560,7 @@ def check_greedy(
 
 
 def token_runs(generation: Generation, prompt: str, pair: Pair) -> list[tuple[str, str]]:
-    """The text of one prompt in pieces, each with its kind, for :func:`rsk.course.publish.tokens`."""
+    """The text of one prompt in pieces with their kinds, for :func:`rsk.course.publish.tokens`."""
     from tokenizers.decoders import DecodeStream
 
     tokenizer = pair.tokenizer

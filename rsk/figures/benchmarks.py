@@ -1,8 +1,8 @@
-"""The figures of the report, drawn from a benchmark's records in the style of :mod:`rsk.figures.plotting`.
+"""The figures of the report, drawn from a benchmark's records.
 
-Each function returns a :class:`rsk.figures.plotting.Picture`: the figure, whose title says what was found
-(computed from the data), a caption with the conditions, alt text, and the numbers as a table. A
-notebook publishes it with ``publish.figure(**figures.latency_by_batch(benchmark)._asdict())``.
+Each function returns a :class:`rsk.figures.plotting.Picture`: the figure, whose title says what was
+found (computed from the data), a caption with the conditions, alt text, and the numbers as a table.
+A notebook publishes it with ``publish.figure(**figures.latency_by_batch(benchmark)._asdict())``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The figures of a :class:`rsk.decode.studies.Study`, in the style of :mod:`rsk.figures.plotting`."""
+"""The figures of a :class:`rsk.decode.studies.Study`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Drawings of who reads what in a kernel, made from what its threads did load.
 
-The loads come from :mod:`rsk.course.python_kernels`, so a drawing shows what the code does, not what
-somebody meant it to do.
+The loads come from :mod:`rsk.course.python_kernels`, so a drawing shows what the code does,
+not what somebody meant it to do.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What was tried on the fused CUDA kernel, and what it changed.
 
 Each idea is a small change of the sources in ``cuda/``, most of them the undoing of something that
-is in there. ``python -m rsk.measure.ideas --save FILE`` builds the kernel with each of them in a copy of
-the package, checks its tokens and times it, all in one run on one GPU; it needs nothing but
+is in there. ``python -m rsk.measure.ideas --save FILE`` builds the kernel with each of them in a
+copy of the package, checks its tokens and times it, all in one run on one GPU; it needs nothing but
 PyTorch. A prediction is written before, so that the outcome can teach something.
 """
 

@@ -13,7 +13,7 @@ import torch
 from rsk.base import machine
 from rsk.base.folders import checkout, cuda_dir
 from rsk.measure.records import Provenance
-from rsk.sampler import api, baseline, fused, random_words, vectorized
+from rsk.sampler import api, arguments, baseline, fused, random_words, vectorized
 
 
 def provenance(device: torch.device | str, packages: dict[str, str] | None = None) -> Provenance:
@@ -74,7 +74,7 @@ CPU_SOURCES = ("binding.cpp", "fused_cpu.cpp", "kernels.h", "specification.h")
 
 def sources(device_type: str) -> str:
     """A checksum of the sampler and the kernels there: what a recorded time is a time of."""
-    modules = (baseline, fused, api, vectorized, random_words)
+    modules = (baseline, fused, api, arguments, vectorized, random_words)
     files = [Path(str(module.__file__)) for module in modules]
     if device_type == "cpu":
         files += [cuda_dir() / name for name in CPU_SOURCES]

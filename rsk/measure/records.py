@@ -123,7 +123,7 @@ class Record:
     call: Spread
     """Time until the results of the call are there."""
     bytes_moved: int
-    """Bytes that the algorithm has to move in one call: see :func:`rsk.measure.timing.bytes_to_move`."""
+    """Bytes to move in one call: see :func:`rsk.measure.workload.bytes_to_move`."""
     roof: Spread
     """Time to read that many bytes, in the same cache state, and do nothing else."""
     floor_us: float

@@ -1,7 +1,7 @@
 """What each CUDA kernel takes of a multiprocessor, as ``nvcc`` reports it: no GPU is needed.
 
-``python -m rsk.measure.resources --save`` compiles every kernel for every architecture and writes the
-table to ``data/kernels/resources.json``.
+``python -m rsk.measure.resources --save`` compiles every kernel for every architecture and writes
+the table to ``data/kernels/resources.json``.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 How a time is made:
 
-- The inputs come from a pool of synthetic batches, drafts drawn from q (:mod:`rsk.measure.workload`). With a
-  warm cache the few input sets that are timed fit in the last-level cache together; with a cold
-  one they rotate, and what they touch adds up to at least twice the cache.
+- The inputs come from a pool of synthetic batches, drafts drawn from q
+  (:mod:`rsk.measure.workload`). With a warm cache the few input sets that are timed fit in the
+  last-level cache together; with a cold one they rotate, and what they touch adds up to at least
+  twice the cache.
 - On a CPU the clock is the wall clock, with a pinned number of threads. On a GPU the device's
   time is one call's share of a captured graph of at least 20, between CUDA events. The time of
   the Python call and the time to its result are taken separately, by the wall clock; a call that
@@ -44,7 +45,8 @@ def measure(
     """Time one implementation on one case, and check that it did the work.
 
     Args:
-        implementation: from :func:`rsk.measure.workload.backend`, :func:`rsk.measure.workload.kernel` or
+        implementation: from :func:`rsk.measure.workload.backend`,
+            :func:`rsk.measure.workload.kernel` or
             :mod:`rsk.measure.peers`.
         case: from :meth:`rsk.measure.workload.Pool.case`.
         budget_s: seconds to spend; more if the fewest samples take longer.

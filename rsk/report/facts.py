@@ -233,8 +233,8 @@ def _other_machine(evidence: Evidence) -> str:
     return (
         f"On a CPU ({where(evidence.benchmark, evidence.is_recorded)}) the {name} sampler takes "
         f"{duration(record.call.median_us)} instead of {duration(base.call.median_us)} for "
-        f"{record.batch_size} requests and is {times_faster(comparison.ratio(base, record))} than the "
-        f"loop.{_busy(record, base)}"
+        f"{record.batch_size} requests and is {times_faster(comparison.ratio(base, record))} than "
+        f"the loop.{_busy(record, base)}"
     )
 
 
@@ -774,8 +774,8 @@ def gpu_results(benchmark: Benchmark) -> str:
         f"On {benchmark.provenance.machine} at {_shape(record)}, the {record.implementation} "
         f"sampler takes {duration(record.call.median_us)} from call to result and "
         f"{duration(record.device.median_us)} on the device ([@fig-latency-gpu]), and is "
-        f"{times_faster(comparison.ratio(base, record))} than the loop ([@fig-speed-up-gpu]). On the "
-        f"device it runs at {roof_share(record)} of the memory roof ([@fig-roofline-gpu]).",
+        f"{times_faster(comparison.ratio(base, record))} than the loop ([@fig-speed-up-gpu]). On "
+        f"the device it runs at {roof_share(record)} of the memory roof ([@fig-roofline-gpu]).",
     ]
     sentences.append(dtypes(benchmark))
     rest = [over_all_points(benchmark), repeatability(benchmark)]
@@ -810,7 +810,7 @@ class Text(NamedTuple):
     """A generated text in coloured runs, and a sentence on it."""
 
     runs: list[tuple[str, str]]
-    comparison: str
+    summary: str
 
 
 def generate_text(device: torch.device, *, seed: int = 0, new_tokens: int = 96) -> Text:

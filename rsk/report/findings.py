@@ -322,8 +322,8 @@ def catching_up(benchmark: Benchmark) -> str:
         most = max(counted, key=lambda count: count.batch_size)
         needed = line[most.batch_size]["vectorized"].bytes_moved
         text += (
-            f" At B = {most.batch_size} it allocates {comparison.megabytes(most.allocated_bytes)} of "
-            f"intermediates, {comparison.digits(most.allocated_bytes / needed, 2)} times the "
+            f" At B = {most.batch_size} it allocates {comparison.megabytes(most.allocated_bytes)} "
+            f"of intermediates, {comparison.digits(most.allocated_bytes / needed, 2)} times the "
             f"{comparison.megabytes(needed)} that have to move."
         )
     return text

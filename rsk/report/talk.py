@@ -267,7 +267,9 @@ def _results(story: Story) -> dict[str, object]:
         "speed_least": digits(min(ratios.values()), 2),
         "speed_most": digits(max(ratios.values()), 2),
         "speed_sizes": f"{min(ratios)} to {max(ratios):,}",
-        "roof_title": f"At B = {last:,}: {comparison.roof_share(best)} of the speed of only reading",
+        "roof_title": (
+            f"At B = {last:,}: {comparison.roof_share(best)} of the speed of only reading"
+        ),
         "roof_time": duration(best.device.median_us),
         "roof_reading": duration(best.roof.median_us),
         "roof_bytes": megabytes(best.bytes_moved),

@@ -7,21 +7,27 @@ one, or one correctly rounded float32 subtraction.
 
 from __future__ import annotations
 
-import operator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rsk.sampler import baseline, build, fused, vectorized
+from rsk.sampler.arguments import (
+    MAX_VOCAB_SIZE,
+    PROBABILITY_DTYPES,
+    check_int64,
+    check_range,
+    check_request,
+    check_seed,
+    check_tensor,
+    draw_seed,
+    raise_if_invalid,
+)
 
 BACKENDS = ("baseline", "vectorized", "fused")
-MAX_SPEC_LEN = 128
-MAX_VOCAB_SIZE = 1 << 20
 
 _MODULES = {"baseline": baseline, "vectorized": vectorized, "fused": fused}
-_PROBABILITY_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_TOKEN_DTYPES = (torch.int64, torch.int32)
 
 
 class RejectionSamples(NamedTuple):
@@ -62,8 +68,9 @@ def rejection_sample(
         draft_probs: float32, bfloat16 or float16 [B, K, V], 1 <= V <= 2^20: the distribution that
             each draft token was drawn from. ``None``: the draft is certain of its tokens (n-gram
             or prompt lookup), q[d] = 1.
-        target_probs: same dtype, [B, K+1, V]: the target's distribution at each draft position
-            and after the last one.
+        target_probs: float32, bfloat16 or float16 [B, K+1, V]: the target's distribution at each
+            draft position and after the last one. Its V and dtype may differ from the draft's
+            (padded vocabularies): what only one of the two has is 0 in the other.
         seed: int64 [B], one seed per request; or an int s in [-2^63, 2^63), and request b uses
             s + b, wrapping; or ``None``, and s is drawn from PyTorch's global CPU generator.
         position: index of each request's first draft position in its sequence, int64 [B], or one
@@ -79,7 +86,8 @@ def rejection_sample(
     Returns:
         ``tokens`` int64 [B, K+1] and ``num_accepted`` int64 [B]. A request is invalid, and
         ``num_accepted`` is -1, if a value that the rule reads is NaN or infinite, a draft token
-        that it reaches lies outside [0, V), or there is no positive probability to sample from.
+        that it reaches lies outside the larger vocabulary, or there is no positive probability to
+        sample from.
 
     Raises:
         ValueError: wrong shape, dtype, device, stride, seed, position or backend; with
@@ -90,7 +98,7 @@ def rejection_sample(
     tensors = draft_tokens, draft_probs, target_probs
     if _is_ready(backend, target_probs, seed, position):
         # The operator checks its arguments itself, in a tenth of the time that Python takes.
-        drawn = _draw_seed() if seed is None else seed
+        drawn = draw_seed() if seed is None else seed
         try:
             samples = RejectionSamples(*fused.rejection_sample(*tensors, drawn, position))
         except (RuntimeError, TypeError, OverflowError):
@@ -101,7 +109,7 @@ def rejection_sample(
         module = _MODULES[_choose(backend, target_probs.device)]
         samples = RejectionSamples(*module.rejection_sample(*tensors, seed, position))
     if validate:
-        _raise_if_invalid(samples.num_accepted)
+        raise_if_invalid(samples.num_accepted)
     return samples
 
 
@@ -131,27 +139,12 @@ def sample(
     Raises:
         ValueError, TypeError, rsk.BuildError: as in :func:`rejection_sample`.
     """
-    _check_tensor("probs", probs, ("B", "V"), _PROBABILITY_DTYPES)
+    check_tensor("probs", probs, ("B", "V"), PROBABILITY_DTYPES)
     batch_size, vocab_size = probs.shape
-    _check_range("the vocabulary size V", vocab_size, 1, MAX_VOCAB_SIZE)
-    seed = _check_seed(seed, batch_size, probs.device)
-    position = _check_int64("position", position, batch_size, probs.device)
+    check_range("the vocabulary size V", vocab_size, 1, MAX_VOCAB_SIZE)
+    seed = check_seed(seed, batch_size, probs.device)
+    position = check_int64("position", position, batch_size, probs.device)
     return _MODULES[_choose(backend, probs.device)].sample(probs, seed, position)
-
-
-def check_request(
-    draft_tokens: Tensor,
-    draft_probs: Tensor | None,
-    target_probs: Tensor,
-    seed: int | Tensor | None,
-    position: int | Tensor,
-) -> tuple[int | Tensor, int | Tensor]:
-    """Check the arguments of :func:`rejection_sample`; return the seed and position to use."""
-    batch_size = _check_tensors(draft_tokens, draft_probs, target_probs)
-    return (
-        _check_seed(seed, batch_size, draft_tokens.device),
-        _check_int64("position", position, batch_size, draft_tokens.device),
-    )
 
 
 def _is_ready(backend: str, probs: object, seed: object, position: object) -> bool:
@@ -176,103 +169,3 @@ def _choose(backend: str, device: torch.device) -> str:
         expected = ", ".join(repr(name) for name in ("auto", *BACKENDS))
         raise ValueError(f"backend: expected one of {expected}, got {backend!r}")
     return "fused" if build.available(device.type) else "vectorized"
-
-
-def _check_tensors(draft_tokens: Tensor, draft_probs: Tensor | None, target_probs: Tensor) -> int:
-    """Check the three tensors against each other; return B."""
-    _check_tensor("draft_tokens", draft_tokens, ("B", "K"), _TOKEN_DTYPES)
-    _check_tensor("target_probs", target_probs, ("B", "K+1", "V"), _PROBABILITY_DTYPES)
-    batch_size, spec_len = draft_tokens.shape
-    vocab_size = target_probs.shape[2]
-    _check_range("the speculation length K", spec_len, 0, MAX_SPEC_LEN)
-    _check_range("the vocabulary size V", vocab_size, 1, MAX_VOCAB_SIZE)
-    _check_shape("target_probs", target_probs, (batch_size, spec_len + 1, vocab_size), "B, K+1, V")
-    _check_device("target_probs", target_probs, draft_tokens.device)
-    if draft_probs is not None:
-        _check_tensor("draft_probs", draft_probs, ("B", "K", "V"), (target_probs.dtype,))
-        _check_shape("draft_probs", draft_probs, (batch_size, spec_len, vocab_size), "B, K, V")
-        _check_device("draft_probs", draft_probs, draft_tokens.device)
-    return batch_size
-
-
-def _check_tensor(
-    name: str, tensor: Tensor, dims: tuple[str, ...], dtypes: tuple[torch.dtype, ...]
-) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-    if tensor.dim() != len(dims):
-        raise ValueError(
-            f"{name}: expected {len(dims)} dimensions [{', '.join(dims)}], "
-            f"got shape {list(tensor.shape)}"
-        )
-    if tensor.dtype not in dtypes:
-        expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        raise ValueError(
-            f"{name}: expected dtype {expected}, got {str(tensor.dtype).removeprefix('torch.')}"
-        )
-    if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
-        raise ValueError(
-            f"{name}: expected the last dimension to be contiguous (stride 1), "
-            f"got strides {tensor.stride()}; call .contiguous() first"
-        )
-    if tensor.device.type not in ("cpu", "cuda"):
-        raise ValueError(f"{name}: expected a tensor on cpu or cuda, got {tensor.device}")
-
-
-def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], dims: str) -> None:
-    if tuple(tensor.shape) != shape:
-        raise ValueError(
-            f"{name}: expected shape [{dims}] = {list(shape)} to match draft_tokens"
-            f"{' and target_probs' if name == 'draft_probs' else ''}, got {list(tensor.shape)}"
-        )
-
-
-def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
-    if tensor.device != device:
-        raise ValueError(f"{name}: expected device {device} like the others, got {tensor.device}")
-
-
-def _check_range(what: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{what}: expected {low} to {high}, got {value}")
-
-
-def _check_seed(seed: int | Tensor | None, batch_size: int, device: torch.device) -> int | Tensor:
-    if seed is not None:
-        return _check_int64("seed", seed, batch_size, device)
-    if torch.compiler.is_compiling():  # stay a tensor: .item() would break the graph
-        drawn = torch.randint(-(2**63), 2**63 - 1, ())
-        return drawn.to(device) + torch.arange(batch_size, device=device)
-    return _draw_seed()
-
-
-def _draw_seed() -> int:
-    return int(torch.randint(-(2**63), 2**63 - 1, ()).item())
-
-
-def _check_int64(name: str, value: object, batch_size: int, device: torch.device) -> int | Tensor:
-    if isinstance(value, Tensor):
-        _check_tensor(name, value, ("B",), (torch.int64,))
-        _check_shape(name, value, (batch_size,), "B")
-        _check_device(name, value, device)
-        return value
-    if not isinstance(value, int) and hasattr(value, "__index__"):  # a NumPy integer
-        value = operator.index(value)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(
-            f"{name}: expected an int or an int64 tensor [B], got {type(value).__name__}"
-        )
-    if not -(2**63) <= value < 2**63:
-        raise ValueError(f"{name}: expected an int in [-2^63, 2^63), got {value}")
-    return value
-
-
-def _raise_if_invalid(num_accepted: Tensor) -> None:
-    rows = (num_accepted < 0).nonzero().flatten().tolist()
-    if rows:
-        shown = ", ".join(map(str, rows[:20])) + (", ..." if len(rows) > 20 else "")
-        raise ValueError(
-            f"{len(rows)} of {len(num_accepted)} requests are invalid (rows {shown}): a draft "
-            "token outside the vocabulary, NaN or infinity in a probability that was read, or no "
-            "positive probability to sample from"
-        )

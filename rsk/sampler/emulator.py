@@ -17,7 +17,8 @@ from torch import Tensor
 
 from rsk.base.folders import cuda_dir
 from rsk.sampler import build
-from rsk.sampler.api import RejectionSamples, check_request
+from rsk.sampler.api import RejectionSamples
+from rsk.sampler.arguments import check_request
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _SAMPLE_STREAM = 1
@@ -40,8 +41,8 @@ class _Batch(ctypes.Structure):
         ("draft_probs_stride", ctypes.c_int64 * 2),
         ("target_probs_stride", ctypes.c_int64 * 2),
         *((name, ctypes.c_int32) for name in ("batch_size", "spec_len", "vocab_size")),
-        ("sample_stream", ctypes.c_int32),
-        ("dtype", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("draft_vocab_size", "sample_stream")),
+        *((name, ctypes.c_int32) for name in ("dtype", "draft_dtype")),
         ("wide_tokens", ctypes.c_bool),
     )
 
@@ -79,6 +80,7 @@ def compile_kernel(source: str, launch: str) -> Callable[..., RejectionSamples]:
         batch_size, spec_len = draft_tokens.shape
         tokens = torch.full((batch_size, spec_len + 1), -7)  # whatever is not written shows
         num_accepted = torch.full((batch_size,), -7)
+        draft = target_probs if draft_probs is None else draft_probs
         batch = _Batch(
             draft_tokens=draft_tokens.data_ptr(),
             draft_tokens_stride=draft_tokens.stride(0),
@@ -90,8 +92,10 @@ def compile_kernel(source: str, launch: str) -> Callable[..., RejectionSamples]:
             batch_size=batch_size,
             spec_len=spec_len,
             vocab_size=target_probs.shape[2],
+            draft_vocab_size=draft.shape[2],
             sample_stream=_SAMPLE_STREAM,
             dtype=_DTYPES[target_probs.dtype],
+            draft_dtype=_DTYPES[draft.dtype],
         )
         if draft_probs is not None:
             batch.draft_probs = draft_probs.data_ptr()

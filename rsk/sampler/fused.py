@@ -1,6 +1,7 @@
 """The fused sampler: one kernel per call, C++ on the CPU and CUDA on the GPU.
 
-The kernels are in ``cuda/``; :mod:`rsk.sampler.build` compiles them. This module only passes tensors on.
+The kernels are in ``cuda/``; :mod:`rsk.sampler.build` compiles them. This module only passes
+tensors on.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from rsk.sampler import build
-from rsk.sampler.api import RejectionSamples, check_request
+from rsk.sampler.api import RejectionSamples
+from rsk.sampler.arguments import check_request
 from rsk.sampler.fused import tensor_and_int
 
 # The order is that of the ladder in the course, and of kernel_at() in cuda/fused.cu.

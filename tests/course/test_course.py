@@ -158,7 +158,10 @@ def test_annotated_parameters_are_found(write_notebook):
 
 def test_notebooks_run_in_order_and_hand_results_on(write_notebook, tmp_path, monkeypatch):
     folder = tmp_path / "out"
-    hand_on = "from pathlib import Path\nfrom rsk.course.running import run_dir\nresults = run_dir() / 'results'"
+    hand_on = (
+        "from pathlib import Path\nfrom rsk.course.running import run_dir\n"
+        "results = run_dir() / 'results'"
+    )
     sources = write_notebook(
         "00_first",
         hand_on + "\n(results / 'first.json').write_text(str(scale))",

@@ -130,7 +130,7 @@ def test_a_result_that_json_cannot_hold_is_refused(value: object) -> None:
 def test_recorded_data_stands_in_for_a_missing_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lesson.data, "data_dir", lambda: tmp_path / "data")
+    monkeypatch.setattr(lesson.folders, "data_dir", lambda: tmp_path / "data")
     measured.story().save(tmp_path / "data" / "benchmarks" / "gpu-2026-01-01.json")
     newer = measured.story(gpu=True)
     newer.save(tmp_path / "data" / "benchmarks" / "gpu-2026-02-01.json")

@@ -359,7 +359,7 @@ def test_a_python_object_shows_its_own_source(shown):
     publish.source(excerpt.find, label="lst-find", caption="Finding a file.")
     found = content(shown[0])
     assert found["code"].startswith("def find(path: Path) -> Path:")
-    assert found["where"].startswith("rsk/excerpt.py, lines ")
+    assert found["where"].startswith("rsk/base/excerpt.py, lines ")
     assert found["label"] == "lst-find"
 
 

@@ -198,7 +198,7 @@ def whole_report():
         shows(publish.table, FRAME, label="tab-a", caption="Times for $K = 4$."),
         shows(publish.prose, "It takes {{t}} ms at $B = 64$.", t=0.321),
         shows(publish.source, "cuda/specification.h", "mix", label="lst-a", caption="The mixer."),
-        shows(publish.source, "rsk/words.py", "coin"),
+        shows(publish.source, "rsk/sampler/random_words.py", "coin"),
         shows(
             publish.tokens,
             [("def ", "prompt"), ("add", "accepted"), ("(\n", "recovered"), ("a", "bonus")],
@@ -673,7 +673,7 @@ SPOILT = {
         r"07_report\.ipynb, cell 3 [\s\S]*the picture of figure 'f' is missing",
     ),
     "a reference to a figure that was not drawn": (
-        "from rsk import publish\npublish.prose('See [@fig-none].')",
+        "from rsk.course import publish\npublish.prose('See [@fig-none].')",
         r"07_report\.ipynb, cell 3 [\s\S]*\[@fig-none\] leads nowhere",
     ),
 }
@@ -711,7 +711,8 @@ def test_a_notebook_run_by_papermill_is_exported(write_notebook, tmp_path):
 
     path = write_notebook(
         "07_report",
-        "import matplotlib.pyplot as plt\nfrom rsk import publish\nfig, ax = plt.subplots()\n"
+        "import matplotlib.pyplot as plt\nfrom rsk.course import publish\n"
+        "fig, ax = plt.subplots()\n"
         "ax.plot([1, 2])\npublish.figure(fig, label='fig-a', caption='C.', alt='A line.')",
         "try:\n    publish.figure(fig, label='fig-a', caption='C.', alt='A line.')\n"
         "except ValueError as error:\n    print(error)",

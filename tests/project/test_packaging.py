@@ -95,7 +95,7 @@ def test_what_is_imported_is_declared(folder, extras):
         for cell in nbformat.read(path, as_version=4).cells:
             if cell.cell_type == "code":
                 names |= imported(cell.source)
-    ours = {"rsk", *(path.stem for path in (TOP / folder).glob("*.py"))}
+    ours = {"rsk", *(path.stem for path in (TOP / folder).rglob("*.py"))}
     names -= ours | PEERS | set(sys.stdlib_module_names)
     where = metadata.packages_distributions()
     allowed = set(declared("course", *extras))
@@ -196,11 +196,11 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
 SAMPLE = """
 import torch, rsk
 from pathlib import Path
-from rsk import data
+from rsk.base import folders
 from rsk.check.synthetic import make_batch
-assert data.checkout() is None, data.checkout()
-assert Path(rsk.__file__).parent in data.notebooks_dir().parents
-assert len(list(data.notebooks_dir().glob("*.ipynb"))) == 8
+assert folders.checkout() is None, folders.checkout()
+assert Path(rsk.__file__).parent in folders.notebooks_dir().parents
+assert len(list(folders.notebooks_dir().glob("*.ipynb"))) == 8
 batch = make_batch(4, 3, 1000)
 fused = rsk.rejection_sample(*batch, seed=1, backend="fused")
 baseline = rsk.rejection_sample(*batch, seed=1, backend="baseline")

@@ -57,7 +57,7 @@ Say "this".
 
 ::: columns
 ::: {.column width=2}
-![](source:rsk/words.py){first="def coin(" last="return"}
+![](source:rsk/sampler/random_words.py){first="def coin(" last="return"}
 :::
 ::: column
 ::: big
@@ -123,7 +123,7 @@ def test_slides_and_script_hold_what_is_theirs(build):
     assert "It is B = 64 here" in second
     assert "Of 𝐵 requests." in second
     assert "def coin(" in third
-    assert "rsk/words.py, lines " in third
+    assert "rsk/sampler/random_words.py, lines " in third
     assert "add" in third
     said = " ".join(pages(script))
     for words in (
@@ -160,7 +160,11 @@ WRONG = {
         "line 17 .*no alt text",
     ),
     "no data for it": ({}, {"figures": {"a": lambda: figure_without_data()}}, "line 17 .*no times"),
-    "a file that is missing": ({"rsk/words.py": "rsk/none.py"}, {}, "line 29 .*rsk/none.py"),
+    "a file that is missing": (
+        {"rsk/sampler/random_words.py": "rsk/none.py"},
+        {},
+        "line 29 .*rsk/none.py",
+    ),
     "a line that is missing": ({"def coin(": "def toss("}, {}, "line 29 .*'def toss"),
     "an end that is missing": ({'"return"': '"nothing"'}, {}, "line 29 .*'nothing' after"),
     "a picture from elsewhere": ({"figure:a": "a.png"}, {}, "line 17 .*a.png"),

@@ -39,9 +39,9 @@ void check(rsk::Dtype dtype, Probability some, int32_t kernel, int32_t vocab_siz
   batch.draft_probs_stride[1] = batch.target_probs_stride[1] = vocab_size;
   batch.batch_size = batch_size;
   batch.spec_len = spec_len;
-  batch.vocab_size = vocab_size;
+  batch.vocab_size = batch.draft_vocab_size = vocab_size;
   batch.sample_stream = rsk::SAMPLE;
-  batch.dtype = dtype;
+  batch.dtype = batch.draft_dtype = dtype;
   const rsk::Kernel chosen = rsk::kernel_at(kernel);
   std::vector<char> workspace(chosen.workspace_bytes ? chosen.workspace_bytes(batch) : 0);
   if (chosen.launch(batch, workspace.data(), nullptr) != cudaSuccess) {

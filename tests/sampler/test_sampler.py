@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 import rsk
 from rsk.base import machine
 from rsk.check.synthetic import make_batch
-from rsk.sampler.api import MAX_SPEC_LEN, MAX_VOCAB_SIZE
+from rsk.sampler.arguments import MAX_SPEC_LEN, MAX_VOCAB_SIZE
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 backends = pytest.mark.parametrize("backend", rsk.BACKENDS)
@@ -297,6 +298,35 @@ class TestKernels:
         both(random_batch(3, 3, 2000), seed=7, position=5, kernels=True)
 
 
+class TestVocabulariesOfDifferentSize:
+    """A row that is shorter than the other goes on with zeros."""
+
+    @pytest.mark.parametrize("dtypes", [*itertools.permutations(DTYPES, 2)])
+    @pytest.mark.parametrize("sizes", [(1, 2), (600, 601), (512, 700), (33, 2000)])
+    @pytest.mark.parametrize("target_is_larger", [False, True])
+    def test_equals_padding(self, dtypes, sizes, target_is_larger):
+        p_size, q_size = sorted(sizes, reverse=target_is_larger)
+        larger = max(sizes)
+        generator = torch.Generator().manual_seed(larger)
+        target = random_rows(64, 4, p_size, dtype=dtypes[0], generator=generator)
+        draft = random_rows(64, 3, q_size, dtype=dtypes[1], generator=generator)
+        draft[:8, :, p_size:] = -1  # weighs something, where there is no p
+        draft[8, :, -1] = float("nan")
+        tokens = torch.randint(0, larger, (64, 3), generator=generator)
+        tokens[9:12, 0] = torch.tensor([larger, larger - 1, -1])
+        padded = [
+            torch.nn.functional.pad(rows.float(), (0, larger - rows.shape[2]))
+            for rows in (draft, target)
+        ]
+        expected = rsk.rejection_sample(tokens, *padded, seed=1, backend="baseline")
+        got = rsk.rejection_sample(tokens, draft, target, seed=1, backend="fused")
+        assert torch.equal(got.tokens, expected.tokens)
+        assert torch.equal(got.num_accepted, expected.num_accepted)
+        assert got.num_accepted[9] == -1
+        if not target_is_larger:
+            assert got.tokens.max() >= p_size
+
+
 class TestSample:
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("vocab_size", [1, 5, 16, 130, 1025])
@@ -458,7 +488,7 @@ class TestArguments:
             r"target_probs: expected shape \[B, K\+1, V\] = \[2, 4, 5\] .* got \[2, 3, 5\]",
             target_probs=torch.ones(2, 3, 5),
         )
-        self.refused(r"draft_probs: expected shape", draft_probs=torch.ones(2, 3, 6))
+        self.refused(r"draft_probs: expected shape", draft_probs=torch.ones(2, 4, 5))
         self.refused(r"draft_probs: expected shape", draft_probs=torch.ones(1, 3, 5))
         self.refused(r"draft_probs: expected 3 dimensions", draft_probs=torch.ones(2, 5))
         self.refused(r"seed: expected shape \[B\]", seed=torch.zeros(3, dtype=torch.int64))
@@ -469,8 +499,8 @@ class TestArguments:
                      draft_tokens=torch.zeros(2, 3))  # fmt: skip
         self.refused("target_probs: expected dtype float32 or bfloat16 or float16, got float64",
                      target_probs=torch.ones(2, 4, 5).double())  # fmt: skip
-        self.refused("draft_probs: expected dtype float32, got float16",
-                     draft_probs=torch.ones(2, 3, 5).half())  # fmt: skip
+        self.refused("draft_probs: expected dtype float32 or bfloat16 or float16, got float64",
+                     draft_probs=torch.ones(2, 3, 5).double())  # fmt: skip
         self.refused("seed: expected dtype int64, got int32", seed=torch.zeros(2).int())
 
     def test_devices(self):
@@ -491,6 +521,9 @@ class TestArguments:
                      draft_tokens=torch.zeros(2, long, dtype=torch.int64),
                      draft_probs=None, target_probs=torch.ones(2, long + 1, 5))  # fmt: skip
         for vocab_size in (0, MAX_VOCAB_SIZE + 1):
+            self.refused(f"draft's vocabulary size V: expected 1 to 1048576, got {vocab_size}",
+                         draft_probs=torch.ones(2, 3, 1).expand(2, 3, vocab_size).contiguous()
+                         )  # fmt: skip
             self.refused(f"vocabulary size V: expected 1 to 1048576, got {vocab_size}",
                          draft_probs=None,
                          target_probs=torch.ones(2, 4, 1).expand(2, 4, vocab_size).contiguous()
@@ -521,8 +554,9 @@ class TestArguments:
         for arguments in (
             (tokens[0], draft, target),
             (tokens.float(), draft, target),
-            (tokens, draft[:, :, :4], target),
-            (tokens, draft.half(), target),
+            (tokens, draft[:, :2], target),
+            (tokens, draft[:, :, :0], target),
+            (tokens, draft.double(), target),
             (tokens, draft, target[:, :3]),
             (tokens, draft, target.double()),
             (tokens, draft, target[:, :, :0]),
@@ -628,7 +662,11 @@ class TestOtherBuilds:
             "t.TestAgreement().test_drafts_without_probabilities(torch.float16)\n"
             "print('same')"
         )
-        environment = os.environ | {"RSK_CPU_FLAGS": flags, "RSK_CACHE_DIR": str(tmp_path)}
+        environment = os.environ | {
+            "RSK_CPU_FLAGS": flags,
+            "RSK_CACHE_DIR": str(tmp_path),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
         done = subprocess.run(
             [sys.executable, "-c", code],
             cwd=Path(__file__).parent,

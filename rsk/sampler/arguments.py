@@ -1,0 +1,158 @@
+"""The checks of the public functions' arguments: what was expected, and what came.
+
+A check raises ``TypeError`` for an argument of another type and ``ValueError`` for one of another
+shape, dtype, device, stride or range.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import Tensor
+
+MAX_SPEC_LEN = 128
+MAX_VOCAB_SIZE = 1 << 20
+PROBABILITY_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+TOKEN_DTYPES = (torch.int64, torch.int32)
+
+
+def check_request(
+    draft_tokens: Tensor,
+    draft_probs: Tensor | None,
+    target_probs: Tensor,
+    seed: int | Tensor | None,
+    position: int | Tensor,
+) -> tuple[int | Tensor, int | Tensor]:
+    """Check the arguments of :func:`rejection_sample`; return the seed and position to use."""
+    batch_size = check_tensors(draft_tokens, draft_probs, target_probs)
+    return (
+        check_seed(seed, batch_size, draft_tokens.device),
+        check_int64("position", position, batch_size, draft_tokens.device),
+    )
+
+
+def check_tensors(draft_tokens: Tensor, draft_probs: Tensor | None, target_probs: Tensor) -> int:
+    """Check the three tensors against each other; return B."""
+    check_tensor("draft_tokens", draft_tokens, ("B", "K"), TOKEN_DTYPES)
+    check_tensor("target_probs", target_probs, ("B", "K+1", "V"), PROBABILITY_DTYPES)
+    batch_size, spec_len = draft_tokens.shape
+    vocab_size = target_probs.shape[2]
+    check_range("the speculation length K", spec_len, 0, MAX_SPEC_LEN)
+    check_range("the vocabulary size V", vocab_size, 1, MAX_VOCAB_SIZE)
+    check_shape("target_probs", target_probs, (batch_size, spec_len + 1, vocab_size), "B, K+1, V")
+    check_device("target_probs", target_probs, draft_tokens.device)
+    if draft_probs is not None:
+        check_tensor("draft_probs", draft_probs, ("B", "K", "V"), PROBABILITY_DTYPES)
+        draft_vocab_size = draft_probs.shape[2]
+        check_range("the draft's vocabulary size V", draft_vocab_size, 1, MAX_VOCAB_SIZE)
+        shape = (batch_size, spec_len, draft_vocab_size)
+        check_shape("draft_probs", draft_probs, shape, "B, K, V")
+        check_device("draft_probs", draft_probs, draft_tokens.device)
+    return batch_size
+
+
+def check_tensor(
+    name: str, tensor: Tensor, dims: tuple[str, ...], dtypes: tuple[torch.dtype, ...]
+) -> None:
+    """Check one tensor by itself: its type, number of dimensions, dtype, strides and device.
+
+    Args:
+        name: the argument's name, for the message.
+        tensor: what came.
+        dims: name of each dimension, such as ``("B", "V")``.
+        dtypes: those that are allowed.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+    if tensor.dim() != len(dims):
+        raise ValueError(
+            f"{name}: expected {len(dims)} dimensions [{', '.join(dims)}], "
+            f"got shape {list(tensor.shape)}"
+        )
+    if tensor.dtype not in dtypes:
+        expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise ValueError(
+            f"{name}: expected dtype {expected}, got {str(tensor.dtype).removeprefix('torch.')}"
+        )
+    # A tensor without elements has no two neighbours; NumPy, for one, gives it any strides.
+    if tensor.stride(-1) != 1 and tensor.shape[-1] > 1 and tensor.numel() > 0:
+        raise ValueError(
+            f"{name}: expected the last dimension to be contiguous (stride 1), "
+            f"got strides {tensor.stride()}; call .contiguous() first"
+        )
+    if tensor.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name}: expected a tensor on cpu or cuda, got {tensor.device}")
+
+
+def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], dims: str) -> None:
+    """Check a shape against what the other arguments make of it; ``dims`` names its dimensions."""
+    if tuple(tensor.shape) != shape:
+        raise ValueError(
+            f"{name}: expected shape [{dims}] = {list(shape)} to match draft_tokens"
+            f"{' and target_probs' if name == 'draft_probs' else ''}, got {list(tensor.shape)}"
+        )
+
+
+def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    """Check that a tensor is where the others are."""
+    if tensor.device != device:
+        raise ValueError(f"{name}: expected device {device} like the others, got {tensor.device}")
+
+
+def check_range(what: str, value: int, low: int, high: int) -> None:
+    """Check that ``low <= value <= high``."""
+    if not low <= value <= high:
+        raise ValueError(f"{what}: expected {low} to {high}, got {value}")
+
+
+def check_seed(seed: int | Tensor | None, batch_size: int, device: torch.device) -> int | Tensor:
+    """The seed to use: the one given, once it is checked, or one drawn for ``None``."""
+    if seed is not None:
+        return check_int64("seed", seed, batch_size, device)
+    if torch.compiler.is_compiling():  # stay a tensor: .item() would break the graph
+        drawn = torch.randint(-(2**63), 2**63 - 1, ())
+        return drawn.to(device) + torch.arange(batch_size, device=device)
+    return draw_seed()
+
+
+def draw_seed() -> int:
+    """A seed from PyTorch's global CPU generator."""
+    return int(torch.randint(-(2**63), 2**63 - 1, ()).item())
+
+
+def check_int64(name: str, value: object, batch_size: int, device: torch.device) -> int | Tensor:
+    """Check a value that is one integer for all requests, or one of each in an int64 [B]."""
+    if isinstance(value, Tensor):
+        check_tensor(name, value, ("B",), (torch.int64,))
+        check_shape(name, value, (batch_size,), "B")
+        check_device(name, value, device)
+        return value
+    return as_int64(name, value, "an int or an int64 tensor [B]")
+
+
+def as_int64(name: str, value: object, expected: str = "an int") -> int:
+    """A plain int for whatever Python takes for an index: NumPy's integers too, but no bool."""
+    if type(value) is not int:  # the common case, and the one that torch.compile traces
+        try:
+            if isinstance(value, bool):
+                raise TypeError
+            value = operator.index(value)  # type: ignore[arg-type]
+        except TypeError:
+            raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}") from None
+    assert isinstance(value, int)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name}: expected an int in [-2^63, 2^63), got {value}")
+    return value
+
+
+def raise_if_invalid(num_accepted: Tensor) -> None:
+    """Name the requests whose ``num_accepted`` says that they are invalid; waits for the device."""
+    rows = (num_accepted < 0).nonzero().flatten().tolist()
+    if rows:
+        shown = ", ".join(map(str, rows[:20])) + (", ..." if len(rows) > 20 else "")
+        raise ValueError(
+            f"{len(rows)} of {len(num_accepted)} requests are invalid (rows {shown}): a draft "
+            "token outside the vocabulary, NaN or infinity in a probability that was read, or no "
+            "positive probability to sample from"
+        )
