@@ -8,7 +8,6 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-
 LANGUAGES = {
     ".py": "python",
     ".cu": "cuda",

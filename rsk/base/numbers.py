@@ -89,6 +89,11 @@ def fixed(value: float, decimals: int) -> str:
     return f"{value:.{decimals}f}"
 
 
+def general(value: float) -> str:
+    """A number as it was given: 0.7, 1, 2.5."""
+    return f"{value:g}"
+
+
 def us(time: Any) -> str:
     """A time in microseconds, or the median of a measured one, as :func:`duration` writes it."""
     return duration(getattr(time, "median_us", time))
@@ -106,8 +111,10 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "bytes": byte_size,
     "digits": digits,
     "fixed": fixed,
+    "general": general,
     "percent": percent,
     "change": change,
     "number": number,
+    "quartiles": quartiles,
 }
 """What the templates may put behind a value, as in ``{{ gpu.largest.fused.call | us }}``."""

@@ -100,6 +100,29 @@ def render(
     return text.strip()
 
 
+def fill(text: str, values: Mapping[str, object]) -> str:
+    """Fill in a text that stands elsewhere, such as in a notebook; all values have to occur.
+
+    Raises:
+        TemplateError: an unknown, unused or missing value, or a mistake; names the line.
+    """
+    import jinja2
+    from jinja2 import meta
+
+    environment = _environment(folder())
+    try:
+        named = meta.find_undeclared_variables(environment.parse(text))
+        filled = environment.from_string(text).render(values)
+    except jinja2.TemplateSyntaxError as error:
+        raise TemplateError(f"line {error.lineno}: {error}") from error
+    except (jinja2.UndefinedError, TypeError, ValueError) as error:
+        given = ", ".join(values) or "none"
+        raise TemplateError(f"{error}; the values given are: {given}") from error
+    if unused := sorted(set(values) - named):
+        raise TemplateError(f"the text does not mention {', '.join(unused)}")
+    return filled
+
+
 def exhibit(label: str, values: Mapping[str, object], language: str = LANGUAGE) -> Exhibit:
     """The words of a figure, table or listing.
 
@@ -223,6 +246,10 @@ def _chain(node: Any) -> str | None:
 # --- how it is done ---------------------------------------------------------------------------
 
 
+# A statement or comment alone on its line leaves no blank line behind; the line is still counted.
+_ALONE = re.compile(r"^[ \t]*(\{[%#](?:(?![-+]?[%#]\}).)*)([-+]?[%#]\})[ \t]*\n", re.MULTILINE)
+
+
 @cache
 def _environment(where: Path) -> Environment:
     import jinja2
@@ -239,14 +266,12 @@ def _environment(where: Path) -> Environment:
                 return None
             text = "\n" * found.line + found.text  # so that its lines keep their numbers
         read = path.stat().st_mtime_ns
-        return text, str(path), lambda: path.stat().st_mtime_ns == read
+        return _ALONE.sub(r"\1\n\2", text), str(path), lambda: path.stat().st_mtime_ns == read
 
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(load),
         undefined=jinja2.StrictUndefined,
         finalize=_written,
-        trim_blocks=True,
-        lstrip_blocks=True,
         autoescape=False,
     )
     environment.filters.update(FILTERS)

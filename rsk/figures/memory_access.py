@@ -6,7 +6,6 @@ not what somebody meant it to do.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from rsk.check.synthetic import make_batch
 from rsk.course import python_kernels
 from rsk.course.python_kernels import LANES, PACK, SPLIT, WARPS, Load
 from rsk.figures.plotting import WIDTH, Picture
-from rsk.measure.comparison import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +25,6 @@ SECTOR = 8
 
 GAP = 1.6
 """Distance between the rows of two requests."""
-TITLE: dict[str, Any] = {"fontsize": 10, "fontweight": "bold"}
 
 # Light and dark in turn, so that neighbours differ on a grey printer too.
 _COLORS = ("#56b4e9", "#f5d08a", "#009e73", "#f0b8d5")
@@ -90,14 +87,6 @@ def who_reads(name: str) -> Picture:
     requests, vocab_size = (LANES, 32) if by_thread else (2, 64)
     loads = summing_loads(name, requests, vocab_size)
     together = asked_at_once(loads)
-    used = len(together) / (sectors(together) * SECTOR)
-    waits = max(x.wait for x in loads) + 1
-    lead = (
-        f"A warp asks for {plural(sectors(together), 'sector')} at once and uses "
-        f"{100 * used:.3g} % of what they hold; until a row is read, a thread waits "
-        + {1: "once", 2: "twice"}.get(waits, f"{waits} times")
-    )
-
     fig = Figure(figsize=(WIDTH, 0.9 + 0.62 * requests + (0.9 if name in _MEETING else 0)))
     ax = fig.add_subplot()
     first = set(together)
@@ -121,23 +110,23 @@ def who_reads(name: str) -> Picture:
     ax.set_xlim(-0.16 * vocab_size, vocab_size + 0.3)
     ax.set_ylim(bottom, 1.05)
     ax.set_axis_off()
-    fig.suptitle("\n".join(textwrap.wrap(lead, 78)), x=0.02, ha="left", **TITLE)
-    caption = (
-        f"Who reads which probability in the Python version of `{name}`, with V = {vocab_size}, "
-        f"warps of {LANES} lanes"
-        + ("" if by_thread else f" and {WARPS} warps a block")
-        + (f", {SPLIT} blocks a request" if name in ("split_vocabulary", "cluster") else "")
-        + ". A cell: what a "
-        + ("thread loads" if by_thread else f"lane loads at once, {PACK} probabilities")
-        + "; colour: the "
-        + ("thread" if by_thread else "warp")
-        + "; number: at which of its waits it arrives; black frames: what the first warp asks for "
-        "before it waits." + (" Arrows: where the totals go." if name in _MEETING else "")
-    )
-    alt = f"Rows of {vocab_size} cells, one for each request. {lead}. " + " ".join(
-        f"Request {b}: {_spoken([x for x in loads if x.request == b], _reader(by_thread))}."
-        for b in range(requests)
-    )
+    values = {
+        "name": name,
+        "vocab_size": vocab_size,
+        "by_thread": by_thread,
+        "lanes": LANES,
+        "warps": WARPS,
+        "pack": PACK,
+        "split": SPLIT if name in ("split_vocabulary", "cluster") else 0,
+        "sectors": sectors(together),
+        "used": len(together) / (sectors(together) * SECTOR),
+        "waits": max(x.wait for x in loads) + 1,
+        "meets": name in _MEETING,
+        "spans": [
+            _spans([x for x in loads if x.request == b], _reader(by_thread))
+            for b in range(requests)
+        ],
+    }
     data = pd.DataFrame(
         {
             "request": x.request,
@@ -149,7 +138,8 @@ def who_reads(name: str) -> Picture:
         }
         for x in loads
     )
-    return Picture(fig, f"fig-reads-{name.replace('_', '-')}", caption, alt, data)
+    label = f"fig-reads-{name.replace('_', '-')}"
+    return Picture(fig, label, values, data, block="fig-reads")
 
 
 def _cells(loads: list[Load]) -> list[tuple[Load, int]]:
@@ -197,12 +187,6 @@ def _name_readers(ax: Axes, loads: list[Load], reader: Reader) -> None:
     y = -loads[0].request * GAP
     for unit, begin, end in _spans(loads, reader):
         ax.text((begin + end) / 2, y - 0.12, unit, ha="center", va="top", fontsize=7.5)
-
-
-def _spoken(loads: list[Load], reader: Reader) -> str:
-    return "; ".join(
-        f"{unit} reads {begin} to {end - 1}" for unit, begin, end in _spans(loads, reader)
-    )
 
 
 def _draw_meeting(ax: Axes, name: str, loads: list[Load], top: float) -> None:
