@@ -41,6 +41,11 @@ class Repeatability:
     between_most: float
     most_at: Record
 
+    @property
+    def understated(self) -> bool:
+        """Whether two runs differ by more than one run states."""
+        return self.between > self.stated
+
 
 def roof_share(record: Record) -> float | None:
     """Fraction of the memory roof that a record reached; ``None`` if that roof was disturbed.
