@@ -1,11 +1,14 @@
-// Step 2: one block per request. Its warps share the row and read it 16 bytes a lane, side by side.
+// Step 2: one block per request. Its threads share the row, and neighbours read neighbours.
 //
-// Each warp judges all the drafts for itself, 32 at a time, which costs less than a barrier to share
-// the answer. Then it sums a piece of the row. One barrier later every warp knows all the pieces'
-// totals, hence which piece the token is in, and the warp that owns that piece finds it there.
+// The row is cut into pieces, one for each warp. In a piece the 32 threads of the warp read 32
+// probabilities that lie side by side: 128 bytes, all of which are used. Each thread leaves the sum
+// of what it has read in shared memory; after a barrier they are added up, and after another one
+// every thread knows the total of each piece, hence which of them the token is in. That piece is
+// cut and summed in the same way, and so on, until it is a single token.
+#include "block.h"
 #include "kernels.h"
 #include "launch.h"
-#include "warp.h"
+#include "row.h"
 
 namespace rsk::block_per_sequence {
 
@@ -13,51 +16,75 @@ constexpr int32_t THREADS = 256;
 constexpr int32_t WARPS = THREADS / 32;
 
 struct Shared {
-  int64_t warp_total[WARPS];
+  int64_t sum[THREADS];  // of what each thread has read; -1: a probability is not finite
+  int64_t total[WARPS];  // of each piece, likewise
 };
 
+// The sum of some numbers, or -1 if one of them is -1.
+__device__ inline int64_t add_up(const int64_t* numbers, int32_t count) {
+  int64_t sum = 0;
+  bool finite = true;
+  for (int32_t i = 0; i < count; ++i) {
+    sum += numbers[i];
+    finite &= numbers[i] >= 0;
+  }
+  return finite ? sum : -1;
+}
+
 template <class Probability>
-__global__ void __launch_bounds__(THREADS, 4) kernel(Batch batch, Cut cut) {
+__global__ void kernel(Batch batch) {
   Shared& shared = shared_memory<Shared>();
-  const int32_t b = (int32_t)blockIdx.x;
-  const int32_t warp = (int32_t)threadIdx.x / 32, lane = (int32_t)threadIdx.x % 32;
+  const int32_t b = (int32_t)blockIdx.x, thread = (int32_t)threadIdx.x;
+  const int32_t warp = thread / 32, lane = thread % 32;
 
-  const Walk walk = walk_drafts<Probability>(batch, b, lane);
-  if (walk.verdict == Verdict::invalid) {
-    if (warp == 0) write_result_with_warp(batch, b, walk.n, -1, lane);
-    return;
+  // All threads walk the drafts: they read the same numbers, which costs no more than for one.
+  int32_t n = 0;
+  Verdict verdict = Verdict::ended;
+  for (; n < batch.spec_len; ++n) {
+    verdict = judge<Probability>(batch, b, n);
+    if (verdict != Verdict::accepted) break;
   }
-  Row<Probability> row = row_to_sample<Probability>(batch, b, walk);
-  Piece piece = piece_of_row(row.size, warp, cut);
 
-  Tile<Probability> tile;
-  Totals warps;
-  for (;;) {
-    const int64_t sum = sum_piece(row, piece, tile, lane);
-    if (lane == 0) shared.warp_total[warp] = sum;
+  Row<Probability> row = row_to_sample<Probability>(batch, b, {n, verdict});
+  int64_t token = -1, rest = -1;
+  int32_t begin = 0, end = row.size;  // the token is in between
+  while (verdict != Verdict::invalid && token < 0) {
+    const int32_t piece = (end - begin + WARPS - 1) / WARPS;  // its length
+    const int32_t first = begin + warp * piece;
+    const int32_t behind = first + piece < end ? first + piece : end;
+    int64_t sum = 0;
+    bool finite = true;
+    for (int32_t v = first + lane; v < behind; v += 32) sum += row.weight(v, finite);
+    shared.sum[thread] = finite ? sum : -1;
     __syncthreads();
-    warps = add_totals<WARPS>(shared.warp_total, WARPS, lane);
-    if (warps.all != 0 || !row.is_residual()) break;
-    row.certain = row.NO_Q;  // the residual is empty: sample from p
-    __syncthreads();  // before the totals are overwritten
+    if (lane == 0) shared.total[warp] = add_up(shared.sum + 32 * warp, 32);
+    __syncthreads();
+
+    if (rest < 0) {  // this was the whole row
+      const int64_t total = add_up(shared.total, WARPS);
+      if (total < 0 || (total == 0 && !row.is_residual())) break;  // nothing to sample from
+      if (total == 0) {
+        row.draft = Draft::none;  // the residual is empty: sample from p
+        continue;
+      }
+      rest = threshold(sample_word(batch, b, n), total);
+    }
+    int32_t chosen = 0;
+    while (rest >= shared.total[chosen]) rest -= shared.total[chosen++];
+    begin += chosen * piece;
+    end = begin + piece < end ? begin + piece : end;
+    if (end - begin == 1) token = begin;
   }
-  int64_t token = -1;  // nothing to sample from, or not finite
-  bool is_writer = warp == 0;
-  if (warps.all > 0) {
-    int64_t rest = threshold(sample_word(batch, b, walk.n), warps.all);
-    is_writer = warp == warps.choose(rest);
-    if (is_writer) token = find_token(row, piece, tile, rest, lane);
-  }
-  if (is_writer) write_result_with_warp(batch, b, walk.n, token, lane);
+  if (thread == 0) write_result(batch, b, n, token);
 }
 
 cudaError_t launch(const Batch& batch, void*, cudaStream_t stream) {
   const auto config = launch_config(batch.batch_size, THREADS, stream);
   return with_probability_type(batch, [&](auto probability) {
-    using Probability = decltype(probability);
-    const Cut cut = cut_row<Probability>(batch.vocab_size, WARPS);
-    return cudaLaunchKernelEx(&config, kernel<Probability>, batch, cut);
+    return cudaLaunchKernelEx(&config, kernel<decltype(probability)>, batch);
   });
 }
+
+const Kernel entry{launch, nullptr};
 
 }  // namespace rsk::block_per_sequence

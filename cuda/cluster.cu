@@ -1,4 +1,4 @@
-// Step 4: the blocks of a request form a thread-block cluster (compute capability 9.0 and above).
+// Step 5: the blocks of a request form a thread-block cluster (compute capability 9.0 and above).
 //
 // A cluster's blocks do run at once, on neighbouring multiprocessors, and can write to each other's
 // shared memory. Each block sends its total to every other one (mailbox.h); then all know all of
@@ -8,16 +8,20 @@
 // A kernel this short spends a good part of its time on starting. So it allows the next one in the
 // stream to start early, as far as it can without reading what this one writes, and does the same
 // itself (programmatic dependent launch).
+#include "block.h"
 #include "kernels.h"
 #include "launch.h"
 #include "mailbox.h"
-#include "warp.h"
+#include "piece.h"
 
 namespace rsk::cluster {
 
-// Blocks that a multiprocessor runs at once, with up to 64 registers a thread.
-template <int32_t WARPS>
-constexpr int32_t resident = 32 / WARPS;
+// Below, the kernel is empty: it must compile, and nobody launches it.
+#if defined(__CUDA_ARCH__)
+constexpr bool HAS_CLUSTERS = runs_on(KernelName::cluster, __CUDA_ARCH__ / 10);
+#else
+constexpr bool HAS_CLUSTERS = true;
+#endif
 
 // For the residual's totals, and for p's should the residual be empty. Nothing is used twice: when
 // the letters are there, some warps of this block may still be reading.
@@ -28,9 +32,7 @@ struct Shared {
 };
 
 template <class Probability, int32_t WARPS>
-__global__ void __launch_bounds__(32 * WARPS, resident<WARPS>)
-    kernel(Batch batch, int32_t cluster_size, Cut cut) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+__device__ __forceinline__ void decide(const Batch& batch, int32_t cluster_size, Cut cut) {
   Shared<WARPS>& shared = shared_memory<Shared<WARPS>>();
   const int32_t b = (int32_t)index_of_cluster(), part = (int32_t)rank_in_cluster();
   const int32_t warp = (int32_t)threadIdx.x / 32, lane = (int32_t)threadIdx.x % 32;
@@ -50,7 +52,7 @@ __global__ void __launch_bounds__(32 * WARPS, resident<WARPS>)
     if (mine == 0) write_result_with_warp(batch, b, walk.n, -1, lane);
     return;
   }
-  Row<Probability> row = row_to_sample<Probability>(batch, b, walk);
+  PackedRow<Probability> row = row_to_sample<Probability>(batch, b, walk);
   Piece piece = piece_of_row(row.size, mine, cut);
 
   Tile<Probability> tile;
@@ -68,7 +70,7 @@ __global__ void __launch_bounds__(32 * WARPS, resident<WARPS>)
     wait_for_letters(mailbox);
     blocks = add_totals<MAX_CLUSTER>(mailbox.letters, cluster_size, lane);
     if (blocks.all != 0 || !row.is_residual()) break;
-    row.certain = row.NO_Q;  // the residual is empty: sample from p
+    row.draft = Draft::none;  // the residual is empty: sample from p
   }
   int64_t token = -1;  // nothing to sample from, or not finite
   bool is_writer = mine == 0;
@@ -78,7 +80,14 @@ __global__ void __launch_bounds__(32 * WARPS, resident<WARPS>)
     if (is_writer) token = find_token(row, piece, tile, rest, lane);
   }
   if (is_writer) write_result_with_warp(batch, b, walk.n, token, lane);
-#endif
+}
+
+template <class Probability, int32_t WARPS>
+__global__ void __launch_bounds__(32 * WARPS, 32 / WARPS)  // blocks at once: up to 64 registers
+    kernel(Batch batch, int32_t cluster_size, Cut cut) {
+  if constexpr (HAS_CLUSTERS) {
+    decide<Probability, WARPS>(batch, cluster_size, cut);
+  }
 }
 
 // Blocks per request: as many as have a whole tile to read for each warp, and together at most four
@@ -86,7 +95,7 @@ __global__ void __launch_bounds__(32 * WARPS, resident<WARPS>)
 template <class Probability, int32_t WARPS>
 int32_t cluster_size(const Batch& batch, const Device& device) {
   const int32_t of_a_block = CHUNKS * CHUNK_SIZE<Probability> * WARPS;
-  const int32_t useful = (batch.vocab_size + of_a_block - 1) / of_a_block;
+  const int32_t useful = (num_columns(batch) + of_a_block - 1) / of_a_block;
   const int32_t share = device.multiprocessors * 4 / batch.batch_size;
   const int32_t size = useful < share ? useful : share;
   return size < 2 ? 2 : size < MAX_CLUSTER ? size : MAX_CLUSTER;
@@ -116,7 +125,7 @@ cudaError_t launch(const Batch& batch, const Device& device, cudaStream_t stream
   attributes[2].val.programmaticStreamSerializationAllowed = 1;
   config.attrs = attributes;
   config.numAttrs = 3;
-  const Cut cut = cut_row<Probability>(batch.vocab_size, size * WARPS);
+  const Cut cut = cut_row<Probability>(num_columns(batch), size * WARPS);
   return cudaLaunchKernelEx(&config, function, batch, size, cut);
 }
 
@@ -124,16 +133,18 @@ cudaError_t launch(const Batch& batch, void*, cudaStream_t stream) {
   Device device;
   const cudaError_t error = current_device(device);
   if (error != cudaSuccess) return error;
-  if (device.major < 9) return cudaErrorNotSupported;
+  if (!runs_on(KernelName::cluster, device.capability)) return cudaErrorNotSupported;
   return with_probability_type(batch, [&](auto probability) {
     using Probability = decltype(probability);
     // Small blocks are sooner together. Larger ones for a few rows that are so long that even the
     // largest cluster of small ones has more than a tile a warp to read.
     const bool is_long = batch.batch_size * MAX_CLUSTER <= device.multiprocessors &&
-                         batch.vocab_size > MAX_CLUSTER * 4 * CHUNKS * CHUNK_SIZE<Probability>;
+                         num_columns(batch) > MAX_CLUSTER * 4 * CHUNKS * CHUNK_SIZE<Probability>;
     return is_long ? launch<Probability, 8>(batch, device, stream)
                    : launch<Probability, 4>(batch, device, stream);
   });
 }
+
+const Kernel entry{launch, nullptr};
 
 }  // namespace rsk::cluster

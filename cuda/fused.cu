@@ -4,23 +4,23 @@
 
 namespace rsk {
 
-Kernel kernel_at(int32_t index) {
-  constexpr Kernel kernels[NUM_KERNELS] = {
-      {thread_per_sequence::launch, nullptr},
-      {block_per_sequence::launch, nullptr},
-      {split_vocabulary::launch, split_vocabulary::workspace_bytes},
-      {cluster::launch, nullptr},
+const Kernel& kernel_of(KernelName name) {
+  static const Kernel* const kernels[] = {
+#define RSK_KERNEL(name, ...) &name::entry,
+#include "ladder.h"
+#undef RSK_KERNEL
   };
-  return kernels[index];
+  return *kernels[(int32_t)name];
 }
 
-// Where the device has clusters, they serve every batch. Else a batch that fills the GPU takes one
-// block per request, and a smaller one is split.
-int32_t best_kernel(const Batch& batch) {
+// Where the device has clusters, they serve every batch. Else a batch that fills the GPU with one
+// block per request takes that many, and for a smaller one rows are split.
+KernelName best_kernel(const Batch& batch) {
   Device device;
   current_device(device);
-  if (device.major >= 9) return 3;
-  return is_large(batch, device) ? 1 : 2;
+  if (runs_on(KernelName::cluster, device.capability)) return KernelName::cluster;
+  return batch.batch_size >= 2 * device.multiprocessors ? KernelName::loads_in_flight
+                                                        : KernelName::split_vocabulary;
 }
 
 }  // namespace rsk

@@ -195,7 +195,7 @@ void decide(const Batch& batch, int32_t b) {
   int32_t n = 0;
   Verdict verdict = Verdict::ended;
   for (; n < batch.spec_len; ++n) {
-    verdict = judge<Target, Draft>(batch, b, n);
+    verdict = judge<Mixed>(batch, b, n);
     if (verdict != Verdict::accepted) break;
   }
   int64_t token = -1;

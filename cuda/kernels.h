@@ -1,6 +1,7 @@
 // The entry points that the binding calls: plain pointers in, nothing of PyTorch.
 #pragma once
 
+#include "logits_batch.h"
 #include "specification.h"
 
 #if defined(RSK_CUDA)
@@ -12,29 +13,56 @@ namespace rsk {
 // The fused CPU kernel, on requests [begin, end).
 void fused_cpu(const Batch& batch, int32_t begin, int32_t end);
 
-#if defined(RSK_CUDA)
-// The CUDA kernels: each launch is one kernel on the stream; the workspace belongs to the call.
-namespace thread_per_sequence {
-cudaError_t launch(const Batch& batch, void* workspace, cudaStream_t stream);
-}
-namespace block_per_sequence {
-cudaError_t launch(const Batch& batch, void* workspace, cudaStream_t stream);
-}
-namespace split_vocabulary {
-cudaError_t launch(const Batch& batch, void* workspace, cudaStream_t stream);
-size_t workspace_bytes(const Batch& batch);
-}  // namespace split_vocabulary
-namespace cluster {
-cudaError_t launch(const Batch& batch, void* workspace, cudaStream_t stream);
-}
+// The same from logits.
+void fused_cpu_logits(const LogitsBatch& call, int32_t begin, int32_t end);
 
+// The probabilities of rows [begin, end) of the target's logits, counted over requests and
+// positions: out is [B, K+1, V], contiguous.
+void probabilities_cpu(const LogitsBatch& call, float* out, int64_t begin, int64_t end);
+
+#if defined(RSK_CUDA)
+// What a kernel's file defines, in a namespace of its name.
 struct Kernel {
+  // One kernel on the stream; the workspace belongs to the call.
   cudaError_t (*launch)(const Batch& batch, void* workspace, cudaStream_t stream);
   size_t (*workspace_bytes)(const Batch& batch);  // null: it needs none
 };
-constexpr int32_t NUM_KERNELS = 4;
-Kernel kernel_at(int32_t index);  // in the order of rsk.KERNELS
-int32_t best_kernel(const Batch& batch);
+
+#define RSK_KERNEL(name, ...) \
+  namespace name {            \
+  extern const Kernel entry;  \
+  }
+#include "ladder.h"
+#undef RSK_KERNEL
+
+enum class KernelName : int32_t {
+#define RSK_KERNEL(name, ...) name,
+#include "ladder.h"
+#undef RSK_KERNEL
+};
+
+// The compute capability, times ten, that a kernel needs.
+constexpr int32_t NEEDED_CAPABILITY[] = {
+#define RSK_KERNEL(name, capability, ...) capability,
+#include "ladder.h"
+#undef RSK_KERNEL
+};
+constexpr int32_t NUM_KERNELS = sizeof NEEDED_CAPABILITY / sizeof NEEDED_CAPABILITY[0];
+
+constexpr bool runs_on(KernelName name, int32_t capability) {
+  return capability >= NEEDED_CAPABILITY[(int32_t)name];
+}
+
+const Kernel& kernel_of(KernelName name);
+KernelName best_kernel(const Batch& batch);
+
+// From logits: launch() answers all calls but probabilities, in one kernel on compute capability
+// 9.0 and later.
+namespace from_logits {
+cudaError_t launch(const LogitsBatch& call, void* workspace, cudaStream_t stream);
+size_t workspace_bytes(const LogitsBatch& call);
+cudaError_t launch_probabilities(const LogitsBatch& call, float* out, cudaStream_t stream);
+}  // namespace from_logits
 #endif
 
 }  // namespace rsk

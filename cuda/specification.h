@@ -11,12 +11,15 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <type_traits>
+
 #if defined(__CUDACC__)
 #include <cuda_fp16.h>
-#define RSK_FUNCTION static __host__ __device__ __forceinline__
+#define RSK_METHOD __host__ __device__ __forceinline__
 #else
-#define RSK_FUNCTION static inline
+#define RSK_METHOD inline
 #endif
+#define RSK_FUNCTION static RSK_METHOD
 
 namespace rsk {
 
@@ -51,11 +54,6 @@ struct Batch {
   Dtype dtype, draft_dtype;      // of the target's and of the draft's distributions
   bool wide_tokens;              // draft tokens are int64
 };
-
-// Vocabularies of different size: either distribution is 0 in the columns that only the other has.
-RSK_FUNCTION int32_t largest_vocab_size(const Batch& batch) {
-  return batch.vocab_size > batch.draft_vocab_size ? batch.vocab_size : batch.draft_vocab_size;
-}
 
 // ------------------------------------------------------------------------------- random words
 
@@ -118,17 +116,63 @@ RSK_FUNCTION float one(float) { return 1.0f; }
 RSK_FUNCTION BFloat16 one(BFloat16) { return {0x3F80}; }
 RSK_FUNCTION Float16 one(Float16) { return {0x3C00}; }
 
-// Row k of request b: V_p or V_q probabilities.
+// Target and draft may differ in type and in vocabulary size. Mostly they do not: then code is
+// compiled for their type, and a row is a pointer. Else it is compiled for Mixed: a row looks at its
+// type at each read, and where it is shorter than the other one it is 0.
+struct Mixed {};
+
+struct MixedRow {
+  const void* probs;
+  int64_t begin;  // of the row, in elements
+  int32_t size;
+  Dtype dtype;
+
+  RSK_METHOD float operator[](int64_t v) const {
+    if (v >= size) return 0.0f;
+    switch (dtype) {
+      case Dtype::float32: return ((const float*)probs)[begin + v];
+      case Dtype::bfloat16: return widen(((const BFloat16*)probs)[begin + v]);
+      case Dtype::float16: return widen(((const Float16*)probs)[begin + v]);
+    }
+    return 0.0f;
+  }
+};
+
 template <class Probability>
-RSK_FUNCTION const Probability* target_row(const Batch& batch, int32_t b, int32_t k) {
-  return (const Probability*)batch.target_probs + b * batch.target_probs_stride[0] +
-         k * batch.target_probs_stride[1];
+using RowPointer = std::conditional_t<std::is_same_v<Probability, Mixed>, MixedRow,
+                                      const Probability*>;
+
+RSK_FUNCTION bool is_mixed(const Batch& batch) {
+  return batch.draft_vocab_size != batch.vocab_size || batch.draft_dtype != batch.dtype;
+}
+
+// Columns of the larger distribution.
+template <class Probability = Mixed>
+RSK_FUNCTION int32_t num_columns(const Batch& batch) {
+  if (!std::is_same_v<Probability, Mixed>) return batch.vocab_size;
+  return batch.vocab_size > batch.draft_vocab_size ? batch.vocab_size : batch.draft_vocab_size;
+}
+
+// Row k of request b.
+template <class Probability>
+RSK_FUNCTION RowPointer<Probability> target_row(const Batch& batch, int32_t b, int32_t k) {
+  const int64_t* stride = batch.target_probs_stride;
+  if constexpr (std::is_same_v<Probability, Mixed>) {
+    return {batch.target_probs, b * stride[0] + k * stride[1], batch.vocab_size, batch.dtype};
+  } else {
+    return (const Probability*)batch.target_probs + b * stride[0] + k * stride[1];
+  }
 }
 
 template <class Probability>
-RSK_FUNCTION const Probability* draft_row(const Batch& batch, int32_t b, int32_t k) {
-  return (const Probability*)batch.draft_probs + b * batch.draft_probs_stride[0] +
-         k * batch.draft_probs_stride[1];
+RSK_FUNCTION RowPointer<Probability> draft_row(const Batch& batch, int32_t b, int32_t k) {
+  const int64_t* stride = batch.draft_probs_stride;
+  if constexpr (std::is_same_v<Probability, Mixed>) {
+    return {batch.draft_probs, b * stride[0] + k * stride[1], batch.draft_vocab_size,
+            batch.draft_dtype};
+  } else {
+    return (const Probability*)batch.draft_probs + b * stride[0] + k * stride[1];
+  }
 }
 
 RSK_FUNCTION int64_t draft_token(const Batch& batch, int32_t b, int32_t k) {
@@ -143,18 +187,16 @@ enum class Verdict : int32_t { accepted, rejected, ended, invalid };
 
 // Judge draft token k of request b, on its own: it counts only if all before it were accepted.
 // u has 29 bits and q 24, so their product is exact in a double, and p = q > 0 always accepts.
-template <class Target, class Draft = Target>
+template <class Probability>
 RSK_FUNCTION Verdict judge(const Batch& batch, int32_t b, int32_t k) {
   // First, so that a GPU computes it while it waits for the token and its probabilities.
   const uint64_t word = random_word(seed_of(batch, b), position_of(batch, b) + (uint64_t)k, COIN);
   const double u = (double)(int32_t)(word >> 35) * (1.0 / (1 << 29));
   const int64_t d = draft_token(batch, b, k);
   if (d == -1) return Verdict::ended;
-  if (d < 0 || d >= largest_vocab_size(batch)) return Verdict::invalid;
-  const float p = d < batch.vocab_size ? widen(target_row<Target>(batch, b, k)[d]) : 0.0f;
-  const float q = !batch.draft_probs             ? 1.0f
-                  : d < batch.draft_vocab_size ? widen(draft_row<Draft>(batch, b, k)[d])
-                                               : 0.0f;
+  if (d < 0 || d >= num_columns<Probability>(batch)) return Verdict::invalid;
+  const float p = widen(target_row<Probability>(batch, b, k)[d]);
+  const float q = batch.draft_probs ? widen(draft_row<Probability>(batch, b, k)[d]) : 1.0f;
   if (!is_finite(p) || !is_finite(q)) return Verdict::invalid;
   return u * (double)q < (double)p ? Verdict::accepted : Verdict::rejected;
 }

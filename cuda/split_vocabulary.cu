@@ -1,4 +1,4 @@
-// Step 3: several blocks per request, so that a small batch fills the GPU.
+// Step 4: several blocks per request, so that a small batch fills the GPU.
 //
 // One block per request leaves most multiprocessors idle while B is below their number. Here a row
 // is cut over several blocks, which cannot wait for one another: they may not all run at once. So
@@ -6,9 +6,10 @@
 // knows that all the totals are there. It finishes the request.
 //
 // The tickets must start at 0 in each call: one memset of a workspace that belongs to the call.
+#include "block.h"
 #include "kernels.h"
 #include "launch.h"
-#include "warp.h"
+#include "piece.h"
 
 namespace rsk::split_vocabulary {
 
@@ -30,7 +31,7 @@ struct Workspace {
 
 int32_t split_of(const Batch& batch) {
   const int32_t worth_a_block = THREADS * 16;  // probabilities; fewer cost more than they save
-  const int32_t wanted = (batch.vocab_size + worth_a_block - 1) / worth_a_block;
+  const int32_t wanted = (num_columns(batch) + worth_a_block - 1) / worth_a_block;
   const int32_t resident = 384;  // blocks of this size that a large GPU runs at once
   const int32_t affordable = resident / batch.batch_size;
   const int32_t split = wanted < affordable ? wanted : affordable;
@@ -53,7 +54,7 @@ __global__ void __launch_bounds__(THREADS, 3)  // blocks at once: up to 80 regis
     if (part == 0 && warp == 0) write_result_with_warp(batch, b, walk.n, -1, lane);
     return;
   }
-  Row<Probability> row = row_to_sample<Probability>(batch, b, walk);
+  PackedRow<Probability> row = row_to_sample<Probability>(batch, b, walk);
   const int32_t count = split * WARPS, mine = part * WARPS + warp;
   int64_t* block_total = workspace.block_total + (int64_t)b * split;
   int64_t* warp_total = workspace.warp_total + (int64_t)b * count;
@@ -85,7 +86,7 @@ __global__ void __launch_bounds__(THREADS, 3)  // blocks at once: up to 80 regis
     const Totals warps = add_totals<WARPS>(warp_total + block * WARPS, WARPS, lane);
     piece = piece_of_row(row.size, block * WARPS + warps.choose(rest), cut);
   } else if (totals.all == 0 && row.is_residual()) {  // empty, which is rare: this block sums p
-    row.certain = row.NO_Q;
+    row.draft = Draft::none;
     cut = cut_row<Probability>(row.size, WARPS);
     piece = piece_of_row(row.size, warp, cut);
     const int64_t again = sum_piece(row, piece, tile, lane);
@@ -120,9 +121,11 @@ cudaError_t launch(const Batch& batch, void* memory, cudaStream_t stream) {
   const auto config = launch_config((int64_t)batch.batch_size * split, THREADS, stream);
   return with_probability_type(batch, [&](auto probability) {
     using Probability = decltype(probability);
-    const Cut cut = cut_row<Probability>(batch.vocab_size, split * WARPS);
+    const Cut cut = cut_row<Probability>(num_columns(batch), split * WARPS);
     return cudaLaunchKernelEx(&config, kernel<Probability>, batch, workspace, split, cut);
   });
 }
+
+const Kernel entry{launch, workspace_bytes};
 
 }  // namespace rsk::split_vocabulary

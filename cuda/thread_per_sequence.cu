@@ -6,6 +6,7 @@
 // of memory to use 4 bytes of each. A batch of 64 keeps 64 threads busy out of some 270,000.
 #include "kernels.h"
 #include "launch.h"
+#include "row.h"
 
 namespace rsk::thread_per_sequence {
 
@@ -23,47 +24,34 @@ __global__ void kernel(Batch batch) {
     if (verdict != Verdict::accepted) break;
   }
 
-  const Probability* p = target_row<Probability>(batch, b, n);
-  const Probability* q = nullptr;
-  int64_t certain = -1;  // the token whose q is 1 when the draft has no probabilities
-  if (verdict == Verdict::rejected) {
-    if (batch.draft_probs) {
-      q = draft_row<Probability>(batch, b, n);
-    } else {
-      certain = draft_token(batch, b, n);
-    }
-  }
-
+  Row<Probability> row = row_to_sample<Probability>(batch, b, {n, verdict});
   int64_t token = -1;
   while (verdict != Verdict::invalid) {
-    const auto weight = [&](int32_t v, bool& finite) {
-      const float target = widen(p[v]);
-      const float draft = q ? widen(q[v]) : v == certain ? 1.0f : 0.0f;
-      finite &= is_finite(target) && is_finite(draft);
-      return fixed_point(target - draft);
-    };
     int64_t total = 0;
     bool finite = true;
-    for (int32_t v = 0; v < batch.vocab_size; ++v) total += weight(v, finite);
+    for (int32_t v = 0; v < row.size; ++v) total += row.weight(v, finite);
     if (!finite) break;
     if (total > 0) {
       int64_t rest = threshold(sample_word(batch, b, n), total);
       for (token = 0;; ++token) {
-        rest -= weight((int32_t)token, finite);
+        rest -= row.weight((int32_t)token, finite);
         if (rest < 0) break;
       }
       break;
     }
-    if (!q && certain < 0) break;  // nothing to sample from
-    q = nullptr;                   // the residual is empty: sample from p
-    certain = -1;
+    if (!row.is_residual()) break;  // nothing to sample from
+    row.draft = Draft::none;        // the residual is empty: sample from p
   }
   write_result(batch, b, n, token);
 }
 
 cudaError_t launch(const Batch& batch, void*, cudaStream_t stream) {
   const auto config = launch_config((batch.batch_size + THREADS - 1) / THREADS, THREADS, stream);
-  return RSK_LAUNCH(&config, kernel, batch);
+  return with_probability_type(batch, [&](auto probability) {
+    return cudaLaunchKernelEx(&config, kernel<decltype(probability)>, batch);
+  });
 }
+
+const Kernel entry{launch, nullptr};
 
 }  // namespace rsk::thread_per_sequence

@@ -313,6 +313,7 @@ def report(
 ) -> None:
     """Run the notebooks, and make the report and the talk."""
     from rsk.course import running
+    from rsk.course.parameters import parse_parameters
     from rsk.report import published, talk
 
     if publish:
@@ -320,7 +321,7 @@ def report(
             raise ValueError("--publish goes with no other option than --output")
         published.rebuild(output, _console())
         return
-    parameters = running.parse_parameters(param or [])
+    parameters = parse_parameters(param or [])
     if quick is not None:
         parameters["quick"] = quick
     running.run_course(parameters, only=only or (), output=output, export=export, more=talk.write)

@@ -5,10 +5,13 @@ Every backend is compared with this, so it shares no code with any of them.
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 MASK = 2**64 - 1
@@ -47,6 +50,10 @@ def rejection_sample(
 ) -> tuple[list[list[int]], list[int]]:
     batch_size, spec_len = draft_tokens.shape
     vocab_size = target_probs.shape[2]
+    if draft_probs is not None:  # tokens that a model lacks have probability 0
+        vocab_size = max(vocab_size, draft_probs.shape[2])
+        draft_probs = F.pad(draft_probs, (0, vocab_size - draft_probs.shape[2]))
+        target_probs = F.pad(target_probs, (0, vocab_size - target_probs.shape[2]))
     tokens, num_accepted = [], []
     for b in range(batch_size):
         request = decide(
@@ -107,3 +114,73 @@ def sample(probs: Tensor, seeds, positions) -> list[int]:
         token = draw(row, word(seeds[b], positions[b], 2)) if finite else None
         tokens.append(-1 if token is None else token)
     return tokens
+
+
+# --- from logits: Python's doubles, each result rounded to float32. That is correct rounding: a
+# product of two float32 is exact in a double, and a sum has bits enough for rounding it twice.
+
+COEFFICIENTS = (
+    *("0x1.5bba14p-10", "0x1.3cea88p-7", "0x1.c6b752p-5", "0x1.ebf9bcp-3", "0x1.62e42ap-1"),
+    "0x1p0",
+)
+
+
+def float32(x: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.float32(x))
+
+
+def relative_weight(x: float, maximum: float, scale: float) -> float:
+    y = float32(float32(x - maximum) * scale)
+    if y < -42:
+        return 0.0
+    i = round(y)  # ties to even
+    f = float32(y - i)
+    r, *others = map(float.fromhex, COEFFICIENTS)
+    for coefficient in others:
+        r = float32(float32(r * f) + coefficient)
+    return math.ldexp(r, i)
+
+
+def row_probabilities(
+    x: list[float], temperature: float, top_k: int, top_p: float, min_p: float
+) -> list[float]:
+    """The parameters are float32, but for top_k."""
+    in_range = temperature == 0 or 2.0**-20 <= temperature <= 2.0**20
+    in_range = in_range and 0 <= top_p <= 1 and 0 <= min_p <= 1 and top_k >= 0
+    if not in_range or any(v != v or v == math.inf for v in x) or max(x) == -math.inf:
+        return [math.nan] * len(x)
+    maximum = max(x)
+    if temperature == 0:
+        return [float(v == x.index(maximum)) for v in range(len(x))]
+    scale = float32(1.4426950408889634 / temperature)
+    e = [relative_weight(value, maximum, scale) for value in x]
+    weights = [math.floor(Fraction(value) * 2**42) for value in e]
+    kept = range(len(x))
+    if 0 < top_k < len(x):
+        least = sorted(x)[-top_k]
+        kept = [v for v in kept if x[v] >= least]
+    if top_p < 1:
+        mass = max(1, math.ceil(top_p * float(sum(weights[v] for v in kept))))
+        ordered = sorted(kept, key=lambda v: -x[v])
+        sums = itertools.accumulate(weights[v] for v in ordered)
+        last = next(v for v, total in zip(ordered, sums, strict=True) if total >= mass)
+        kept = [v for v in kept if x[v] >= x[last]]
+    if min_p > 0:
+        kept = [v for v in kept if e[v] >= min_p]
+    normalizer = float32(2.0**42 / float(sum(weights[v] for v in kept)))
+    stays = set(kept)
+    return [float32(e[v] * normalizer) if v in stays else 0.0 for v in range(len(x))]
+
+
+def probabilities(logits: Tensor, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0) -> Tensor:
+    """The parameters are numbers, or tensors with one value a request."""
+    probs = torch.empty(logits.shape, dtype=torch.float32)
+    for b in range(len(logits)):
+        own = [p[b].item() if isinstance(p, Tensor) else p for p in (temperature, top_p, min_p)]
+        t, p, m = map(float32, own)
+        k = int(top_k[b]) if isinstance(top_k, Tensor) else top_k
+        rows = logits[b].float().reshape(-1, logits.shape[-1]).tolist()
+        results = [row_probabilities(row, t, k, p, m) for row in rows]
+        probs[b] = torch.tensor(results, dtype=torch.float32).reshape(probs[b].shape)
+    return probs

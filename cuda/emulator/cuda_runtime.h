@@ -1,7 +1,7 @@
 // CUDA without a GPU: enough of cuda_runtime.h to compile the unmodified kernels with a plain C++
 // compiler and run them on the CPU. It serves tests and learners; it says nothing about speed.
 //
-// Each CUDA thread is a fiber, with a stack of its own. It runs until it must wait for others, at a
+// Each CUDA thread is a fiber, with a stack of its own (context.h). It runs until it must wait for others, at a
 // barrier or a warp operation, and then hands over. The fibers take turns in an order shuffled by
 // the seed in RSK_EMULATOR_SEED, so a result that depends on the order, because a barrier is
 // missing, differs between seeds. If no fiber can go on, a barrier was not reached by all, and after
@@ -11,28 +11,26 @@
 #pragma once
 
 #if !defined(__unix__) && !defined(__APPLE__)
-#error "the CUDA emulator needs Linux or macOS (ucontext)"
-#endif
-#if defined(__APPLE__) && !defined(_XOPEN_SOURCE)
-#define _XOPEN_SOURCE 700
+#error "the CUDA emulator needs Linux or macOS"
 #endif
 
 #include <math.h>
-#include <setjmp.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <ucontext.h>
 
 #include <algorithm>
 #include <chrono>
 #include <functional>
 #include <map>
-#include <memory>
+#include <new>
 #include <random>
+#include <utility>
 #include <vector>
+
+#include "context.h"
 
 #define __global__
 #define __device__
@@ -101,9 +99,7 @@ struct Cluster {
 };
 
 struct Fiber {
-  ucontext_t context;  // where it starts
-  jmp_buf resume;      // where it goes on
-  bool started = false;
+  Context context;
   Cluster* cluster;
   Block* block;
   Warp* warp;
@@ -119,8 +115,7 @@ struct Fiber {
 };
 
 struct Machine {
-  ucontext_t scheduler_context;
-  jmp_buf scheduler;
+  Context scheduler;
   Fiber* fiber = nullptr;  // the running one
   bool failed = false;     // a thread did what is impossible on a GPU
   std::function<void()> body;
@@ -132,22 +127,8 @@ inline Machine& machine() {
 }
 inline Fiber& current() { return *machine().fiber; }
 
-// swapcontext makes system calls to save the signal mask, so it only starts a fiber; jumps do the
-// rest, ten times faster. AddressSanitizer follows the one but not the other.
-#if defined(__SANITIZE_ADDRESS__)
-inline void hand_over() { swapcontext(&current().context, &machine().scheduler_context); }
-inline void resume(Fiber& fiber) { swapcontext(&machine().scheduler_context, &fiber.context); }
-#else
-__attribute__((noinline)) inline void hand_over() {
-  if (_setjmp(current().resume) == 0) _longjmp(machine().scheduler, 1);
-}
-__attribute__((noinline)) inline void resume(Fiber& fiber) {
-  if (_setjmp(machine().scheduler) != 0) return;
-  if (fiber.started) _longjmp(fiber.resume, 1);
-  fiber.started = true;
-  setcontext(&fiber.context);
-}
-#endif
+inline void hand_over() { go_on(current().context, machine().scheduler); }
+inline void resume(Fiber& fiber) { go_on(machine().scheduler, fiber.context); }
 
 inline void wait(Barrier& barrier, uint64_t ticket) {
   Fiber& fiber = current();
@@ -201,11 +182,7 @@ inline void start(Cluster& cluster, std::vector<Fiber>& fibers, char* stacks) {
       fiber.warp = &block.warps[i / 32];
       fiber.warp->barrier.expected += 1;
       fiber.lane = (int)(i % 32);
-      getcontext(&fiber.context);
-      fiber.context.uc_stack.ss_sp = stacks + (fibers.size() - 1) * STACK_BYTES;
-      fiber.context.uc_stack.ss_size = STACK_BYTES;
-      fiber.context.uc_link = nullptr;
-      makecontext(&fiber.context, run_fiber, 0);
+      prepare(fiber.context, stacks + (fibers.size() - 1) * STACK_BYTES, STACK_BYTES, run_fiber);
     }
   }
 }
@@ -348,7 +325,11 @@ enum cudaError_t {
   cudaErrorNotSupported = 801
 };
 typedef void* cudaStream_t;
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75 };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrComputeCapabilityMinor = 76
+};
 enum cudaFuncAttribute { cudaFuncAttributeNonPortableClusterSizeAllowed = 13 };
 enum cudaClusterSchedulingPolicy { cudaClusterSchedulingPolicyLoadBalancing = 2 };
 enum cudaLaunchAttributeID {
@@ -378,7 +359,7 @@ inline const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
     case cudaSuccess: return "no error";
     case cudaErrorInvalidValue: return "invalid argument";
-    case cudaErrorMemoryAllocation: return "out of memory for the emulated threads' stacks";
+    case cudaErrorMemoryAllocation: return "out of memory for the emulated threads";
     case cudaErrorLaunchTimeout:
       return "the kernel does not end: a barrier was not reached by all, or a loop goes on for ever";
     case cudaErrorLaunchFailure: return "a block sent a letter to a block that does not exist";
@@ -396,19 +377,35 @@ inline cudaError_t cudaGetDevice(int* device) {
 }
 // A small GPU with clusters: few multiprocessors, so that emulated runs stay small.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 16 : 9;
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount: *value = 16; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
+  }
   return cudaSuccess;
 }
 inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
 
-template <class... Parameters, class... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
-                               Arguments&&... arguments) {
-  using namespace emulator;
+namespace emulator {
+
+// The stacks of the fibers that run at once. The system gives memory to those that are used.
+struct Stacks {
+  size_t bytes;
+  void* memory;
+  explicit Stacks(size_t bytes)
+      : bytes(bytes),
+        memory(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0)) {
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+  }
+  Stacks(const Stacks&) = delete;
+  ~Stacks() { munmap(memory, bytes); }
+};
+
+inline cudaError_t launch(const cudaLaunchConfig_t* config, std::function<void()> body) {
   Machine& m = machine();
   blockDim = config->blockDim;
   gridDim = config->gridDim;
-  m.body = [&] { kernel(arguments...); };
+  m.body = std::move(body);
   m.failed = false;
   unsigned per_cluster = 1;
   for (unsigned i = 0; i < config->numAttrs; ++i) {
@@ -419,9 +416,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 
   const size_t fibers_per_cluster = (size_t)per_cluster * config->blockDim.x;
   const size_t at_once = std::max<size_t>(1, FIBERS_AT_ONCE / fibers_per_cluster);
-  const size_t bytes = at_once * fibers_per_cluster * STACK_BYTES;
-  void* stacks = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
-  if (stacks == MAP_FAILED) return cudaErrorMemoryAllocation;
+  const Stacks stacks(at_once * fibers_per_cluster * STACK_BYTES);
   std::mt19937_64 order(seed());
   const size_t num_clusters = config->gridDim.x / per_cluster;
   std::vector<unsigned> turns(num_clusters);
@@ -439,7 +434,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
         clusters[i].blocks[rank].index = dim3(turns[first + i] * per_cluster + rank, 0, 0);
         clusters[i].blocks[rank].rank_in_cluster = rank;
       }
-      start(clusters[i], fibers, (char*)stacks);
+      start(clusters[i], fibers, (char*)stacks.memory);
       for (Block& block : clusters[i].blocks) {  // some blocks begin late
         const uint64_t delay = order() % 2 * (order() % 128);
         for (Warp& warp : block.warps) warp.held_until = delay;
@@ -447,7 +442,18 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     }
     finished = run(fibers, order, deadline);
   }
-  munmap(stacks, bytes);
   if (m.failed) return cudaErrorLaunchFailure;
   return finished ? cudaSuccess : cudaErrorLaunchTimeout;
+}
+
+}  // namespace emulator
+
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
+  try {
+    return emulator::launch(config, [&] { kernel(arguments...); });
+  } catch (const std::bad_alloc&) {
+    return cudaErrorMemoryAllocation;
+  }
 }

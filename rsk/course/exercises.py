@@ -17,7 +17,7 @@ from rsk.measure.timing import difference
 from rsk.sampler import build, emulator
 from rsk.sampler.api import RejectionSamples, rejection_sample
 from rsk.sampler.build import BuildError
-from rsk.sampler.kernels import KERNELS
+from rsk.sampler.kernels import KERNELS, runs_on
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -172,7 +172,7 @@ def check_kernel(name: str, batch: Batch, *, seed: int = 0, examples: int = 15) 
         AssertionError: they differ; says where.
     """
     device = batch.target_probs.device
-    if name == "cluster" and device.type == "cuda" and torch.cuda.get_device_capability() < (9, 0):
+    if not runs_on(name, device):
         device = torch.device("cpu")
         batch = Batch(*(tensor.cpu() for tensor in batch))
     try:

@@ -14,7 +14,7 @@ from rsk.measure.benchmark import usual_line
 from rsk.measure.comparison import roof_share
 from rsk.measure.records import Benchmark, Record, RecordError, parse
 from rsk.measure.resources import Resources
-from rsk.sampler.kernels import KERNELS
+from rsk.sampler.kernels import KERNELS, runs_on
 
 if TYPE_CHECKING:
     from rsk.course.lesson import Prediction
@@ -126,8 +126,7 @@ def names_to_measure(device: torch.device) -> list[str]:
 
     names = available(device)  # without a compiler there is no fused one
     if device.type == "cuda" and "fused" in names:
-        has_clusters = torch.cuda.get_device_capability(device) >= (9, 0)
-        names += [name for name in KERNELS if name != "cluster" or has_clusters]
+        names += [name for name in KERNELS if runs_on(name, device)]
     return names
 
 

@@ -39,7 +39,8 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from rsk.base import folders
 from rsk.course import publish
-from rsk.course.running import literals, match_parameters, run_dir
+from rsk.course.parameters import check_ranges, literals, match_parameters
+from rsk.course.running import run_dir
 from rsk.measure.comparison import BASELINE, ratio
 from rsk.measure.records import Benchmark, Provenance, Record, RecordError, parse
 from rsk.sampler.api import BACKENDS
@@ -56,6 +57,9 @@ ROOF = "memory roof"
 LADDER_SCHEMA = "rsk-ladder/1"
 
 T = TypeVar("T")
+
+_here: Provenance | None = None
+"""Where this notebook measures: known once :func:`begin` has chosen the device."""
 
 
 class LessonError(RuntimeError):
@@ -80,40 +84,56 @@ def begin(device: str = "auto") -> torch.device:
 
     Raises:
         ValueError: another device, one that is not there, or a parameter that the notebook does
-            not declare or that has the wrong type (plain papermill only warns of those).
+            not declare, of the wrong type or out of range (papermill itself warns of the first).
     """
     import torch
 
     from rsk.measure.benchmark import check_device
+    from rsk.measure.provenance import provenance
 
-    check_injected_parameters(_cells_so_far())
+    shell = _shell()
+    if shell is not None:
+        check_injected_parameters([cell for cell in shell.get("In", []) if cell])
+        check_ranges(shell)  # what papermill injected, or the reader changed
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    global _here
     chosen = check_device(device)
-    publish.banner("gpu" if chosen.type == "cuda" else "cpu")
+    _here = provenance(chosen)
+    publish.banner("gpu" if chosen.type == "cuda" else "cpu", _here)
     return chosen
 
 
 def check_injected_parameters(cells: list[str]) -> None:
-    """Refuse parameters that papermill injected and the notebook does not declare.
+    """Refuse parameters that papermill injected and that do not fit what the notebook declares.
 
     Args:
         cells: sources of the cells that were run so far, oldest first.
 
     Raises:
-        ValueError: names the parameter, and those that there are.
+        ValueError: an unknown name, or a value of another type or out of range; says which.
     """
-    for declared, injected in itertools.pairwise(cells):
-        if injected.startswith("# Parameters\n"):  # as papermill heads its cell
-            match_parameters(literals(injected), {"this notebook": literals(declared)})
-            return
+    for declaring, injected in itertools.pairwise(cells):
+        if not injected.startswith("# Parameters\n"):  # as papermill heads its cell
+            continue
+        declared, given = literals(declaring), literals(injected)
+        for name, value in given.items():
+            default = declared.get(name)
+            if isinstance(default, list) and not isinstance(value, list):
+                raise ValueError(
+                    f"parameter {name}: expected a list such as {default}, got {value!r}; "
+                    f"papermill reads a list with -y '{name}: {default}'"
+                )
+        match_parameters(given, {"this notebook": declared})
+        return
 
 
-def _cells_so_far() -> list[str]:
+def _shell() -> dict[str, Any] | None:
+    """The names of the notebook that runs, or ``None`` outside of one."""
     from IPython import get_ipython
 
     shell = get_ipython()
-    return [] if shell is None else [cell for cell in shell.user_ns.get("In", []) if cell]
+    return None if shell is None else shell.user_ns
 
 
 # --- predicting -------------------------------------------------------------------------------
@@ -374,15 +394,16 @@ def ladder_row(
         name: of the step: an implementation of ``rsk.BACKENDS`` or ``rsk.KERNELS``, or ``ROOF``.
         record: its time.
         baseline: the baseline's time at the same point in the same run; not needed for its own.
-        machine: where it was recorded; this machine, measured now, if not given.
+        machine: where it was recorded; if not given, here and now, on the device that
+            :func:`begin` chose.
 
     Raises:
         RecordError: the two were not measured at the same point, or the ladder's file is damaged.
+        LessonError: measured here, and :func:`begin` was not called.
     """
-    from rsk.measure.provenance import provenance
-
-    on_gpu = record.device.clock != "wall"
-    where = provenance("cuda" if on_gpu else "cpu") if machine is None else machine
+    where = _here if machine is None else machine
+    if where is None:
+        raise LessonError("call lesson.begin() first: it chooses the device that is measured on")
     step = Step(
         name=name,
         record=record,
@@ -455,9 +476,7 @@ def roof_record(pool: Pool, batch_size: int, spec_len: int) -> Record:
 
 
 def _rank(name: str) -> int:
-    from rsk.sampler.kernels import KERNELS
-
-    order = [ROOF, *BACKENDS[:-1], *KERNELS, BACKENDS[-1]]
+    order = [ROOF, *registry.OURS]
     return order.index(name) if name in order else len(order)
 
 

@@ -6,7 +6,6 @@ module for the run's folder.
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import signal
@@ -18,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsk.base import folders
+from rsk.course.parameters import declared_parameters, match_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nbformat import NotebookNode
     from rich.console import Console
 
 RUN_DIR_VARIABLE = "RSK_RUN_DIR"
@@ -73,128 +72,6 @@ def notebooks(only: Iterable[str] = (), folder: Path | None = None) -> list[Path
             raise ValueError(f"no notebook is called {name!r}; there are {known}")
         chosen.update(found)
     return [path for path in every if path in chosen] if chosen else every
-
-
-# --- parameters -------------------------------------------------------------------------------
-
-
-def parse_parameters(assignments: Iterable[str]) -> dict[str, Any]:
-    """Read ``name=value`` pairs; a value is a Python literal, else YAML (which includes JSON).
-
-    Raises:
-        ValueError: no ``=``, no name, or a value that is neither.
-    """
-    parameters: dict[str, Any] = {}
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        name = name.strip()
-        if not equals or not name.isidentifier():
-            raise ValueError(f"a parameter is written name=value, not {assignment!r}")
-        parameters[name] = _parse_value(name, text)
-    return parameters
-
-
-def _parse_value(name: str, text: str) -> Any:
-    import yaml
-
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
-        pass  # such as true, null or a bare word
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError(f"the value of parameter {name} cannot be read: {text!r}") from None
-
-
-def declared_parameters(notebook: NotebookNode, name: str) -> dict[str, Any]:
-    """Parameters of a notebook and their defaults: the literals in its cell tagged ``parameters``.
-
-    Raises:
-        CourseError: there is no such cell, or it holds something other than literals.
-    """
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", []):
-            try:
-                return literals(cell.source)
-            except (ValueError, SyntaxError) as error:
-                raise CourseError(
-                    f"{name}: the cell tagged 'parameters' may only assign literals: {error}"
-                ) from None
-    raise CourseError(f"{name}: no code cell is tagged 'parameters'")
-
-
-def literals(source: str) -> dict[str, Any]:
-    """Names and values that a piece of code assigns.
-
-    Raises:
-        ValueError: it does something other than assigning literals.
-    """
-    found: dict[str, Any] = {}
-    for statement in ast.parse(source).body:
-        match statement:
-            case ast.Assign(targets=[ast.Name(id=name)], value=ast.expr() as value):
-                found[name] = ast.literal_eval(value)
-            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-                found[name] = ast.literal_eval(value)
-            case _:
-                raise ValueError(f"line {statement.lineno}: {ast.unparse(statement)}")
-    return found
-
-
-def match_parameters(
-    given: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    """Sort given parameters by the notebooks that know them.
-
-    Args:
-        given: parameter name to value.
-        declared: notebook name to its parameters and their defaults.
-
-    Returns:
-        For each notebook, those of the given parameters that it declares.
-
-    Raises:
-        ValueError: a name that no notebook declares, or a value of another type than the default.
-    """
-    for name in given:
-        if not any(name in parameters for parameters in declared.values()):
-            known = "\n".join(
-                f"  {notebook}: {', '.join(parameters) or '(none)'}"
-                for notebook, parameters in declared.items()
-            )
-            raise ValueError(f"no notebook has a parameter {name!r}. Known parameters:\n{known}")
-    matched: dict[str, dict[str, Any]] = {}
-    for notebook, parameters in declared.items():
-        matched[notebook] = {name: given[name] for name in given if name in parameters}
-        for name, value in matched[notebook].items():
-            default = parameters[name]
-            if not _same_type(value, default):
-                raise ValueError(
-                    f"parameter {name} of {notebook} must be {_type_name(default)} "
-                    f"such as {default!r}, not {_type_name(value)}: {value!r}"
-                )
-    return matched
-
-
-def _same_type(value: Any, default: Any) -> bool:
-    if default is None:
-        return True  # no type to hold it to
-    if isinstance(default, float) and not isinstance(value, bool):
-        return isinstance(value, int | float)
-    if isinstance(default, list | tuple):
-        return isinstance(value, list | tuple) and (
-            not default or all(_same_type(entry, default[0]) for entry in value)
-        )
-    return type(value) is type(default)
-
-
-def _type_name(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        kinds = {_type_name(entry).split(" ", 1)[-1] for entry in value}
-        return f"a list of {kinds.pop()}s" if len(kinds) == 1 else "a list"
-    names = {bool: "a truth value", int: "an integer", float: "a number", str: "a text"}
-    return names.get(type(value), "null" if value is None else f"a {type(value).__name__}")
 
 
 # --- one notebook -----------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,8 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rsk.decode.arguments import integer, real
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+COLDEST, HOTTEST = 2.0**-20, 2.0**20
+"""The temperatures other than 0 at which the logits of a model stay finite."""
 
 
 class Clock:
@@ -48,32 +52,37 @@ class Sampling:
     """How logits become probabilities: temperature, then top-k, then top-p, as transformers does.
 
     Args:
-        temperature: 0 is greedy decoding, a distribution with all its mass on the best token.
+        temperature: 0 is greedy decoding, a distribution with all its mass on the best token;
+            else from 2^-20 to 2^20.
         top_k: keep the k most probable tokens; 0 keeps all.
         top_p: keep the fewest tokens whose probabilities add up to this; 1 keeps all.
 
     Raises:
         ValueError: an argument out of range.
+        TypeError: one that is no number.
     """
 
     def __init__(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> None:
         from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
         from transformers import TemperatureLogitsWarper as TemperatureWarper
 
-        if not 0 <= temperature < math.inf:
-            raise ValueError(f"temperature: expected a number >= 0, got {temperature}")
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
-            raise ValueError(f"top_k: expected an integer >= 0 (0 keeps all), got {top_k}")
+        temperature, top_p = real("temperature", temperature), real("top_p", top_p)
+        top_k = integer("top_k", top_k, 0)
+        if temperature != 0 and not COLDEST <= temperature <= HOTTEST:  # NaN is neither
+            raise ValueError(
+                "temperature: expected 0 (greedy) or a number from 2^-20 to 2^20, where no logit "
+                f"overflows, got {temperature:g}"
+            )
         if not 0 < top_p <= 1:
             raise ValueError(f"top_p: expected a number in (0, 1], got {top_p}")
         self.greedy = temperature == 0
         self._processors: Any = LogitsProcessorList()
         if temperature not in (0, 1):
-            self._processors.append(TemperatureWarper(float(temperature)))
+            self._processors.append(TemperatureWarper(temperature))
         if top_k:
             self._processors.append(TopKLogitsWarper(top_k))
         if top_p < 1:
-            self._processors.append(TopPLogitsWarper(float(top_p)))
+            self._processors.append(TopPLogitsWarper(top_p))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Probabilities float32 [B, n, V] of logits [B, n, V] in any floating dtype."""

@@ -15,6 +15,7 @@ from urllib.request import getproxies
 import torch
 
 from rsk.base.machine import pinned_threads
+from rsk.decode.arguments import shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,6 +24,9 @@ NGRAM = "ngram"
 """In place of a draft model: prompt lookup."""
 SMALL_MODEL = 20_000_000
 """Parameters of a model that one thread runs fastest."""
+
+
+_LOADER = "rsk.decode.loop.load_pair loads models by folder or hub id"
 
 
 class LoadError(OSError):
@@ -186,16 +190,18 @@ def _check_tokenizers(target: PreTrainedTokenizerBase, draft: PreTrainedTokenize
 
 
 def check_models(target: PreTrainedModel, draft: PreTrainedModel | str | None) -> None:
-    """Raise ``ValueError`` unless ``draft`` can draft for ``target``."""
+    """Raise ``ValueError`` or ``TypeError`` unless ``draft`` can draft for ``target``."""
+    if not hasattr(target, "config"):
+        raise TypeError(f"target: expected a model, got {shown(target)}; {_LOADER}")
+    wanted = f"draft: expected a model, {NGRAM!r} or None"
     if isinstance(draft, str):
         if draft != NGRAM:
-            raise ValueError(
-                f"draft: expected a model, {NGRAM!r} or None, got {draft!r}; "
-                "rsk.decode.loop.load_pair loads models by folder or hub id"
-            )
+            raise ValueError(f"{wanted}, got {draft!r}; {_LOADER}")
         return
     if draft is None:
         return
+    if not hasattr(draft, "config"):
+        raise TypeError(f"{wanted}, got {shown(draft)}; {_LOADER}")
     sizes = target.config.vocab_size, draft.config.vocab_size
     if sizes[0] != sizes[1]:
         raise ValueError(

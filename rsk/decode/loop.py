@@ -7,12 +7,14 @@ speculative decoding" (2023), for a batch of prompts. :func:`decoding_step` is t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from rsk.decode import arguments
 from rsk.decode.drafting import Batch, Draft, ModelDraft, NgramDraft, Request
 from rsk.decode.kv_cache import CachedModel, Clock, Sampling, context_length
 from rsk.decode.loading import NGRAM, LoadError, Pair, check_models, load_pair, shipped_pair
@@ -149,7 +151,7 @@ def decoding_step(
 def speculative_generate(
     target: PreTrainedModel,
     draft: PreTrainedModel | str | None,
-    prompts: str | Sequence[str] | Sequence[Sequence[int]],
+    prompts: arguments.Prompts,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     spec_len: int = 4,
@@ -159,7 +161,7 @@ def speculative_generate(
     top_p: float = 1.0,
     seed: int | Sequence[int] | None = None,
     backend: str = "auto",
-    stop_tokens: Collection[int] | None = None,
+    stop_tokens: int | str | Iterable[int | str] | None = None,
     on_emit: Callable[[Emission], None] | None = None,
 ) -> Generation:
     """Continue prompts with the target's own distribution, at fewer passes of the target.
@@ -171,36 +173,46 @@ def speculative_generate(
         target: a causal language model of transformers.
         draft: a smaller one over the same vocabulary; or "ngram", which proposes what followed the
             last few tokens where they occurred before; or ``None``, plain decoding.
-        prompts: one text, several, or several lists of token ids.
+        prompts: one text; the token ids of one prompt; a list of several of these; or what a
+            tokenizer returns. Ids may stand in lists, arrays or tensors, [n] or [B, n].
         tokenizer: of the target; needed for texts.
         spec_len: K, draft tokens per step, 0 to 128; 0 is plain decoding.
         max_new_tokens: at most so many new tokens per prompt.
         temperature: as are ``top_k`` and ``top_p``, applied to both models; 0 is greedy.
         top_k: sample among the k most probable tokens; 0 means all.
         top_p: sample among the most probable tokens that make up this probability; 1 means all.
-        seed: reproduces the result. An int s gives prompt b the seed s + b; a sequence has one
-            seed per prompt; ``None`` draws one from PyTorch's global CPU generator.
+        seed: reproduces the result. An int s gives prompt b the seed s + b, wrapping; a sequence
+            has one seed per prompt; ``None`` draws one from PyTorch's global CPU generator. A
+            prompt's random numbers depend on its seed alone, so its text is the same with every
+            ``backend`` and in every batch, given the same models with the same logits (which
+            another batch, device or version may round differently), ``spec_len``,
+            ``max_new_tokens`` and sampling parameters. Another of these is another text.
         backend: of the sampler, see :func:`rsk.rejection_sample`.
-        stop_tokens: ids that end a text; the target's own end-of-text ids by default.
+        stop_tokens: token ids that end a text, or texts that are one token each; the target's own
+            end-of-text ids by default; none with ``()``.
         on_emit: called after each step, once per request, with its new tokens.
 
     Raises:
         ValueError: an argument out of range, different vocabularies or devices, an empty prompt,
             or one that leaves no room for ``max_new_tokens`` in the context of a model.
+        TypeError: an argument of the wrong type.
     """
     sampling = Sampling(temperature, top_k, top_p)
-    _check_number("spec_len", spec_len, 0, MAX_SPEC_LEN)
-    _check_number("max_new_tokens", max_new_tokens, 1, None)
+    spec_len = arguments.integer("spec_len", spec_len, 0, MAX_SPEC_LEN)
+    max_new_tokens = arguments.integer("max_new_tokens", max_new_tokens, 1)
+    if on_emit is not None and not callable(on_emit):
+        raise TypeError(f"on_emit: expected a function or None, got {arguments.shown(on_emit)}")
     check_models(target, draft)
+    if tokenizer is not None and not callable(tokenizer):
+        raise TypeError(f"tokenizer: expected a tokenizer, got {arguments.shown(tokenizer)}")
+    stops = arguments.stop_ids(stop_tokens, target, tokenizer)
     # The first use of a backend may compile it: not a part of decoding.
     sample(torch.ones(1, 1, device=target.device), seed=0, backend=backend)
 
     clock = Clock(target.device)
-    ids = _token_ids(prompts, tokenizer)
+    ids = arguments.token_ids(prompts, tokenizer)
     _check_lengths(ids, max_new_tokens, target, draft)
-    if stop_tokens is None:
-        stop_tokens = _end_of_text(target)
-    seeds = _seeds(seed, len(ids))
+    seeds = arguments.seeds(seed, len(ids))
     requests = [Request(i, ids[i], max_new_tokens, seeds[i]) for i in range(len(ids))]
 
     cached_target = CachedModel(target, sampling, "target", clock)
@@ -220,7 +232,7 @@ def speculative_generate(
         result.target_passes += 1
         result.request_passes += len(active)
         for request, tokens, drafted, accepted in zip(active, *steps, strict=True):
-            emission = _emit(request, tokens, drafted, accepted, stop_tokens, result)
+            emission = _emit(request, tokens, drafted, accepted, stops, result)
             if on_emit is not None:
                 with clock.part("callback"):
                     on_emit(emission)
@@ -245,12 +257,12 @@ def _emit(
     tokens: list[int],
     drafted: int,
     accepted: int,
-    stop_tokens: Collection[int],
+    stops: AbstractSet[int],
     result: Generation,
 ) -> Emission:
     """Append a step's tokens to a request, up to a stop token, and count what was judged."""
     origins = [ACCEPTED] * accepted + [BONUS if accepted == drafted else RECOVERED]
-    stop = next((i for i, token in enumerate(tokens) if token in stop_tokens), None)
+    stop = next((i for i, token in enumerate(tokens) if token in stops), None)
     if stop is not None:
         tokens, origins = tokens[: stop + 1], origins[: stop + 1]
     for k in range(min(drafted, len(tokens))):
@@ -260,17 +272,6 @@ def _emit(
     request.origins += origins
     request.finished = stop is not None or request.room < 0
     return Emission(request.index, tokens, origins)
-
-
-# --- arguments -----------------------------------------------------------------------------------
-
-
-def _check_number(name: str, value: int, low: int, high: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
-    if value < low or (high is not None and value > high):
-        limits = f"{low} to {high}" if high is not None else f"at least {low}"
-        raise ValueError(f"{name}: expected {limits}, got {value}")
 
 
 def _check_lengths(
@@ -294,44 +295,3 @@ def _check_lengths(
                     f"prompt {i} has {len(prompt)} tokens; with max_new_tokens={max_new_tokens} "
                     f"that is more than the {name}'s context of {context}"
                 )
-
-
-def _token_ids(
-    prompts: str | Sequence[str] | Sequence[Sequence[int]],
-    tokenizer: PreTrainedTokenizerBase | None,
-) -> list[list[int]]:
-    several = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not several:
-        raise ValueError("prompts: expected at least one, got none")
-    ids: list[list[int]] = []
-    prompt: Any
-    for i, prompt in enumerate(several):
-        if not isinstance(prompt, str):
-            ids.append([int(token) for token in prompt])
-        elif tokenizer is None:
-            raise ValueError("prompts are texts: expected a tokenizer, got None")
-        else:
-            # A tokenizer that adds a first token would make something of nothing.
-            ids.append(list(tokenizer(prompt).input_ids) if prompt else [])
-            if not ids[i]:
-                raise ValueError(f"prompt {i} is empty: expected some text to continue")
-    return ids
-
-
-def _end_of_text(model: PreTrainedModel) -> Collection[int]:
-    ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    if ids is None:
-        ids = getattr(model.config, "eos_token_id", None)
-    return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
-
-
-def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
-    if seed is None:
-        seed = int(torch.empty((), dtype=torch.int64).random_(-(2**63), None))
-    if isinstance(seed, int):
-        _check_number("seed", seed, -(2**63), 2**63 - 1)
-        return [(seed + i + 2**63) % 2**64 - 2**63 for i in range(count)]
-    seeds = [int(value) for value in seed]
-    if len(seeds) != count:
-        raise ValueError(f"seed: expected one per prompt ({count}), got {len(seeds)}")
-    return seeds

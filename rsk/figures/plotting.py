@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rsk.base import templates
 from rsk.base.numbers import duration, quartiles
 from rsk.base.templates import Exhibit
-from rsk.measure import comparison
+from rsk.measure import comparison, peers
 from rsk.measure.comparison import Repeatability, Repeated
 from rsk.measure.records import Benchmark, Record
+from rsk.sampler import registry
 from rsk.sampler.api import BACKENDS
 
 if TYPE_CHECKING:
@@ -34,16 +35,9 @@ TITLE_WIDTH = 70
 """Characters of a title on one line."""
 
 STYLES: dict[str, dict[str, Any]] = {
-    "baseline": {"color": "#1a1a1a", "marker": "o", "linestyle": "-"},
-    "vectorized": {"color": "#e69f00", "marker": "s", "linestyle": "--"},
-    "fused": {"color": "#0072b2", "marker": "D", "linestyle": "-"},
-    "thread_per_sequence": {"color": "#d55e00", "marker": "v", "linestyle": ":"},
-    "block_per_sequence": {"color": "#cc79a7", "marker": "^", "linestyle": ":"},
-    "split_vocabulary": {"color": "#009e73", "marker": "<", "linestyle": ":"},
-    "cluster": {"color": "#56b4e9", "marker": ">", "linestyle": ":"},
-    "transformers": {"color": "#999999", "marker": "X", "linestyle": "-."},
+    name: entry.style for name, entry in {**registry.OURS, **peers.ENTRIES}.items()
 }
-"""Of the implementations, as matplotlib's keyword arguments."""
+"""Of the implementations, as matplotlib's keyword arguments, in the order of the story."""
 ROOF = "#555555"
 """Colour of the memory roof and other limits."""
 _OTHER = {"color": "#777777", "marker": "P", "linestyle": "-."}
@@ -111,8 +105,6 @@ def style(name: str) -> dict[str, Any]:
 def rank(name: str) -> int:
     """Where an implementation comes in the story."""
     order = list(STYLES)
-    order.remove("fused")  # after the kernels that it picks from
-    order.insert(order.index("transformers"), "fused")
     return order.index(name) if name in order else len(order)
 
 

@@ -14,8 +14,8 @@ from rsk.base.templates import LANGUAGE, labels
 from rsk.measure import comparison, latency
 from rsk.measure.comparison import BASELINE, roof_share, usual_line
 from rsk.measure.records import Benchmark, Provenance, Quoted, Record
+from rsk.sampler import registry
 from rsk.sampler.api import BACKENDS
-from rsk.sampler.kernels import KERNELS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -89,17 +89,17 @@ def times(benchmark: Benchmark, run: object) -> Table:
 def kernels(benchmark: Benchmark, run: object, language: str = LANGUAGE) -> Table:
     """The kernels, what each adds to the one before, and its time on a GPU; a dash without one."""
     records = last_on_line(benchmark)
-    ideas = labels(language)["kernels"]
+    translated = labels(language).get("ideas", {})
     rows = [
         {
             "kernel": name,
-            "its idea": ideas[name],
+            "its idea": translated.get(name, entry.idea),
             "time on the device": duration(records[name].device.median_us)
             if name in records
             else DASH,
             "of the roof": percent(records[name].roof_share) if name in records else DASH,
         }
-        for name in KERNELS
+        for name, entry in registry.KERNELS.items()
     ]
     return Table(_frame(rows), "tab-kernels", {"record": records[BASELINE], "run": run})
 

@@ -39,9 +39,10 @@ from rsk.measure.records import (
 )
 from rsk.measure.timing import measure, operations
 from rsk.measure.workload import Case, CaseError, Implementation, Pool, backend, kernel
+from rsk.sampler import registry
 from rsk.sampler.api import BACKENDS
 from rsk.sampler.build import BuildError
-from rsk.sampler.kernels import KERNELS
+from rsk.sampler.kernels import runs_on
 
 LEAST_BUDGET_S = 0.05
 GRIDS = ("", "BV", "BKV")
@@ -159,10 +160,11 @@ def implementations(
     versions: dict[str, str] = {}
     missing: list[str] = []
     if device.type == "cuda":
-        known += [kernel(name) for name in KERNELS]
-        if torch.cuda.get_device_capability(device) < (9, 0):
-            known = [one for one in known if one.name != "cluster"]
-            missing.append("cluster: needs compute capability 9.0")
+        for entry in registry.KERNELS.values():
+            if runs_on(entry.name, device):
+                known.append(kernel(entry.name))
+            else:
+                missing.append(f"{entry.name}: needs {entry.needs}")
     if chosen is None or set(chosen) - {one.name for one in known}:
         found, versions, absent = peers.find(device)
         known += found

@@ -27,11 +27,21 @@ from rsk.check import Case, Verdict, examine
 from rsk.measure.clocks import Call
 from rsk.measure.workload import Implementation, Inputs
 from rsk.sampler.api import RejectionSamples
+from rsk.sampler.registry import Entry, by_name
 
 LEVEL = 1e-4
 """Chance that a correct peer fails :func:`check_distribution`."""
 BIAS = 0.07
 """Distance in total variation at which a wrong one passes it with a chance of 1 % at most."""
+
+TRANSFORMERS = Entry(
+    "transformers", "the sampling step of assisted generation, one request", "#999999", "X", "-."
+)
+FLASHINFER = Entry(
+    "flashinfer (untested)", "a kernel for chains of draft tokens", "#777777", "P", "-."
+)
+ENTRIES = by_name(TRANSFORMERS, FLASHINFER)
+"""The peers by name, in the form of :mod:`rsk.sampler.registry`."""
 
 
 class PeerError(RuntimeError):
@@ -99,7 +109,7 @@ def transformers_peer(device: torch.device) -> Implementation:
         return call
 
     return Implementation(
-        "transformers", bind, _pad_one, exact=False, capturable=False, max_batch_size=1
+        TRANSFORMERS.name, bind, _pad_one, exact=False, capturable=False, max_batch_size=1
     )
 
 
@@ -132,7 +142,7 @@ def flashinfer_peer(device: torch.device) -> Implementation:
         tokens = output[0].long()
         return RejectionSamples(tokens, (tokens >= 0).sum(1) - 1)
 
-    return Implementation("flashinfer (untested)", bind, result, exact=False, capturable=False)
+    return Implementation(FLASHINFER.name, bind, result, exact=False, capturable=False)
 
 
 _PEERS: dict[str, Callable[[torch.device], Implementation]] = {

@@ -68,7 +68,7 @@ def _commit() -> str:
     return commit + ("+changes" if machine.output_of(*git, "status", "--porcelain") else "")
 
 
-CPU_SOURCES = ("binding.cpp", "fused_cpu.cpp", "kernels.h", "specification.h")
+CPU_SOURCES = ("binding.cpp", "binding.h", "fused_cpu.cpp", "kernels.h", "specification.h")
 """What the CPU's kernel is compiled from, in ``cuda/``."""
 
 

@@ -17,18 +17,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rsk.base.folders import cuda_dir, data_dir
-from rsk.sampler import build
-from rsk.sampler.kernels import KERNELS
+from rsk.sampler import build, registry
 
 ARCHITECTURES = ("75", "80", "86", "89", "90a", "100")
 """Compute capabilities: from the GPU that most learners can borrow to the newest."""
-CLUSTERS_FROM = 90
-"""The ``cluster`` kernel needs this capability; below it, it compiles to nothing."""
 
 _ENTRY = re.compile(r"Compiling entry function '(?P<name>\w+)' for 'sm_(?P<architecture>\w+)'")
 _STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _USED = re.compile(r"Used (\d+) registers(?:.*?, (\d+) bytes smem)?")
-_DTYPES = {"If": "float32", "BFloat16": "bfloat16", "Float16": "float16"}
+_DTYPES = {"If": "float32", "BFloat16": "bfloat16", "Float16": "float16", "Mixed": "mixed"}
+"""By what the compiler makes of the name of the type; mixed: target and draft differ."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,9 @@ def compile_resources(kernel: str, architectures: Iterable[str], nvcc: str) -> l
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise build.BuildError(f"{kernel}.cu does not compile:\n{done.stderr}")
-    rows = list(_parse(kernel, done.stdout + done.stderr))
-    return [x for x in rows if kernel != "cluster" or _number(x.architecture) >= CLUSTERS_FROM]
+    rows = _parse(kernel, done.stdout + done.stderr)
+    needed = registry.KERNELS[kernel].capability  # below it, the kernel is empty
+    return [x for x in rows if _capability(x.architecture) >= needed]
 
 
 def _parse(kernel: str, report: str) -> Iterable[Resources]:
@@ -98,8 +97,8 @@ def _parse(kernel: str, report: str) -> Iterable[Resources]:
             entry = None
 
 
-def _number(architecture: str) -> int:
-    return int(architecture.rstrip("a"))
+def _capability(architecture: str) -> tuple[int, int]:
+    return divmod(int(architecture.rstrip("a")), 10)
 
 
 def measure() -> dict[str, object]:
@@ -113,9 +112,9 @@ def measure() -> dict[str, object]:
         raise build.BuildError("nvcc was not found: install the CUDA toolkit")
     version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True)
     release = re.search(r"release [\d.]+, V([\d.]+)", version.stdout)
-    rows = [row for name in KERNELS for row in compile_resources(name, supported(nvcc), nvcc)]
-    order = list(KERNELS)
-    rows.sort(key=lambda x: (order.index(x.kernel), _number(x.architecture), x.dtype))
+    order = list(registry.KERNELS)
+    rows = [row for name in order for row in compile_resources(name, supported(nvcc), nvcc)]
+    rows.sort(key=lambda x: (order.index(x.kernel), _capability(x.architecture), x.dtype))
     return {
         "nvcc": release[1] if release else "unknown",
         "flags": " ".join(build.CUDA_FLAGS),

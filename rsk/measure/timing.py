@@ -191,7 +191,12 @@ def count_operations(call: Call, device: torch.device | str) -> dict[str, Any]:
     if on_gpu:
         torch.cuda.synchronize()
     marker = "rsk.counted"
-    with profile(activities=activities, profile_memory=True) as profiler, record_function(marker):
+    # PyTorch 2.11 warns without ``acc_events`` that the events of earlier cycles are lost; there is
+    # one cycle.
+    with (
+        profile(activities=activities, profile_memory=True, acc_events=True) as profiler,
+        record_function(marker),
+    ):
         call()
     on_host = [e for e in profiler.events() if e.device_type.name == "CPU"]
     (counted,) = (e for e in on_host if e.name == marker)

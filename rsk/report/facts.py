@@ -29,8 +29,9 @@ from rsk.measure.benchmark import Sweep, run, usual_line
 from rsk.measure.comparison import BASELINE, digits, duration, megabytes, plural, roof_share
 from rsk.measure.records import Benchmark, Provenance, Quoted, Record
 from rsk.report.findings import beside_quoted
+from rsk.sampler import registry
 from rsk.sampler.api import BACKENDS, rejection_sample, sample
-from rsk.sampler.kernels import KERNELS
+from rsk.sampler.kernels import KERNELS, runs_on
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,16 +39,6 @@ if TYPE_CHECKING:
     from rsk.figures.plotting import Picture
 
 BENCHMARK, STUDY = "05_benchmarks", "06_real_llm"
-
-IDEAS = {
-    "thread_per_sequence": "one thread walks one request: early exit inside the kernel",
-    "block_per_sequence": "a block per request: coalesced 16-byte reads, warp reductions, coins "
-    "by ballot",
-    "split_vocabulary": "several blocks per request: a small batch fills the GPU; the last block "
-    "to arrive finishes",
-    "cluster": "the blocks of a request form a cluster and meet in shared memory: no workspace",
-}
-"""What each kernel adds to the one before it."""
 
 
 # --- evidence -------------------------------------------------------------------------------------
@@ -684,9 +675,7 @@ def check_kernels(device: torch.device, *, examples: int, seed: int) -> str:
     kind = "cuda" if device.type == "cuda" else "emulator"
     if not build.available(kind):
         return "The kernels could not be compiled here, so they were not run."
-    names = list(KERNELS)
-    if kind == "cuda" and torch.cuda.get_device_capability(device) < (9, 0):
-        names.remove("cluster")
+    names = [name for name in KERNELS if runs_on(name, device)]
     calls = sum(
         check.assert_agrees(
             KERNELS[name],
@@ -926,7 +915,7 @@ def kernels_frame(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "kernel": name,
-            "its idea": IDEAS[name],
+            "its idea": registry.KERNELS[name].idea,
             "time on the device": duration(records[name].device.median_us)
             if name in records
             else "not measured",

@@ -12,10 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rsk.sampler import baseline, build, fused, vectorized
+from rsk.sampler import baseline, build, fused, registry, vectorized
 from rsk.sampler.arguments import (
     MAX_VOCAB_SIZE,
     PROBABILITY_DTYPES,
+    UNREADABLE_PROBABILITIES,
     check_int64,
     check_range,
     check_request,
@@ -25,7 +26,7 @@ from rsk.sampler.arguments import (
     raise_if_invalid,
 )
 
-BACKENDS = ("baseline", "vectorized", "fused")
+BACKENDS = tuple(registry.BACKENDS)
 
 _MODULES = {"baseline": baseline, "vectorized": vectorized, "fused": fused}
 
@@ -109,7 +110,7 @@ def rejection_sample(
         module = _MODULES[_choose(backend, target_probs.device)]
         samples = RejectionSamples(*module.rejection_sample(*tensors, seed, position))
     if validate:
-        raise_if_invalid(samples.num_accepted)
+        raise_if_invalid(samples.num_accepted, UNREADABLE_PROBABILITIES)
     return samples
 
 

@@ -11,6 +11,8 @@ import operator
 import torch
 from torch import Tensor
 
+from rsk.sampler.row_law import HOTTEST, Filters, to_float32
+
 MAX_SPEC_LEN = 128
 MAX_VOCAB_SIZE = 1 << 20
 PROBABILITY_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -25,31 +27,33 @@ def check_request(
     position: int | Tensor,
 ) -> tuple[int | Tensor, int | Tensor]:
     """Check the arguments of :func:`rejection_sample`; return the seed and position to use."""
-    batch_size = check_tensors(draft_tokens, draft_probs, target_probs)
+    batch_size, _ = check_tensors(draft_tokens, draft_probs, target_probs, "probs")
     return (
         check_seed(seed, batch_size, draft_tokens.device),
         check_int64("position", position, batch_size, draft_tokens.device),
     )
 
 
-def check_tensors(draft_tokens: Tensor, draft_probs: Tensor | None, target_probs: Tensor) -> int:
-    """Check the three tensors against each other; return B."""
+def check_tensors(
+    draft_tokens: Tensor, draft: Tensor | None, target: Tensor, kind: str
+) -> tuple[int, int]:
+    """Check the tensors, of ``kind`` "probs" or "logits", against each other; return B and K."""
+    draft_name, target_name = f"draft_{kind}", f"target_{kind}"
     check_tensor("draft_tokens", draft_tokens, ("B", "K"), TOKEN_DTYPES)
-    check_tensor("target_probs", target_probs, ("B", "K+1", "V"), PROBABILITY_DTYPES)
+    check_tensor(target_name, target, ("B", "K+1", "V"), PROBABILITY_DTYPES)
     batch_size, spec_len = draft_tokens.shape
-    vocab_size = target_probs.shape[2]
+    vocab_size = target.shape[2]
     check_range("the speculation length K", spec_len, 0, MAX_SPEC_LEN)
     check_range("the vocabulary size V", vocab_size, 1, MAX_VOCAB_SIZE)
-    check_shape("target_probs", target_probs, (batch_size, spec_len + 1, vocab_size), "B, K+1, V")
-    check_device("target_probs", target_probs, draft_tokens.device)
-    if draft_probs is not None:
-        check_tensor("draft_probs", draft_probs, ("B", "K", "V"), PROBABILITY_DTYPES)
-        draft_vocab_size = draft_probs.shape[2]
-        check_range("the draft's vocabulary size V", draft_vocab_size, 1, MAX_VOCAB_SIZE)
-        shape = (batch_size, spec_len, draft_vocab_size)
-        check_shape("draft_probs", draft_probs, shape, "B, K, V")
-        check_device("draft_probs", draft_probs, draft_tokens.device)
-    return batch_size
+    check_shape(target_name, target, (batch_size, spec_len + 1, vocab_size), "B, K+1, V")
+    check_device(target_name, target, draft_tokens.device)
+    if draft is not None:
+        check_tensor(draft_name, draft, ("B", "K", "V"), PROBABILITY_DTYPES)
+        vocab_size = draft.shape[2]
+        check_range("the draft's vocabulary size V", vocab_size, 1, MAX_VOCAB_SIZE)
+        check_shape(draft_name, draft, (batch_size, spec_len, vocab_size), "B, K, V")
+        check_device(draft_name, draft, draft_tokens.device)
+    return batch_size, spec_len
 
 
 def check_tensor(
@@ -89,8 +93,8 @@ def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], dims: str) ->
     """Check a shape against what the other arguments make of it; ``dims`` names its dimensions."""
     if tuple(tensor.shape) != shape:
         raise ValueError(
-            f"{name}: expected shape [{dims}] = {list(shape)} to match draft_tokens"
-            f"{' and target_probs' if name == 'draft_probs' else ''}, got {list(tensor.shape)}"
+            f"{name}: expected shape [{dims}] = {list(shape)} to match draft_tokens, "
+            f"got {list(tensor.shape)}"
         )
 
 
@@ -146,13 +150,93 @@ def as_int64(name: str, value: object, expected: str = "an int") -> int:
     return value
 
 
-def raise_if_invalid(num_accepted: Tensor) -> None:
+def check_filters(
+    temperature: float | Tensor,
+    top_k: int | Tensor,
+    top_p: float | Tensor,
+    min_p: float | Tensor,
+    logits: Tensor,
+) -> Filters:
+    """Check what turns logits into probabilities; numbers become the nearest float32."""
+    like = len(logits), logits.device
+    degrees = f"0, or a number in [{1 / HOTTEST:.4g}, {HOTTEST:.0f}]"
+    return Filters(
+        _check_number("temperature", temperature, (1 / HOTTEST, HOTTEST), degrees, *like),
+        _check_top_k(top_k, *like),
+        _check_number("top_p", top_p, (0.0, 1.0), "a number in [0, 1]", *like),
+        _check_number("min_p", min_p, (0.0, 1.0), "a number in [0, 1]", *like),
+    )
+
+
+def _check_number(
+    name: str,
+    value: object,
+    limits: tuple[float, float],
+    expected: str,
+    batch_size: int,
+    device: torch.device,
+) -> float | Tensor:
+    if isinstance(value, Tensor):
+        return _check_each(name, value, (torch.float32,), batch_size, device)
+    if type(value) is not float:  # the common case, and the one that torch.compile traces
+        try:
+            if isinstance(value, bool):
+                raise TypeError
+            value = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{name}: expected a number or a float32 tensor [B], got {type(value).__name__}"
+            ) from None
+    assert isinstance(value, float)
+    low, high = limits
+    if not (low <= value <= high or value == 0):
+        raise ValueError(f"{name}: expected {expected}, got {value}")
+    # torch.compile may trace the number as a symbol; every operator rounds it to float32 itself.
+    return value if torch.compiler.is_compiling() else to_float32(value)
+
+
+def _check_top_k(value: object, batch_size: int, device: torch.device) -> int | Tensor:
+    if isinstance(value, Tensor):
+        return _check_each("top_k", value, (torch.int64, torch.int32), batch_size, device)
+    number = as_int64("top_k", value, "an int or an int64 or int32 tensor [B]")
+    if number < 0:
+        raise ValueError(f"top_k: expected an int of at least 0, which keeps all, got {number}")
+    return number
+
+
+def _check_each(
+    name: str,
+    value: Tensor,
+    dtypes: tuple[torch.dtype, ...],
+    batch_size: int,
+    device: torch.device,
+) -> Tensor:
+    """Check one value a request, [B] with any stride."""
+    if value.dtype not in dtypes or tuple(value.shape) != (batch_size,):
+        expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise ValueError(
+            f"{name}: expected a number or a tensor {expected} [B] = [{batch_size}], "
+            f"got {str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        )
+    check_device(name, value, device)
+    return value
+
+
+UNREADABLE_PROBABILITIES = (
+    "a draft token outside the vocabulary, NaN or infinity in a probability that was read, or no "
+    "positive probability to sample from"
+)
+UNREADABLE_LOGITS = (
+    "a draft token outside the vocabulary; or a row that was read with NaN, with infinity, with "
+    "nothing but -infinity, or with a parameter out of range"
+)
+
+
+def raise_if_invalid(num_accepted: Tensor, reasons: str) -> None:
     """Name the requests whose ``num_accepted`` says that they are invalid; waits for the device."""
     rows = (num_accepted < 0).nonzero().flatten().tolist()
     if rows:
         shown = ", ".join(map(str, rows[:20])) + (", ..." if len(rows) > 20 else "")
         raise ValueError(
-            f"{len(rows)} of {len(num_accepted)} requests are invalid (rows {shown}): a draft "
-            "token outside the vocabulary, NaN or infinity in a probability that was read, or no "
-            "positive probability to sample from"
+            f"{len(rows)} of {len(num_accepted)} requests are invalid (rows {shown}): {reasons}"
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rsk.sampler.random_words import DRAFT, SAMPLE, coin, word
@@ -27,6 +28,8 @@ def rejection_sample(
     """Accept or reject one draft token at a time. Arguments as in :func:`rsk.rejection_sample`."""
     batch_size, spec_len = draft_tokens.shape
     device = draft_tokens.device
+    if draft_probs is not None:
+        draft_probs, target_probs = as_wide(draft_probs, target_probs)
     seeds = per_request(seed, batch_size, step=1)
     positions = per_request(position, batch_size, step=0)
     tokens = torch.full((batch_size, spec_len + 1), INVALID, dtype=torch.int64, device=device)
@@ -116,6 +119,15 @@ def draft_row(
     point_mass = torch.zeros_like(like)
     point_mass[draft_tokens[b, k]] = 1
     return point_mass
+
+
+def as_wide(draft_probs: Tensor, target_probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Both with as many columns as the wider one; the tokens that a model lacks have p = 0."""
+    widths = draft_probs.shape[2], target_probs.shape[2]
+    if widths[0] != widths[1]:
+        draft_probs = F.pad(draft_probs, (0, max(widths) - widths[0]))
+        target_probs = F.pad(target_probs, (0, max(widths) - widths[1]))
+    return draft_probs, target_probs
 
 
 def all_finite(row: Tensor) -> bool:

@@ -1,7 +1,7 @@
 """Compile the kernels in ``cuda/`` on first use and keep the result in a cache.
 
-The sources are compiled by ``torch.utils.cpp_extension.load_inline`` against PyTorch's stable ABI,
-which takes seconds where PyTorch's own headers take half a minute. A library is identified by its
+The sources are compiled by ``torch.utils.cpp_extension.load_inline`` and use PyTorch's C interface
+alone, which takes seconds where PyTorch's own headers take half a minute. A library is identified by its
 sources, flags, versions and processor, so a change of any of them compiles anew.
 """
 
@@ -190,12 +190,10 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
     if find_compiler() is None:
         wanted = f"CXX={os.environ['CXX']}" if os.environ.get("CXX") else "a C++ compiler"
         raise BuildError(f"{wanted} was not found; 'rsk doctor' says what to install")
-    # 2.10 is the first version with everything that the binding uses.
-    target = "-DTORCH_TARGET_VERSION=0x020a000000000000"
     if sys.platform == "win32":
-        flags = ["/O2", "/fp:precise", "/std:c++17", target.replace("-D", "/D"), *cpu_flags()]
+        flags = ["/O2", "/fp:precise", "/std:c++17", *cpu_flags()]
     else:
-        flags = ["-O3", "-ffp-contract=off", "-std=c++17", target, *cpu_flags()]
+        flags = ["-O3", "-ffp-contract=off", "-std=c++17", *cpu_flags()]
     if device_type == "cpu":
         return ["fused_cpu.cpp", "binding.cpp"], flags, []
     if device_type == "emulator":

@@ -28,6 +28,11 @@ def sample(probs: Tensor, seed: int | Tensor, position: int | Tensor) -> Tensor:
     return torch.ops.rsk.sample.default(probs, *tensor_and_int(seed), *tensor_and_int(position))
 
 
+def takes_logits() -> bool:
+    """Whether the loaded library has the operators that begin with logits."""
+    return hasattr(torch.ops.rsk, "rejection_sample_from_logits")
+
+
 def tensor_and_int(value: int | Tensor) -> tuple[Tensor | None, int]:
     """An operator's schema has no union of int and tensor, so each is an argument of its own."""
     return (value, 0) if isinstance(value, Tensor) else (None, value)

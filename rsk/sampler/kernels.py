@@ -12,16 +12,13 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from rsk.sampler import build
+from rsk.sampler import build, registry
 from rsk.sampler.api import RejectionSamples
 from rsk.sampler.arguments import check_request
 from rsk.sampler.fused import tensor_and_int
 
-# The order is that of the ladder in the course, and of kernel_at() in cuda/fused.cu.
-_NAMES = ("thread_per_sequence", "block_per_sequence", "split_vocabulary", "cluster")
 
-
-def _launcher(index: int) -> Callable[..., RejectionSamples]:
+def _launcher(index: int, entry: registry.Entry) -> Callable[..., RejectionSamples]:
     def launch(
         draft_tokens: Tensor,
         draft_probs: Tensor | None,
@@ -43,21 +40,27 @@ def _launcher(index: int) -> Callable[..., RejectionSamples]:
             )
         )
 
-    name = _NAMES[index]
-    launch.__name__ = launch.__qualname__ = name
-    launch.__doc__ = f"""Run ``cuda/{name}.cu``; otherwise as :func:`rsk.rejection_sample`.
+    launch.__name__ = launch.__qualname__ = entry.name
+    launch.__doc__ = f"""Run ``cuda/{entry.name}.cu``; else as :func:`rsk.rejection_sample`.
 
-        On CPU tensors it runs in the emulator, whose order of threads is shuffled by the
+        Its idea: {entry.idea}. It runs on {entry.needs}. On CPU tensors it runs in the emulator, whose order of threads is shuffled by the
         environment variable RSK_EMULATOR_SEED.
 
         Raises:
             rsk.BuildError: it cannot be compiled.
-            RuntimeError: the launch failed; ``cluster`` needs compute capability 9.0.
+            RuntimeError: the launch failed, or the GPU is not one that it runs on.
         """
     return launch
 
 
 KERNELS: Mapping[str, Callable[..., RejectionSamples]] = MappingProxyType(
-    {name: _launcher(index) for index, name in enumerate(_NAMES)}
+    {name: _launcher(i, entry) for i, (name, entry) in enumerate(registry.KERNELS.items())}
 )
 """Name to callable, in the order in which the course introduces them."""
+
+
+def runs_on(name: str, device: torch.device) -> bool:
+    """Whether a device has what a kernel needs; on a CPU it runs in the emulator, which has all."""
+    if device.type != "cuda":
+        return True
+    return torch.cuda.get_device_capability(device) >= registry.KERNELS[name].capability

@@ -7,6 +7,8 @@ intermediate to memory that the next one reads back.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,33 @@ from torch import Tensor
 from rsk.sampler.random_words import DRAFT, SAMPLE, coins, words
 
 FIXED_POINT_UNIT = 2.0**-42
+
+
+class Rows:
+    """The rows of probabilities, [B, n, V], that a request's tokens are judged and drawn by."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+        self.vocab_size = values.shape[2]
+
+    def at(self, tokens: Tensor) -> Tensor:
+        """Probabilities of token k by row k, for tokens int64 [B, K]; 0 where a row has none."""
+        own = (tokens >= 0) & (tokens < self.vocab_size)
+        tokens = torch.where(own, tokens, 0).unsqueeze(2)  # safe to gather with
+        k = slice(tokens.shape[1])
+        x = self.values[:, k].gather(2, tokens)
+        return torch.where(own, self.probabilities(x, (slice(None), k), tokens).squeeze(2), 0.0)
+
+    def select(self, k: Tensor) -> Tensor:
+        """Row k[b] of each request b: float32 [B, V]."""
+        rows = torch.arange(len(k), device=k.device), k
+        tokens = torch.arange(self.vocab_size, device=k.device)
+        return self.probabilities(self.values[rows], rows, tokens)
+
+    def probabilities(self, x: Tensor, rows: Any, tokens: Tensor) -> Tensor:
+        """The probabilities of values x, which belong to these tokens in these rows."""
+        del rows, tokens
+        return x.float()
 
 
 @torch.no_grad()
@@ -25,21 +54,29 @@ def rejection_sample(
     position: int | Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Decide all positions at once. Arguments as in :func:`rsk.rejection_sample`."""
+    draft = None if draft_probs is None else Rows(draft_probs)
+    return decide(draft_tokens, draft, Rows(target_probs), seed, position)
+
+
+def decide(
+    draft_tokens: Tensor,
+    draft: Rows | None,
+    target: Rows,
+    seed: int | Tensor,
+    position: int | Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The rule, whatever the rows of probabilities come from."""
     batch_size, spec_len = draft_tokens.shape
-    vocab_size = target_probs.shape[2]
+    vocab_size = max(target.vocab_size, draft.vocab_size if draft else 0)
     device = draft_tokens.device
     seeds = per_request(seed, batch_size, device, step=1)
     positions = per_request(position, batch_size, device, step=0)
     drafts = draft_tokens.long()
     in_vocab = (drafts >= 0) & (drafts < vocab_size)
-    index = torch.where(in_vocab, drafts, 0).unsqueeze(2)  # safe to gather with
 
     # p[d] and q[d] [B, K] of every draft token, and the coin that decides on it.
-    p_draft = target_probs[:, :spec_len].gather(2, index).squeeze(2).double()
-    if draft_probs is None:
-        q_draft = torch.ones_like(p_draft)
-    else:
-        q_draft = draft_probs.gather(2, index).squeeze(2).double()
+    p_draft = target.at(drafts).double()
+    q_draft = draft.at(drafts).double() if draft else torch.ones_like(p_draft)
     t = positions[:, None] + torch.arange(spec_len, device=device)
     readable = in_vocab & torch.isfinite(p_draft) & torch.isfinite(q_draft)
     accepted = readable & (coins(seeds[:, None], t) * q_draft < p_draft)
@@ -51,16 +88,16 @@ def rejection_sample(
     rejected = ~ended & readable
 
     # The one row that the last token is sampled from: p, or the residual after a rejection.
-    request = torch.arange(batch_size, device=device)
-    p = target_probs[request, n].float()
+    p = F.pad(target.select(n), (0, vocab_size - target.vocab_size))
     valid = (ended | readable) & all_finite(p)
     weights = p
     if spec_len > 0:
         last = n.clamp(max=spec_len - 1)
-        if draft_probs is None:
-            q = torch.zeros_like(p).scatter_(1, index[request, last], 1.0)
+        if draft:
+            q = F.pad(draft.select(last), (0, vocab_size - draft.vocab_size))
         else:
-            q = draft_probs[request, last].float()
+            rejected_token = torch.where(in_vocab, drafts, 0).gather(1, last[:, None])
+            q = torch.zeros_like(p).scatter_(1, rejected_token, 1.0)
         residual = p - q
         empty = residual.amax(1) < FIXED_POINT_UNIT  # p and q are equal: sample from p
         weights = torch.where((rejected & ~empty)[:, None], residual, p)

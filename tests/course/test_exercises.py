@@ -9,7 +9,7 @@ import pytest
 from rsk.check.synthetic import make_batch
 from rsk.course import exercises
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the emulator needs ucontext")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the emulator needs Linux or macOS")
 BATCH = make_batch(3, 4, 9000)
 
 

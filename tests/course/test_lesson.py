@@ -21,6 +21,7 @@ from rsk.measure.workload import Pool
 @pytest.fixture(autouse=True)
 def _run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RSK_RUN_DIR", str(tmp_path))
+    monkeypatch.setattr(lesson, "_here", measured.CPU_PROVENANCE)  # as after begin()
     publish.reset()
 
 
@@ -41,6 +42,12 @@ def test_injected_parameters_that_fit_are_accepted() -> None:
         ("batchsizes = [2]", r"parameter 'batchsizes'[\s\S]*quick, batch_sizes"),
         ("quick = 1", "quick of this notebook must be a truth value"),
         ("batch_sizes = ['a']", "batch_sizes of this notebook must be a list of integers"),
+        ("batch_sizes = '1,4'", r"a list such as \[1, 4\], got '1,4'; papermill reads .* with -y"),
+        ("batch_sizes = 4", r"a list such as \[1, 4\], got 4"),
+        ("batch_sizes = []", "batch_sizes: expected a list of at least one value"),
+        ("batch_sizes = [0]", "batch_sizes: expected a list of .* from 1 to 1048576"),
+        ("batch_sizes = [1, float('nan')]", r"line 2: batch_sizes = \[1, float"),
+        ("quick = float('nan')", "quick of this notebook must be a truth value"),
     ],
 )
 def test_injected_parameters_that_do_not_fit_are_refused(injected: str, message: str) -> None:
@@ -201,6 +208,21 @@ def test_recorded_rows_stand_beside_measured_ones_and_say_so() -> None:
     assert frame["× baseline"].isna().all(), "no baseline was measured beside either"
     assert sorted(where.split(",")[0] for where in frame["measured"]) == ["here", "recorded"]
     assert "recorded, a GPU" in set(frame["measured"])
+
+
+def test_a_row_names_the_device_it_ran_on_whatever_its_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The loop waits for the device, so on a GPU too its only clock is the wall clock."""
+    monkeypatch.setattr(lesson, "_here", measured.GPU_PROVENANCE)
+    lesson.ladder_row("baseline", measured.record("baseline", 20.0))
+    assert list(lesson.load_ladder().frame()["measured"]) == ["here, a GPU"]
+
+
+def test_a_row_needs_to_know_where_it_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lesson, "_here", None)
+    with pytest.raises(lesson.LessonError, match=r"call lesson\.begin\(\) first"):
+        lesson.ladder_row("baseline", measured.record("baseline", 20.0))
 
 
 def test_a_disturbed_time_is_marked() -> None:

@@ -15,6 +15,7 @@ from nbformat import NotebookNode, v4
 
 from rsk.base import folders
 from rsk.course import running
+from rsk.course.parameters import declared_parameters
 
 NOTEBOOKS = sorted(folders.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
 LESSONS = [path for path in NOTEBOOKS if path.name != running.REPORT]
@@ -77,7 +78,7 @@ def test_the_first_code_cell_holds_known_parameters(path: Path) -> None:
     notebook = read(path)
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")
     assert "parameters" in tags(first)
-    declared = running.declared_parameters(notebook, path.name)
+    declared = declared_parameters(notebook, path.name)
     assert {"quick", "device", "seed"} <= set(declared) <= PARAMETERS
     assert (declared["quick"], declared["device"], declared["seed"]) == (True, "auto", 0)
 
@@ -157,7 +158,7 @@ def test_runs_and_its_solutions_pass_its_checks(
     path: Path, run_folder: Path, tmp_path: Path
 ) -> None:
     notebook = read(path)
-    declared = running.declared_parameters(notebook, path.name)
+    declared = declared_parameters(notebook, path.name)
     tiny = {name: value for name, value in TINY.items() if name in declared}
     executed = read(running.run_notebook(with_attempts(path, tmp_path), run_folder, tiny))
 
@@ -176,7 +177,12 @@ def test_runs_and_its_solutions_pass_its_checks(
     ("parameters", "message"),
     [
         ({"batchsizes": [1]}, r"no notebook has a parameter 'batchsizes'[\s\S]*batch_sizes"),
-        ({"batch_sizes": "4"}, r"batch_sizes of this notebook must be a list"),
+        (
+            {"batch_sizes": "1,4"},
+            r"batch_sizes: expected a list .* papermill reads .* -y",
+        ),
+        ({"batch_sizes": []}, r"batch_sizes: expected a list of at least one value"),
+        ({"seed": 1.5}, r"seed of this notebook must be an integer"),
     ],
 )
 def test_plain_papermill_refuses_a_wrong_parameter(

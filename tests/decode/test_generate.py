@@ -8,8 +8,10 @@ import re
 import shutil
 import socket
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -440,9 +442,11 @@ def test_the_last_position_of_the_context_can_be_used(pair):
         ({"spec_len": -1}, "spec_len: expected 0 to 128, got -1"),
         ({"spec_len": 129}, "spec_len: expected 0 to 128, got 129"),
         ({"max_new_tokens": 0}, "max_new_tokens: expected at least 1, got 0"),
-        ({"temperature": -1}, "temperature: expected a number >= 0, got -1"),
-        ({"temperature": math.nan}, "temperature: expected a number >= 0, got nan"),
-        ({"top_k": -2}, "top_k: expected an integer >= 0"),
+        ({"temperature": -1}, r"temperature: expected 0 \(greedy\) or a number .*, got -1"),
+        ({"temperature": math.nan}, r"temperature: expected 0 \(greedy\) .*, got nan"),
+        ({"temperature": 1e-40}, r"from 2\^-20 to 2\^20, where no logit overflows, got 1e-40"),
+        ({"temperature": math.inf}, r"temperature: expected 0 \(greedy\) .*, got inf"),
+        ({"top_k": -2}, "top_k: expected at least 0, got -2"),
         ({"top_p": 0}, r"top_p: expected a number in \(0, 1\], got 0"),
         ({"top_p": 1.5}, r"top_p: expected a number in \(0, 1\], got 1.5"),
         ({"backend": "cuda"}, "backend: expected one of"),
@@ -453,6 +457,12 @@ def test_the_last_position_of_the_context_can_be_used(pair):
         ({"prompts": ["text"]}, "expected a tokenizer, got None"),
         ({"prompts": [[1] * 100], "max_new_tokens": 29}, "more than the target's context of 128"),
         ({"draft": "n-gram"}, "draft: expected a model, 'ngram' or None, got 'n-gram'"),
+        ({"seed": 2**63}, r"seed: expected -9223372036854775808 to 9223372036854775807"),
+        ({"seed": [1, 2, 3, -(2**63) - 1]}, r"seed\[3\]: expected -9223372036854775808 to"),
+        ({"stop_tokens": [-1]}, "stop_tokens: expected 0 to 60, got -1"),
+        ({"stop_tokens": 61}, "stop_tokens: expected 0 to 60, got 61"),
+        ({"stop_tokens": ["\n\n"]}, r"'\\n\\n' is a text: expected a tokenizer, got None"),
+        ({"prompts": np.zeros((0, 3), int)}, "prompts: expected at least one"),
     ],
 )
 def test_bad_arguments_are_named(pair, change, message):
@@ -460,6 +470,102 @@ def test_bad_arguments_are_named(pair, change, message):
     settings = {"prompts": PROMPTS, "draft": draft, "max_new_tokens": 4, **change}
     with pytest.raises(ValueError, match=message):
         speculative_generate(target, settings.pop("draft"), settings.pop("prompts"), **settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompts": 7}, "prompts: expected a text, token ids, or several of either, got int 7"),
+        ({"prompts": np.int64(7)}, "prompts: expected a text, token ids"),
+        ({"prompts": None}, "prompts: .* got NoneType None"),
+        ({"prompts": 1.5}, "prompts: .* got float 1.5"),
+        ({"prompts": b"text"}, "prompts: .* got bytes b'text'"),
+        ({"prompts": Path("a")}, r"prompts: .* got PosixPath"),
+        ({"prompts": {"the", "draft"}}, "prompts: .* got set"),
+        ({"prompts": {"text": [[1]]}}, "a mapping without 'input_ids': 'text'"),
+        ({"prompts": torch.tensor(3)}, r"prompts: .* got Tensor of torch.int64 \[\]"),
+        ({"prompts": torch.ones(2, 3)}, "prompt 0: expected token ids, which are ints, got float"),
+        ({"prompts": torch.ones(2, 3, 1).long()}, "prompt 0: expected token ids, .* got list"),
+        ({"prompts": [[1], None]}, "prompt 1: expected a text or token ids, got NoneType None"),
+        ({"prompts": [[1], Path("a")]}, "prompt 1: expected a text or token ids"),
+        ({"prompts": [[1, True]]}, "prompt 0: expected token ids, .* got bool True"),
+        ({"prompts": [["1"]]}, "prompt 0: expected token ids, .* got str '1'"),
+        ({"seed": "3"}, "seed: expected an int, one per prompt, or None, got str '3'"),
+        ({"seed": 1.0}, "seed: expected an int, one per prompt, or None, got float 1.0"),
+        ({"seed": True}, "seed: expected an int, one per prompt, or None, got bool True"),
+        ({"seed": [1, 2, 3, 1.5]}, r"seed\[3\]: expected an int, got float 1.5"),
+        ({"seed": {1, 2, 3, 4}}, "seed: expected an int, one per prompt, or None, got set"),
+        ({"stop_tokens": 1.5}, "stop_tokens: expected token ids or texts of one token"),
+        ({"stop_tokens": [1.0]}, "stop_tokens: expected .* got float 1.0"),
+        ({"stop_tokens": [None]}, "stop_tokens: expected .* got NoneType"),
+        ({"stop_tokens": {5: 1}}, "stop_tokens: expected .* got dict"),
+        ({"stop_tokens": True}, "stop_tokens: expected .* got bool"),
+        ({"spec_len": 2.0}, "spec_len: expected an int, got float 2.0"),
+        ({"spec_len": True}, "spec_len: expected an int, got bool True"),
+        ({"max_new_tokens": "4"}, "max_new_tokens: expected an int, got str '4'"),
+        ({"temperature": "0.7"}, "temperature: expected a number, got str '0.7'"),
+        ({"temperature": None}, "temperature: expected a number, got NoneType None"),
+        ({"top_p": True}, "top_p: expected a number, got bool True"),
+        ({"top_k": 5.0}, "top_k: expected an int, got float 5.0"),
+        ({"draft": Path("model")}, "draft: expected a model, 'ngram' or None, got PosixPath"),
+        (
+            {"target": "model"},
+            "target: expected a model, got str 'model'; rsk.decode.loop.load_pair",
+        ),
+        ({"tokenizer": "gpt2"}, "tokenizer: expected a tokenizer, got str 'gpt2'"),
+        ({"on_emit": "print"}, "on_emit: expected a function or None, got str 'print'"),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_named(pair, change, message):
+    settings = dict(zip(("target", "draft"), pair, strict=True), prompts=PROMPTS)
+    with pytest.raises(TypeError, match=message):
+        speculative_generate(**settings | {"max_new_tokens": 4} | change)
+
+
+def test_prompts_in_every_form_that_has_one_meaning(pair):
+    def tokens(prompts, **changes):
+        settings = {"max_new_tokens": 6, "seed": 3} | changes
+        return speculative_generate(*pair, prompts, **settings).tokens
+
+    one, two = [5, 9, 2, 33], [7, 8]
+    expected = tokens([one])
+    for same in (one, tuple(one), iter(one), np.array(one), np.array([one], dtype=np.int32)):
+        assert tokens(same) == expected
+    for same in (torch.tensor(one), torch.tensor([one]), [np.array(one)], [torch.tensor(one)]):
+        assert tokens(same) == expected
+    for same in ({"input_ids": one}, {"input_ids": torch.tensor([one]), "attention_mask": None}):
+        assert tokens(transformers.BatchEncoding(same)) == tokens(same) == expected
+    both = tokens([one, two])
+    for same in ((iter(one), two), (row for row in (one, two)), [torch.tensor(one), tuple(two)]):
+        assert tokens(same) == both
+    padded = transformers.BatchEncoding(
+        {
+            "input_ids": torch.tensor([one, [0, 0, *two]]),
+            "attention_mask": torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]]),
+        }
+    )
+    assert tokens(padded) == both
+    for seed in (
+        np.int64(3),
+        np.array([3, 4]),
+        torch.tensor([3, 4]),
+        (3, np.int8(4)),
+        iter([3, 4]),
+    ):
+        assert tokens([one, two], seed=seed) == both
+    numbers = {"spec_len": np.int64(4), "top_k": np.int32(0), "top_p": np.float32(1)}
+    assert tokens([one, two], **numbers, temperature=torch.tensor(1.0)) == both
+
+
+def test_stop_tokens_in_every_form(pair):
+    long = speculative_generate(*pair, PROMPTS[:1], max_new_tokens=30, seed=2).tokens[0]
+    stop = long[4]
+    expected = long[: long.index(stop) + 1]
+    for same in (stop, np.int64(stop), [stop], {stop}, (s for s in [stop]), torch.tensor([stop])):
+        result = speculative_generate(
+            *pair, PROMPTS[:1], max_new_tokens=30, seed=2, stop_tokens=same
+        )
+        assert result.tokens[0] == expected
 
 
 def test_different_vocabularies_are_refused(pair):
@@ -511,8 +617,9 @@ def hub_folders(tmp_path_factory):
 
 
 def test_a_hub_folder_with_32000_tokens_goes_all_the_way(hub_folders):
-    target, draft, tokenizer = loading.load_pair(hub_folders / "target", hub_folders / "draft")
-    assert target.dtype == torch.float32
+    folders = hub_folders / "target", hub_folders / "draft"
+    target, draft, tokenizer = loading.load_pair(*folders, device="cpu")
+    assert (target.dtype, draft.dtype) == (torch.float32, torch.float32)
     assert not target.training
     result = speculative_generate(
         target,
@@ -531,6 +638,15 @@ def test_a_hub_folder_with_32000_tokens_goes_all_the_way(hub_folders):
     greedy = speculative_generate(target, draft, [prompt], temperature=0, max_new_tokens=12)
     gaps = disagreements(target, prompt, greedy.tokens[0], own_greedy(target, prompt, 12))
     assert all(gap < ROUNDING_GAP for gap in gaps)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_weights_stay_as_stored(hub_folders):
+    folders = hub_folders / "target", hub_folders / "draft"
+    target, draft, tokenizer = loading.load_pair(*folders, device="auto")
+    assert {(m.device.type, m.dtype) for m in (target, draft)} == {("cuda", torch.bfloat16)}
+    result = speculative_generate(target, draft, "é", tokenizer, max_new_tokens=12, seed=1)
+    assert len(result.tokens[0]) == 12 or result.tokens[0][-1] == 2
 
 
 def test_prompt_lookup_and_no_draft_need_one_folder(hub_folders):

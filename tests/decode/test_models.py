@@ -137,6 +137,26 @@ def test_the_loop_itself_costs_little(pair):
     assert sorted(shares)[2] < 0.1
 
 
+def test_stop_tokens_that_are_texts(pair):
+    def tokens(**options):
+        prompt = shipped_prompts()[0]["text"]
+        return speculative_generate(
+            *pair[:2], prompt, pair.tokenizer, seed=1, max_new_tokens=60, **options
+        ).tokens[0]
+
+    free = tokens(stop_tokens=())
+    stop = next(t for t in free[5:] if pair.tokenizer(text_of(pair, t)).input_ids == [t])
+    for same in (text_of(pair, stop), [text_of(pair, stop)], {stop, text_of(pair, stop)}):
+        assert tokens(stop_tokens=same) == free[: free.index(stop) + 1]
+    for several in ("no single token", [""]):
+        with pytest.raises(ValueError, match=r"stop_tokens: .* is \d tokens, \["):
+            tokens(stop_tokens=several)
+
+
+def text_of(pair, token):
+    return pair.tokenizer.decode([token])
+
+
 # --- how it was trained ---------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from rsk.base import folders
 from rsk.course import running
+from rsk.course.parameters import declared_parameters
 
 TOP = folders.checkout()
 pytestmark = pytest.mark.skipif(TOP is None, reason="needs the source checkout")
@@ -124,7 +125,7 @@ def test_notebook_sources_hold_no_outputs(name):
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_parameters_come_first_and_have_the_common_names(name):
     assert code_cells(name)[0].metadata.get("tags") == ["parameters"]
-    parameters = running.declared_parameters(notebook(name), name)
+    parameters = declared_parameters(notebook(name), name)
     assert parameters["quick"] is True
     for parameter, value in parameters.items():
         if parameter in COMMON_PARAMETERS and value is not None:

@@ -10,6 +10,7 @@ import pytest
 
 from rsk.base import folders
 from rsk.course import running
+from rsk.course.parameters import declared_parameters, match_parameters, parse_parameters
 
 TOP = folders.checkout()
 pytestmark = pytest.mark.skipif(TOP is None, reason="needs the source checkout")
@@ -87,12 +88,12 @@ def test_parameters_in_the_examples_are_known(readme):
     import nbformat
 
     declared = {
-        path.stem: running.declared_parameters(nbformat.read(path, as_version=4), path.name)
+        path.stem: declared_parameters(nbformat.read(path, as_version=4), path.name)
         for path in running.notebooks()
     }
-    given = running.parse_parameters(
+    given = parse_parameters(
         f"{name}={value.strip(chr(39))}"
         for name, value in re.findall(r"-p (\w+)=('[^']*'|\S+)", readme)
     )
     assert given
-    running.match_parameters(given, declared)
+    match_parameters(given, declared)

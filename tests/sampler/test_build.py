@@ -83,10 +83,19 @@ def test_a_stale_lock_of_pytorch_is_removed(tmp_path):
 
 def test_two_processes_build_once(tmp_path):
     first = start(tmp_path)
-    second = run(tmp_path)
-    assert first.wait() == 0 and second.returncode == 0
-    assert "waiting for another process" in second.stderr
-    assert "compiled in" not in second.stderr
+    os.killpg(first.pid, signal.SIGSTOP)  # or it may be done before the other has begun
+    try:
+        second = subprocess.Popen(
+            [sys.executable, "-c", SAMPLE.format(backend="fused")],
+            env=os.environ | {"RSK_CACHE_DIR": str(tmp_path)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert "waiting for another process" in second.stderr.readline()
+    finally:
+        os.killpg(first.pid, signal.SIGCONT)
+    assert (first.wait(120), second.wait(120)) == (0, 0)
+    assert second.stderr.read() == ""  # it compiled nothing
 
 
 @pytest.mark.parametrize("backend", ["auto", "fused"])

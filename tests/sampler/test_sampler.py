@@ -319,9 +319,10 @@ class TestVocabulariesOfDifferentSize:
             for rows in (draft, target)
         ]
         expected = rsk.rejection_sample(tokens, *padded, seed=1, backend="baseline")
-        got = rsk.rejection_sample(tokens, draft, target, seed=1, backend="fused")
-        assert torch.equal(got.tokens, expected.tokens)
-        assert torch.equal(got.num_accepted, expected.num_accepted)
+        for backend in rsk.BACKENDS:
+            got = rsk.rejection_sample(tokens, draft, target, seed=1, backend=backend)
+            assert torch.equal(got.tokens, expected.tokens)
+            assert torch.equal(got.num_accepted, expected.num_accepted)
         assert got.num_accepted[9] == -1
         if not target_is_larger:
             assert got.tokens.max() >= p_size
