@@ -264,7 +264,7 @@ def _environment(where: Path) -> Environment:
             found = blocks(text).get(block)
             if found is None:
                 return None
-            text = "\n" * found.line + found.text  # so that its lines keep their numbers
+            text = "{#" + "\n" * found.line + "#}" + found.text  # its lines keep their numbers
         read = path.stat().st_mtime_ns
         return _ALONE.sub(r"\1\n\2", text), str(path), lambda: path.stat().st_mtime_ns == read
 

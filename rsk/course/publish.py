@@ -191,7 +191,7 @@ def prose(text: str, /, **values: object) -> None:
             or infinite.
     """
     text = inspect.cleandoc(_text(text, "text", "prose"))
-    _show_markdown(templates.fill(text, values))
+    markdown(templates.fill(text, values))
 
 
 def passage(name: str, /, *, language: str = templates.LANGUAGE, **values: object) -> None:
@@ -205,10 +205,11 @@ def passage(name: str, /, *, language: str = templates.LANGUAGE, **values: objec
     Raises:
         TemplateError: there is no such block, or it names another value; says where.
     """
-    _show_markdown(templates.render(name, values, language), language)
+    markdown(templates.render(name, values, language), language)
 
 
-def _show_markdown(text: str, language: str = templates.LANGUAGE) -> None:
+def markdown(text: str, language: str = templates.LANGUAGE) -> None:
+    """Publish Markdown as it is."""
     content = {"kind": "prose", "language": language}
     _display({"text/markdown": text, "text/plain": text, MIME: content})
 

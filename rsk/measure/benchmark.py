@@ -435,10 +435,8 @@ def show(benchmark: Benchmark, console: Console, quoted: Quoted | None = None) -
     if quoted is not None and (beside := quoted_table(benchmark, quoted)) is not None:
         console.print(beside)
     if repeats := comparison.repeatability(benchmark.records):
-        table = Table(
-            title=f"Two runs, over {comparison.repeated_points(benchmark.records)}",
-            title_justify="left",
-        )
+        points, of = comparison.repeated(benchmark.records)
+        table = Table(title=f"Two runs, at {points} of {of} points", title_justify="left")
         for heading in ("", "stated spread", "between runs", "largest", "at"):
             table.add_column(heading, justify="left" if heading in ("", "at") else "right")
         for row in repeats:
