@@ -67,9 +67,7 @@ def folder(language: str = LANGUAGE) -> Path:
     return folders.report_dir() / language
 
 
-def render(
-    name: str, values: Mapping[str, object] | None = None, language: str = LANGUAGE
-) -> str:
+def render(name: str, values: Mapping[str, object] | None = None, language: str = LANGUAGE) -> str:
     """Fill in a file, such as ``"talk.md"``, or a block of one, ``"demo.md#opening"``.
 
     Args:

@@ -126,7 +126,9 @@ def _say(console: Console, block: str, **values: object) -> None:
     """Print a block of ``demo.md``: its headings and paragraphs."""
     for paragraph in templates.render(f"demo.md#{block}", values).split("\n\n"):
         heading = paragraph.startswith("**") and paragraph.endswith("**")
-        text = Text.from_markup(re.sub(r"\*\*(.+?)\*\*", r"[bold]\1[/]", paragraph.replace("[", "\\[")))
+        text = Text.from_markup(
+            re.sub(r"\*\*(.+?)\*\*", r"[bold]\1[/]", paragraph.replace("[", "\\["))
+        )
         console.print(Padding(text, (0, 4, 1, 0 if heading else 2)))
 
 

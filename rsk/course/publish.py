@@ -358,6 +358,7 @@ def reset() -> None:
 
 # --- how it is done ---------------------------------------------------------------------------
 
+
 def _text(value: str, what: str, label: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{label!r} needs a {what} that is not empty, got {value!r}")

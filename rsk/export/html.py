@@ -100,9 +100,7 @@ def page(
         contents=contents,
         body=body,
         navigation=navigation,
-        navigation_below=navigation.replace(
-            f'"{words["pages"]}"', f'"{words["pages_again"]}"'
-        ),
+        navigation_below=navigation.replace(f'"{words["pages"]}"', f'"{words["pages_again"]}"'),
     )
 
 
@@ -206,9 +204,7 @@ def _data(item: Figure, behind: Any, words: Words) -> Node:
             f"<tbody>{body}</tbody></table>",
             name,
         )
-    return _html(
-        f'<details class="data"><summary>{name}</summary>{table}<p>{file}</p></details>'
-    )
+    return _html(f'<details class="data"><summary>{name}</summary>{table}<p>{file}</p></details>')
 
 
 def _tokens(item: Tokens, words: Words) -> list[Node]:
@@ -351,6 +347,4 @@ def index(documents: Sequence[Document], extra: Sequence[tuple[str, str]]) -> st
     words = templates.labels()
     body = f'<p>{escape(words["site"])}</p><ul class="index">{body}</ul>'
     title = words["site_title"]
-    return page(
-        title=title, heading=escape(title), byline="", contents="", body=body, words=words
-    )
+    return page(title=title, heading=escape(title), byline="", contents="", body=body, words=words)

@@ -319,7 +319,7 @@ def _words(words: Mapping[str, Any]) -> str:
     """What the templates put beside numbers, as a dictionary of Typst's."""
     pairs = (f"{key}: {string(word)}, " for key, word in words.items() if isinstance(word, str))
     return f"#let words = ({''.join(pairs)})\n#let filled(text, ..values) = " + (
-        "values.pos().fold(text, (text, value) => text.replace(\"{}\", str(value), count: 1))\n"
+        'values.pos().fold(text, (text, value) => text.replace("{}", str(value), count: 1))\n'
     )
 
 

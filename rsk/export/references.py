@@ -95,7 +95,10 @@ def _number(document: Document) -> None:
 
 def _link(document: Document, pages: Mapping[str, str]) -> None:
     """Resolve ``[@label]`` and the links to headings and other notebooks."""
-    names = {heading.anchor: f"{document.words['section']} {heading.number}" for heading in document.headings}
+    names = {
+        heading.anchor: f"{document.words['section']} {heading.number}"
+        for heading in document.headings
+    }
     for heading in document.headings:
         if not heading.number:
             names[heading.anchor] = pandoc.plain(heading.title).strip()

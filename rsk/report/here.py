@@ -39,7 +39,10 @@ class Shortcut:
         q = torch.tensor([0.10, 0.35, 0.10, 0.20, 0.03, 0.12, 0.02, 0.08], device=device)
         q_rows = q.expand(requests, -1)  # one row, many times, no copy
         request = sample(q_rows, seed=seed)[:, None], q_rows[:, None], p.expand(requests, 2, -1)
-        samplers: dict[str, Sampler] = {"rsk": rejection_sample, "argmax": MUTANTS["residual_argmax"]}
+        samplers: dict[str, Sampler] = {
+            "rsk": rejection_sample,
+            "argmax": MUTANTS["residual_argmax"],
+        }
         seen = {
             name: sampler(*request, seed=seed).tokens[:, 0].bincount(minlength=len(tokens)).cpu()
             for name, sampler in samplers.items()
@@ -186,6 +189,14 @@ class Written:
             )
         runs = token_runs(text, prompt, pair)
         return cls(prompt, seed, temperature, USUAL_SPEC_LEN, new_tokens, text, runs)
+
+    @property
+    def command(self) -> str:
+        """What writes the same text in a terminal."""
+        return (
+            f'rsk generate "{self.prompt}" --seed {self.seed} --temperature {self.temperature:g} '
+            f"--max-new-tokens {self.new_tokens}"
+        )
 
     @property
     def accepted(self) -> int:

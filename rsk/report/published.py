@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsk import export
-from rsk.base import folders
+from rsk.base import folders, templates
+from rsk.base.templates import LANGUAGE
 from rsk.course import running
-from rsk.report import talk
+from rsk.report import measurements, talk
 from rsk.sampler import build
 
 if TYPE_CHECKING:
@@ -24,12 +25,16 @@ COPIES = ("report.html", "report.pdf", "slides.pdf", "script.pdf")
 COMMAND = "rsk report --publish"
 
 
-def rebuild(folder: Path | None = None, console: Console | None = None) -> list[Path]:
+def rebuild(
+    folder: Path | None = None, console: Console | None = None, language: str = LANGUAGE
+) -> list[Path]:
     """Make the copies.
 
     Args:
-        folder: where to; by default ``report/`` of the checkout.
+        folder: where to; by default ``report/`` of the checkout, or the language's folder there if
+            it is not the first one.
         console: where to say what is made.
+        language: of the report and the talk.
 
     Raises:
         ValueError: there is no checkout, and no folder is given.
@@ -40,15 +45,15 @@ def rebuild(folder: Path | None = None, console: Console | None = None) -> list[
         top = folders.checkout()
         if top is None:
             raise ValueError("--publish writes to report/ of a checkout; else name an --output")
-        folder = top / "report"
+        folder = top / "report" if language == LANGUAGE else templates.folder(language)
     build.load("cpu")
     build.load("emulator")
     with tempfile.TemporaryDirectory(prefix="rsk-published-") as name:
         run = Path(name)
         source = folders.notebooks_dir() / running.REPORT
-        running.run_notebook(source, run, {"device": "cpu"})
-        epoch = talk.epoch(talk.gather())
-        made = [*export.export_report(run, epoch=epoch), *talk.write(run)]
+        running.run_notebook(source, run, {"device": "cpu", "language": language})
+        epoch = measurements.gather().epoch
+        made = [*export.export_report(run, epoch=epoch), *talk.write(run, language)]
         copies = {folder / path.name: path.read_bytes() for path in made}
     written = export.replace(copies)
     if console is not None:
