@@ -101,6 +101,20 @@ def usual_line(benchmark: Benchmark) -> dict[int, dict[str, Record]]:
     return {size: by_name for size, by_name in found.items() if BASELINE in by_name}
 
 
+class Sizes(NamedTuple):
+    """Batch sizes of the usual line at which an implementation beats the baseline, or does not."""
+
+    won: list[int]
+    lost: list[int]
+
+
+def against_baseline(benchmark: Benchmark, name: str) -> Sizes:
+    """Where an implementation is faster than the baseline, and where it is not."""
+    line = {size: r for size, r in usual_line(benchmark).items() if name in r}
+    won = [size for size, r in line.items() if ratio(r[BASELINE], r[name]) > 1]
+    return Sizes(won, [size for size in line if size not in won])
+
+
 def ratio(baseline: Record, other: Record, time: str = "call") -> float:
     """How many times faster than ``baseline`` a record is.
 

@@ -12,7 +12,15 @@ from rsk.course.demo import Loss
 from rsk.figures import plotting
 from rsk.figures.plotting import Growth
 from rsk.measure import comparison
-from rsk.measure.comparison import BASELINE, Repeatability, Repeated, SpeedUp, ratio, usual_line
+from rsk.measure.comparison import (
+    BASELINE,
+    Repeatability,
+    Repeated,
+    Sizes,
+    SpeedUp,
+    ratio,
+    usual_line,
+)
 from rsk.measure.records import Benchmark, Operations, Point, Record, RecordError
 from rsk.report.measurements import Source
 from rsk.sampler.api import BACKENDS
@@ -104,18 +112,13 @@ class Run:
         return span([ratio(r["vectorized"], r["fused"]) for r in self.line.values()])
 
     @property
-    def slower(self) -> list[int]:
-        """Batch sizes of the line at which vectorized is slower than the baseline."""
-        return [b for b, r in self.line.items() if ratio(r[BASELINE], r["vectorized"]) <= 1]
-
-    @property
-    def faster(self) -> list[int]:
-        """Batch sizes of the line at which it is faster."""
-        return [size for size in self.line if size not in self.slower]
+    def vectorized(self) -> Sizes:
+        """Batch sizes of the line at which vectorized beats the baseline, and the others."""
+        return comparison.against_baseline(self.benchmark, "vectorized")
 
     @property
     def losses(self) -> list[Loss]:
-        """The same batch sizes as :attr:`slower`, with what explains each."""
+        """Those others, with what explains each."""
         return demo.losses(self.benchmark)
 
     @property
