@@ -146,10 +146,14 @@ def exhibit(label: str, values: Mapping[str, object], language: str = LANGUAGE) 
     return Exhibit(**found)
 
 
-@cache
 def labels(language: str = LANGUAGE) -> Mapping[str, Any]:
     """Words that the exports put beside numbers, such as "Figure": ``labels.toml``."""
-    return tomllib.loads((folder(language) / "labels.toml").read_text(encoding="utf-8"))
+    return _labels(folder(language) / "labels.toml")
+
+
+@cache
+def _labels(path: Path) -> Mapping[str, Any]:
+    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 # --- blocks of a file -------------------------------------------------------------------------
@@ -165,17 +169,18 @@ class Block:
 
 
 def blocks(text: str) -> dict[str, Block]:
-    """The parts of a file that begin with ``## name``, by name.
+    """The parts of a file that begin with ``## name``, by name; names are in small letters.
 
     Raises:
-        ValueError: a name that is used twice.
+        TemplateError: a name that is used twice.
     """
     found: dict[str, Block] = {}
-    starts = list(re.finditer(r"^## (\S+)\n", text, flags=re.MULTILINE))
-    for start, end in zip(starts, [*(s.start() for s in starts[1:]), len(text)], strict=True):
-        if start[1] in found:
-            raise ValueError(f"two blocks are called {start[1]!r}")
+    starts = list(re.finditer(r"^## ([a-z][a-z0-9-]*)\n", text, flags=re.MULTILINE))
+    ends = [*(start.start() for start in starts), len(text)][1:]
+    for start, end in zip(starts, ends, strict=False):
         line = text.count("\n", 0, start.start()) + 1
+        if start[1] in found:
+            raise TemplateError(f"line {line}: two blocks are called {start[1]!r}")
         found[start[1]] = Block(line, text[start.end() : end])
     return found
 
