@@ -94,6 +94,11 @@ def general(value: float) -> str:
     return f"{value:g}"
 
 
+def grouped(value: float) -> str:
+    """The same with thousands separators."""
+    return f"{value:,g}"
+
+
 def us(time: Any) -> str:
     """A time in microseconds, or the median of a measured one, as :func:`duration` writes it."""
     return duration(getattr(time, "median_us", time))
@@ -112,6 +117,7 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "digits": digits,
     "fixed": fixed,
     "general": general,
+    "grouped": grouped,
     "percent": percent,
     "change": change,
     "number": number,
