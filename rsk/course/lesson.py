@@ -44,7 +44,7 @@ from rsk.course.parameters import check_ranges, literals, match_parameters
 from rsk.course.running import run_dir
 from rsk.measure.comparison import BASELINE, ratio
 from rsk.measure.records import Benchmark, Provenance, Record, RecordError, parse
-from rsk.sampler.api import BACKENDS
+from rsk.sampler import registry
 
 if TYPE_CHECKING:
     import torch

@@ -43,8 +43,8 @@ def _launcher(index: int, entry: registry.Entry) -> Callable[..., RejectionSampl
     launch.__name__ = launch.__qualname__ = entry.name
     launch.__doc__ = f"""Run ``cuda/{entry.name}.cu``; else as :func:`rsk.rejection_sample`.
 
-        Its idea: {entry.idea}. It runs on {entry.needs}. On CPU tensors it runs in the emulator, whose order of threads is shuffled by the
-        environment variable RSK_EMULATOR_SEED.
+        Its idea: {entry.idea}. It runs on {entry.needs}. On CPU tensors it runs in the emulator,
+        whose order of threads is shuffled by the environment variable RSK_EMULATOR_SEED.
 
         Raises:
             rsk.BuildError: it cannot be compiled.

@@ -32,6 +32,7 @@ from rsk.sampler.arguments import (
     MAX_VOCAB_SIZE,
     PROBABILITY_DTYPES,
     TOKEN_DTYPES,
+    UNREADABLE_PROBABILITIES,
     check_device,
     check_int64,
     check_range,
@@ -96,7 +97,7 @@ def rejection_sample(
     )
     samples = RejectionSamples(*_run(channel, call, SAMPLE))
     if validate:
-        raise_if_invalid(samples.num_accepted)
+        raise_if_invalid(samples.num_accepted, UNREADABLE_PROBABILITIES)
     return samples
 
 
