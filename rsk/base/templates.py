@@ -148,12 +148,7 @@ def exhibit(label: str, values: Mapping[str, object], language: str = LANGUAGE) 
 
 def labels(language: str = LANGUAGE) -> Mapping[str, Any]:
     """Words that the exports put beside numbers, such as "Figure": ``labels.toml``."""
-    return _labels(folder(language) / "labels.toml")
-
-
-@cache
-def _labels(path: Path) -> Mapping[str, Any]:
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    return tomllib.loads((folder(language) / "labels.toml").read_text(encoding="utf-8"))
 
 
 # --- blocks of a file -------------------------------------------------------------------------

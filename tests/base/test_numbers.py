@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
+import numpy as np
+import pandas as pd
 import pytest
 from measured import spread
 
@@ -14,25 +17,38 @@ from rsk.base import numbers
     ("value", "text"),
     [
         (32000, "32,000"),
-        (-5, "−5"),
-        (0.0425, "0.0425"),
-        (1234.5, "1,234"),
-        (1.2e-7, "1.20\u00a0×\u00a010⁻⁷"),
+        (np.int64(-7), "−7"),
         (0.0, "0"),
-        (float("nan"), "–"),
-        (float("-inf"), "−∞"),
+        (0.04251, "0.0425"),
+        (9.996, "10.0"),
+        (66.92, "66.9"),
+        (12345.6, "12,346"),
+        (-1.5, "−1.50"),
+        (1.2e-7, "1.20\u00a0×\u00a010⁻⁷"),
+        (3e12, "3.00\u00a0×\u00a010¹²"),
+        (math.nan, "–"),
+        (math.inf, "∞"),
         (None, "–"),
+        (pd.NA, "–"),
+        (pd.NaT, "–"),
         (True, "yes"),
-        ("text", "text"),
+        (np.bool_(False), "no"),
+        ("fused", "fused"),
     ],
 )
-def test_number(value, text):
+def test_numbers_are_written_for_readers(value, text):
     assert numbers.number(value) == text
 
 
 @pytest.mark.parametrize(
     ("value", "significant", "text"),
-    [(0, 3, "0"), (9.996, 3, "10.0"), (1234.5, 3, "1230"), (0.012345, 2, "0.012"), (21.33, 2, "21")],
+    [
+        (0, 3, "0"),
+        (9.996, 3, "10.0"),
+        (1234.5, 3, "1230"),
+        (0.012345, 2, "0.012"),
+        (21.33, 2, "21"),
+    ],
 )
 def test_digits(value, significant, text):
     assert numbers.digits(value, significant) == text
@@ -40,7 +56,13 @@ def test_digits(value, significant, text):
 
 @pytest.mark.parametrize(
     ("microseconds", "text"),
-    [(18.44, "18.4 µs"), (999.4, "999 µs"), (999.6, "1.00 ms"), (7990, "7.99 ms"), (1.2e6, "1.20 s")],
+    [
+        (18.44, "18.4 µs"),
+        (999.4, "999 µs"),
+        (999.6, "1.00 ms"),
+        (7990, "7.99 ms"),
+        (1.2e6, "1.20 s"),
+    ],
 )
 def test_duration_and_the_median_of_a_time(microseconds, text):
     assert numbers.duration(microseconds) == text

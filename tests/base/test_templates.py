@@ -75,7 +75,9 @@ VALUES = {"run": Run(), "names": ["a", "b"]}
 
 
 def test_values_are_filled_in_and_statements_leave_no_blank_lines(words):
-    expected = "# A title\n\nLarge: 32,000.\n- a\n- b\n\nSee [@fig-a] and 18.4 µs.\n\n![](figure:fig-a)"
+    expected = (
+        "# A title\n\nLarge: 32,000.\n- a\n- b\n\nSee [@fig-a] and 18.4 µs.\n\n![](figure:fig-a)"
+    )
     assert templates.render("one.md", VALUES) == expected
     one = type("One", (), {"size": 1, "time": 1.0})
     assert "Small: 1 request.\n" in templates.render("one.md", {"run": one, "names": []})
@@ -91,7 +93,11 @@ def test_a_changed_sentence_is_read_again(words):
 
 
 def test_a_block_is_rendered_alone_and_included(words):
-    assert templates.exhibit("fig-a", {"size": 3}) == ("At B = 3", "A caption of two lines, 6.", "A line.")
+    assert templates.exhibit("fig-a", {"size": 3}) == (
+        "At B = 3",
+        "A caption of two lines, 6.",
+        "A line.",
+    )
     assert templates.exhibit("tab-a", {}).title == ""
     words("two.md", 'Before. {% include "exhibits.md#tab-a" %}')
     assert " ".join(templates.render("two.md").split()) == "Before. Caption: A table."
@@ -100,7 +106,11 @@ def test_a_block_is_rendered_alone_and_included(words):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("one.md", "# A title\n\n{{ run.weight }}", r"report/en/one\.md, line 3: .*no attribute 'weight'"),
+        (
+            "one.md",
+            "# A title\n\n{{ run.weight }}",
+            r"report/en/one\.md, line 3: .*no attribute 'weight'",
+        ),
         ("one.md", "\n{{ walk }}", r"report/en/one\.md, line 2: 'walk' is undefined"),
         ("one.md", "a\nb\n{% if %}", r"report/en/one\.md, line 3: "),
         ("one.md", "a\n{{ nothing }}", r"report/en/one\.md, line 2: a value is None"),
@@ -166,7 +176,10 @@ def test_what_a_file_refers_to(words):
 
 
 def test_a_text_from_elsewhere_is_filled_in(words):
-    assert templates.fill("At {{ size }}: {{ x | fixed(1) }}", {"size": 1000, "x": 2.25}) == "At 1,000: 2.2"
+    assert (
+        templates.fill("At {{ size }}: {{ x | fixed(1) }}", {"size": 1000, "x": 2.25})
+        == "At 1,000: 2.2"
+    )
     for text, values, message in (
         ("{{ sise }}", {"size": 1}, "'sise' is undefined; the values given are: size"),
         ("{{ size }}", {"size": 1, "x": 2}, "does not mention x"),

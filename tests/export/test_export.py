@@ -257,7 +257,16 @@ def test_both_exports_carry_everything(whole):
     ):
         assert words in page.text.replace("\u00a0", " "), words
         assert words in pdf.replace("\u00a0", " "), words
-    for words in ("batch_sizes", "hidden = 1", "quiet = 1", "unseen", "nor this", "nor that", "100%", "\\frac"):
+    for words in (
+        "batch_sizes",
+        "hidden = 1",
+        "quiet = 1",
+        "unseen",
+        "nor this",
+        "nor that",
+        "100%",
+        "\\frac",
+    ):
         assert words not in page.text, words
         assert words not in pdf, words
 
