@@ -4,13 +4,15 @@
 # make lint     check style, types, and that the notebooks hold no outputs
 # make lab      open the notebooks in JupyterLab
 # make sanitize on a GPU machine: look for reads out of bounds and races, with compute-sanitizer
+# make gpu-check on a GPU machine: tests, notebooks, report and more, into data/gpu-check
 # make measure  on a GPU machine: check the kernels, measure everything, save both; installs nothing
 # make fuzz     compare every backend and kernel with the baseline on random calls for 5 minutes
 # make clean    delete the environment, caches and everything a run has written
 #
 # PYTHON=python3.12 chooses the interpreter. SYSTEM_TORCH=1 uses the PyTorch that this interpreter
 # already has, such as a CUDA build of another version, instead of installing the pinned one.
-# After a change of either, make clean. REPORT_ARGS, TEST_ARGS and MEASURE_ARGS are passed on:
+# After a change of either, make clean. REPORT_ARGS, TEST_ARGS, MEASURE_ARGS and GPU_CHECK_ARGS are
+# passed on:
 # make report REPORT_ARGS="-p batch_sizes='[1,4]'".
 
 PYTHON ?= python3
@@ -18,12 +20,13 @@ SYSTEM_TORCH ?=
 REPORT_ARGS ?=
 TEST_ARGS ?=
 MEASURE_ARGS ?=
+GPU_CHECK_ARGS ?=
 VENV = .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
 RECORD ?= data/benchmarks
 
-.PHONY: report publish test lint lab fuzz sanitize measure clean
+.PHONY: report publish test lint lab fuzz sanitize gpu-check measure clean
 
 report: $(STAMP)
 	$(BIN)/rsk report $(REPORT_ARGS)
@@ -47,15 +50,18 @@ fuzz: $(STAMP)
 	$(BIN)/python -m rsk.check --minutes 5
 
 sanitize:
-	PYTHONPATH=. $(PYTHON) -c "from rsk import build; build.load('cuda')"
-	for tool in memcheck racecheck; do PYTHONPATH=. compute-sanitizer --tool $$tool \
+	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -c "from rsk.sampler import build; build.load('cuda')"
+	for tool in memcheck racecheck; do PYTHONPATH=.:$$PYTHONPATH compute-sanitizer --tool $$tool \
 		--kernel-name kns=rsk --error-exitcode 1 \
 		$(PYTHON) -m rsk.check.grid --few || exit 1; done
 
+gpu-check:
+	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m rsk.gpu_check $(GPU_CHECK_ARGS)
+
 measure:
-	PYTHONPATH=. $(PYTHON) -m rsk.check.grid --save data/kernels/agreement.json
-	-PYTHONPATH=. $(PYTHON) -m rsk.measure.ideas --save data/kernels/ideas.json
-	PYTHONPATH=. $(PYTHON) -m rsk benchmark --full --save $(RECORD) $(MEASURE_ARGS)
+	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m rsk.measure.agreement --save data/kernels/agreement.json
+	-PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m rsk.measure.ideas --save data/kernels/ideas.json
+	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m rsk benchmark --full --save $(RECORD) $(MEASURE_ARGS)
 
 clean:
 	rm -rf $(VENV) report/build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

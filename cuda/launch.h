@@ -17,6 +17,7 @@ inline cudaLaunchConfig_t launch_config(int64_t blocks, int32_t threads, cudaStr
 
 struct Device {
   int id = -1, capability = 0, multiprocessors = 0;  // the capability times ten
+  int shared_memory = 0;  // bytes that a block may have
 };
 
 // The current device; it is asked about itself once, since even that takes a microsecond.
@@ -31,6 +32,10 @@ inline cudaError_t current_device(Device& device) {
     }
     if (error == cudaSuccess) {
       error = cudaDeviceGetAttribute(&known.multiprocessors, cudaDevAttrMultiProcessorCount, id);
+    }
+    if (error == cudaSuccess) {
+      error = cudaDeviceGetAttribute(&known.shared_memory, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                     id);
     }
     if (error == cudaSuccess) {
       known.capability = 10 * major + minor;

@@ -1,12 +1,12 @@
 // Step 3: as step 2, but a thread asks for all that it can before it waits for any of it.
 //
 // Memory answers after hundreds of cycles, however little is asked for. So the coins of 32 drafts
-// are tossed at once, a lane for each (warp.h). A lane loads 16 bytes at a time (pack.h), and several
-// such packs before it looks at the first (tile.h). And the warp that has the token goes straight to
-// the right tile, of which it knows the sums, instead of reading its piece once more (piece.h).
+// are tossed at once, a lane for each (warp.h). A lane loads 16 bytes at a time (pack.h), and asks
+// for several such packs before it looks at the first (tile.h). The warp that has the token goes
+// straight to the right tile, instead of reading its piece once more (piece.h).
 //
-// Nor does a warp wait for others but once: it sums its own lanes without a barrier, and one barrier
-// later knows the totals of all pieces.
+// Nor does a warp wait for others but once: it sums what its lanes have read without a barrier, and
+// one barrier later it knows the totals of all pieces.
 #include "block.h"
 #include "kernels.h"
 #include "launch.h"

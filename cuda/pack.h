@@ -36,6 +36,30 @@ struct alignas(16) Pack {
     memcpy(&bits, &x, sizeof x);
     words[j / PER_WORD] |= bits << (j % PER_WORD * BITS);
   }
+
+  // For loops over the elements that are to be short: take the first, or put one before it.
+  __device__ float pop() {
+    const float first = at(0);
+    if constexpr (PER_WORD == 2) {
+#pragma unroll
+      for (int32_t i = 0; i < 4; ++i) words[i] = words[i] >> 16 | (i < 3 ? words[i + 1] << 16 : 0);
+    } else {
+#pragma unroll
+      for (int32_t i = 0; i < 3; ++i) words[i] = words[i + 1];
+    }
+    return first;
+  }
+  __device__ void push(Value x) {
+    if constexpr (PER_WORD == 2) {
+#pragma unroll
+      for (int32_t i = 3; i >= 0; --i) words[i] = words[i] << 16 | (i > 0 ? words[i - 1] >> 16 : 0);
+    } else {
+#pragma unroll
+      for (int32_t i = 3; i > 0; --i) words[i] = words[i - 1];
+      words[0] = 0;
+    }
+    set(0, x);
+  }
 };
 
 // A row that is read in packs: 16 bytes at a time if its size and its place in memory allow it.

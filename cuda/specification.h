@@ -117,8 +117,8 @@ RSK_FUNCTION BFloat16 one(BFloat16) { return {0x3F80}; }
 RSK_FUNCTION Float16 one(Float16) { return {0x3C00}; }
 
 // Target and draft may differ in type and in vocabulary size. Mostly they do not: then code is
-// compiled for their type, and a row is a pointer. Else it is compiled for Mixed: a row looks at its
-// type at each read, and where it is shorter than the other one it is 0.
+// compiled for their type, and a row is a pointer. Else it is compiled for Mixed: a row looks at
+// its type at each read, and where it is shorter than the other one it is 0.
 struct Mixed {};
 
 struct MixedRow {

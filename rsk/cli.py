@@ -198,6 +198,7 @@ def benchmark(
     """Measure the implementations; save and compare records."""
     from rsk.measure import benchmark as bench
     from rsk.measure import recorded_runs
+    from rsk.measure.provenance import provenance
     from rsk.measure.records import Benchmark
 
     console = _console()
@@ -223,19 +224,26 @@ def benchmark(
         bench.full_sweep(where) if full else bench.Sweep(),
         **{name: value for name, value in chosen.items() if value is not None},
     )
-    measured = bench.run(
-        sweep,
-        device=where,
-        chosen=_entries(only, str, "--only"),
-        threads=threads,
-        budget_s=budget,
-        time_limit_s=time_limit,
-        save=save,
-        console=console,
-    )
+    path = None if save is None else bench.save_path(save, provenance(where))
+    interruption = None
+    try:
+        measured = bench.run(
+            sweep,
+            device=where,
+            chosen=_entries(only, str, "--only"),
+            threads=threads,
+            budget_s=budget,
+            time_limit_s=time_limit,
+            save=path,
+            console=console,
+        )
+    except bench.Interrupted as error:
+        measured, interruption = error.benchmark, error
     bench.show(measured, console, recorded_runs.earlier_work())
-    if save is not None:
-        console.print(f"saved to {bench.save_path(save, measured)}", soft_wrap=True)
+    if path is not None:
+        console.print(f"saved to {path}", soft_wrap=True)
+    if interruption is not None:
+        raise interruption
 
 
 @app.command()
@@ -255,7 +263,8 @@ def generate(
     top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Keep this share of the probability.")] = 1.0,
     seed: Annotated[
-        int | None, typer.Option(help="Reproduces the text; another each time by default.")
+        int | None,
+        typer.Option(help="Repeats a text if all else is the same; by default a new one."),
     ] = None,
     backend: Annotated[
         str, typer.Option(help=f"Of the sampler: auto, {', '.join(rsk.BACKENDS)}.")

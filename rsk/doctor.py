@@ -51,6 +51,8 @@ def examine() -> list[Finding]:
         check_nvcc(),
         check_cache(),
         check_leftovers(),
+        check_own_files(),
+        check_records(),
         *check_extras(),
     ]
 
@@ -186,6 +188,51 @@ def check_leftovers() -> Finding:
     names = ", ".join(str(folder) for folder in folders)
     advice = "nothing waits for them; delete them, or let the next build do it"
     return Finding("stale locks", "warning", f"left by interrupted builds: {names}", advice)
+
+
+def check_own_files() -> Finding:
+    """The project's own files beside the package: kernels, notebooks, data, templates."""
+    name, missing = "own files", []
+    for find, inside in (
+        (folders.cuda_dir, ("specification.h",)),
+        (folders.notebooks_dir, ()),
+        (folders.data_dir, ("benchmarks", "models", "prompts.json")),
+        (folders.templates_dir, ()),
+    ):
+        try:
+            folder = find()
+        except FileNotFoundError as error:
+            missing.append(str(error))
+        else:
+            missing += [
+                f"{folder / one} is missing" for one in inside if not (folder / one).exists()
+            ]
+    if not missing:
+        return Finding(name, "ok", "kernels, notebooks, data and templates are there")
+    return Finding(name, "problem", "; ".join(missing), _restore())
+
+
+def _restore() -> str:
+    top = folders.checkout()
+    return "install rsk again" if top is None else f"see git -C {top} status, and restore them"
+
+
+def check_records() -> Finding:
+    """The recorded runs that the notebooks and the talk draw on."""
+    from rsk.measure.records import recorded
+
+    name = "recorded runs"
+    try:
+        runs, refused = recorded()
+    except FileNotFoundError:
+        return Finding(name, "problem", "there is no folder data", _restore())
+    if not runs:
+        return Finding(name, "warning", "none, so no talk can be made", _restore())
+    machines = ", ".join(sorted({run.provenance.machine for run in runs}))
+    if refused:
+        advice = "update rsk, or move them out of data/benchmarks"
+        return Finding(name, "warning", f"left out: {'; '.join(refused)}", advice)
+    return Finding(name, "ok", f"{len(runs)}, of {machines}")
 
 
 def check_extras() -> list[Finding]:

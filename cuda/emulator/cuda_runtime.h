@@ -85,6 +85,7 @@ struct Block {
   Barrier barrier;
   std::vector<Warp> warps;
   std::map<const void*, std::vector<char>> shared;  // by the storage's type
+  std::vector<char> dynamic_memory;                 // the dynamic part of the shared memory
 
   char* shared_memory(const void* type, size_t bytes) {
     std::vector<char>& memory = shared[type];
@@ -98,6 +99,11 @@ struct Cluster {
   Barrier barrier;
 };
 
+struct Copy {  // of 16 bytes, that a thread has begun
+  void* to;
+  const void* from;
+};
+
 struct Fiber {
   Context context;
   Cluster* cluster;
@@ -107,6 +113,7 @@ struct Fiber {
   int lane;
   uint64_t exchanges = 0;
   uint64_t announced = 0;  // its arrival at the cluster's barrier
+  std::vector<std::vector<Copy>> copies;  // in groups, the oldest first
   const Barrier* waits_for = nullptr;
   uint64_t ticket = 0;
   bool returned = false;
@@ -284,6 +291,14 @@ inline unsigned __ballot_sync(unsigned, bool predicate) {
 }
 inline bool __any_sync(unsigned mask, bool predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline bool __all_sync(unsigned mask, bool predicate) { return __ballot_sync(mask, !predicate) == 0; }
+inline int __reduce_max_sync(unsigned, int value) {
+  const emulator::Exchange all((unsigned)value);
+  int largest = value;
+  for (int lane = 0; lane < 32; ++lane) {
+    if (all.has(lane)) largest = std::max(largest, (int)(unsigned)all.of(lane));
+  }
+  return largest;
+}
 inline unsigned __reduce_add_sync(unsigned, unsigned value) {
   const emulator::Exchange all(value);
   unsigned sum = 0;
@@ -297,10 +312,14 @@ inline float __fadd_rz(float x, float y) {  // for numbers whose sum a double ho
   const float rounded = (float)sum;
   return fabs((double)rounded) > fabs(sum) ? nextafterf(rounded, 0.0f) : rounded;
 }
+using std::max;
+using std::min;
 inline int __ffs(unsigned x) { return __builtin_ffs((int)x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
-inline unsigned atomicAdd(unsigned* address, unsigned value) {
-  const unsigned before = *address;
+inline void __nanosleep(unsigned) { emulator::hand_over(); }
+template <class T>
+T atomicAdd(T* address, T value) {
+  const T before = *address;
   *address += value;
   return before;
 }
@@ -328,9 +347,13 @@ typedef void* cudaStream_t;
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount = 16,
   cudaDevAttrComputeCapabilityMajor = 75,
-  cudaDevAttrComputeCapabilityMinor = 76
+  cudaDevAttrComputeCapabilityMinor = 76,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
 };
-enum cudaFuncAttribute { cudaFuncAttributeNonPortableClusterSizeAllowed = 13 };
+enum cudaFuncAttribute {
+  cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+  cudaFuncAttributeNonPortableClusterSizeAllowed = 13
+};
 enum cudaClusterSchedulingPolicy { cudaClusterSchedulingPolicyLoadBalancing = 2 };
 enum cudaLaunchAttributeID {
   cudaLaunchAttributeClusterDimension = 4,
@@ -362,7 +385,7 @@ inline const char* cudaGetErrorString(cudaError_t error) {
     case cudaErrorMemoryAllocation: return "out of memory for the emulated threads";
     case cudaErrorLaunchTimeout:
       return "the kernel does not end: a barrier was not reached by all, or a loop goes on for ever";
-    case cudaErrorLaunchFailure: return "a block sent a letter to a block that does not exist";
+    case cudaErrorLaunchFailure: return "a thread did what is not possible on a GPU";
     case cudaErrorNotSupported: return "not supported by this device";
   }
   return "unknown error";
@@ -381,6 +404,7 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
     case cudaDevAttrMultiProcessorCount: *value = 16; break;
     case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
     case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = 64 * 1024; break;
   }
   return cudaSuccess;
 }
@@ -419,11 +443,9 @@ inline cudaError_t launch(const cudaLaunchConfig_t* config, std::function<void()
   const Stacks stacks(at_once * fibers_per_cluster * STACK_BYTES);
   std::mt19937_64 order(seed());
   const size_t num_clusters = config->gridDim.x / per_cluster;
-  std::vector<unsigned> turns(num_clusters);
-  for (size_t i = 0; i < num_clusters; ++i) turns[i] = (unsigned)i;
-  for (size_t i = num_clusters; i > 1; --i) std::swap(turns[i - 1], turns[order() % i]);
   const auto deadline = std::chrono::steady_clock::now() + TIME_LIMIT;
   bool finished = true;
+  // Clusters start in the order of their indices: a block may wait for one before it.
   for (size_t first = 0; first < num_clusters && finished; first += at_once) {
     std::vector<Cluster> clusters(std::min(at_once, num_clusters - first));
     std::vector<Fiber> fibers;
@@ -431,8 +453,9 @@ inline cudaError_t launch(const cudaLaunchConfig_t* config, std::function<void()
     for (size_t i = 0; i < clusters.size(); ++i) {
       clusters[i].blocks.resize(per_cluster);
       for (unsigned rank = 0; rank < per_cluster; ++rank) {
-        clusters[i].blocks[rank].index = dim3(turns[first + i] * per_cluster + rank, 0, 0);
+        clusters[i].blocks[rank].index = dim3((unsigned)(first + i) * per_cluster + rank, 0, 0);
         clusters[i].blocks[rank].rank_in_cluster = rank;
+        clusters[i].blocks[rank].dynamic_memory.assign(config->dynamicSmemBytes, (char)0xA5);
       }
       start(clusters[i], fibers, (char*)stacks.memory);
       for (Block& block : clusters[i].blocks) {  // some blocks begin late

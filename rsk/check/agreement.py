@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 import secrets
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from rsk.check.calls import EXTREME_COINS, Call, Sampler, random_recipe, shrink
+from rsk.check.calls import Call, Sampler
+from rsk.check.logit_recipes import random_logit_recipe
+from rsk.check.recipes import EXTREME_COINS, Recipe, random_recipe
+from rsk.check.shrink import shrink
 from rsk.sampler.api import rejection_sample
+from rsk.sampler.logits import rejection_sample_from_logits
 from rsk.sampler.random_words import SAMPLE, words
-
-BASELINE = partial(rejection_sample, backend="baseline")
 
 
 def assert_agrees(
     sampler: Sampler,
     *,
-    reference: Sampler = BASELINE,
+    from_logits: bool = False,
+    mixed: bool = False,
+    reference: Sampler | None = None,
     examples: int = 200,
     seconds: float | None = None,
     seed: int | None = None,
@@ -36,12 +42,15 @@ def assert_agrees(
     Among the calls are two that random ones would not find: the extreme coins, and tokens in the
     tail of a large vocabulary. The others are random: all dtypes and strides, ragged drafts, drafts
     without probabilities, extreme seeds and positions, rows that are one-hot, disjoint, equal,
-    subnormal, unnormalised, NaN, empty. A call that fails is reduced to the smallest found that
-    still does.
+    subnormal, unnormalised, NaN, empty; of logits also ties, masks, and filters as numbers and as
+    tensors. A call that fails is reduced to the smallest found that still does.
 
     Args:
         sampler: called as :func:`rsk.rejection_sample`, without ``backend``.
-        reference: what to compare with.
+        from_logits: it is called as :func:`rsk.rejection_sample_from_logits` instead.
+        mixed: whether draft and target may have different dtypes and vocabularies. With logits
+            they always may.
+        reference: what to compare with, by default the baseline.
         examples: number of calls, if ``seconds`` is not given.
         seconds: how long to go on instead.
         seed: of the random calls; ``None``: fresh ones every time. The message tells it.
@@ -57,10 +66,17 @@ def assert_agrees(
     """
     if seed is None:
         seed = secrets.randbelow(2**32)
+    if reference is None:
+        function = rejection_sample_from_logits if from_logits else rejection_sample
+        reference = partial(function, backend="baseline")
     rng = random.Random(seed)
+    if from_logits:
+        random_calls = (random_logit_recipe(rng, max_elements) for _ in itertools.count())
+    else:
+        random_calls = (random_recipe(rng, max_elements, mixed=mixed) for _ in itertools.count())
     start = time.monotonic()
     compared = 0
-    for call in _calls(rng, max_elements, large_vocabulary, device):
+    for call in _calls(random_calls, from_logits, large_vocabulary, device):
         if compared >= examples if seconds is None else time.monotonic() - start >= seconds:
             break
         difference = _difference(sampler, reference, call)
@@ -82,13 +98,20 @@ def assert_agrees(
 
 
 def _calls(
-    rng: random.Random, max_elements: int, large_vocabulary: bool, device: str | torch.device
+    recipes: Iterable[Recipe],
+    from_logits: bool,
+    large_vocabulary: bool,
+    device: str | torch.device,
 ) -> Iterator[Call]:
-    yield extreme_coins().map(lambda tensor: tensor.to(device))
-    for i in itertools.count():
-        if i == 20 and large_vocabulary:  # after those in which another fault shows more plainly
-            yield long_tail().map(lambda tensor: tensor.to(device))
-        yield random_recipe(rng, max_elements).make(device)
+    chosen = [extreme_coins()]
+    if large_vocabulary:
+        chosen += [long_tail(), *([long_nucleus()] if from_logits else [])]
+    first, *later = (call.from_logits(from_logits).map(lambda x: x.to(device)) for call in chosen)
+    yield first
+    for i, recipe in enumerate(recipes):
+        if i == 20:  # after those in which another fault shows more plainly
+            yield from later
+        yield recipe.make(device)
 
 
 def extreme_coins() -> Call:
@@ -107,9 +130,23 @@ def long_tail(vocab_size: int = 128256) -> Call:
     draft = torch.zeros(2, 1, vocab_size)
     draft[:, 0, 1] = 1
     tokens = torch.tensor([[-1], [1]])  # no draft; one that is almost surely rejected
+    return Call(tokens, draft, row.expand(2, 2, -1), _seeds_of_large_samples(2), 0)
+
+
+def long_nucleus(vocab_size: int = 128256) -> Call:
+    """A nucleus that ends in the middle of such a tail, whose weights fall slowly."""
+    row = torch.linspace(1.0, 0.9, vocab_size) * 2.0**-25
+    row[0] = 1
+    tokens = torch.full((2, 1), -1)
+    call = Call(tokens, None, row.expand(2, 2, -1), _seeds_of_large_samples(2), 0).from_logits()
+    return dataclasses.replace(call, filters={"top_p": 1 - 2.0**-10})
+
+
+def _seeds_of_large_samples(count: int) -> Tensor:
+    """Seeds whose random number at position 0 is close to 1, so that late tokens are drawn."""
     seeds = torch.arange(1 << 16)
-    largest = words(seeds, torch.zeros_like(seeds), SAMPLE) >> 2 & (1 << 62) - 1
-    return Call(tokens, draft, row.expand(2, 2, -1), seeds[largest.topk(2).indices], 0)
+    numbers = words(seeds, torch.zeros_like(seeds), SAMPLE) >> 2 & (1 << 62) - 1
+    return seeds[numbers.topk(count).indices]
 
 
 class _Difference(NamedTuple):

@@ -17,7 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from rsk.check.calls import EXTREME_COINS
+from rsk.check.recipes import EXTREME_COINS
 
 MAX_CELLS = 1024
 """Most outcomes that are counted apart; with a large vocabulary, tokens share bins."""
@@ -47,6 +47,11 @@ class Case:
     fault: Tensor | None = None
     """[M]: how the bins of the last token are distributed under the fault that the case is for.
     The number of requests is then what it takes to see this fault, and no other is excluded."""
+    logits: tuple[Tensor, Tensor] | None = None
+    """[R, K, V] and [R, K+1, V]: the draft's and the target's, for samplers that begin with them;
+    ``None``: the logarithms of the probabilities."""
+    filters: Mapping[str, Tensor] | None = None
+    """[R] each: what turns those logits into the probabilities."""
 
     @classmethod
     def make(
@@ -86,6 +91,15 @@ class Case:
         if bins is None:
             bins = _bins(name, target)
         return cls(name, tuple(rows), draft, target, lengths, bins, certain, seeds, fault)
+
+    def rows(self, kind: Tensor, from_logits: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Draft rows, target rows and filters to call a sampler with, for requests of these kinds."""
+        if from_logits and self.logits is not None:
+            draft, target = self.logits
+            filters = (self.filters or {}).items()
+            return draft[kind], target[kind], {name: each[kind] for name, each in filters}
+        draft, target = self.draft_probs[kind], self.target_probs[kind]
+        return (draft.log(), target.log(), {}) if from_logits else (draft, target, {})
 
     @property
     def general(self) -> bool:

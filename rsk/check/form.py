@@ -5,18 +5,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from rsk.check.calls import DTYPES, Call, Recipe, Sampler
+from rsk.check.calls import Call, Sampler
+from rsk.check.recipes import DTYPES, Recipe
 
 POISON = -6148914691236517206
 """Bytes of 0xAA: no token, and easy to recognise."""
 
 
 def assert_well_formed(
-    sampler: Sampler, *, invalid: bool = True, device: str | torch.device = "cpu"
+    sampler: Sampler,
+    *,
+    from_logits: bool = False,
+    invalid: bool = True,
+    device: str | torch.device = "cpu",
 ) -> None:
     """Raise if a sampler's result is not what :func:`rsk.rejection_sample` promises.
 
@@ -26,6 +32,7 @@ def assert_well_formed(
 
     Args:
         sampler: called as :func:`rsk.rejection_sample`, without ``backend``.
+        from_logits: it is called as :func:`rsk.rejection_sample_from_logits` instead.
         invalid: whether to test invalid requests; other projects leave them undefined.
         device: where the sampler runs.
 
@@ -33,14 +40,17 @@ def assert_well_formed(
         AssertionError: something is wrong; the message says what, and with which call.
     """
     for recipe in _recipes():
-        call = recipe.make(device)
+        call = recipe.make(device).from_logits(from_logits)
         with _about(recipe):
             _check_result(call, *_run_untouched(sampler, call))
             _check_fresh(sampler, call)
-    _check_independent(sampler, device)
+    _check_independent(sampler, from_logits, device)
     if invalid:
         for reason, call in _invalid_calls(device):
-            _check_refused(sampler, reason, call)
+            _check_refused(sampler, reason, call.from_logits(from_logits))
+        if from_logits:
+            for reason, call in _invalid_logits(device):
+                _check_refused(sampler, reason, call)
 
 
 def _recipes() -> Iterator[Recipe]:
@@ -82,7 +92,7 @@ def _check_result(call: Call, tokens: Tensor, num_accepted: Tensor) -> None:
     _, spec_len, vocab_size = call.shape
     for name, tensor in (("tokens", tokens), ("num_accepted", num_accepted)):
         assert tensor.dtype == torch.int64, f"{name}: expected int64, got {tensor.dtype}"
-        device = call.target_probs.device
+        device = call.target_rows.device
         assert tensor.device == device, f"{name}: expected device {device}, got {tensor.device}"
     for b, (row, n) in enumerate(zip(tokens.tolist(), num_accepted.tolist(), strict=True)):
         drafts = call.draft_tokens[b].tolist()
@@ -122,10 +132,11 @@ def _check_fresh(sampler: Sampler, call: Call) -> None:
         )
 
 
-def _check_independent(sampler: Sampler, device: str | torch.device) -> None:
+def _check_independent(sampler: Sampler, from_logits: bool, device: str | torch.device) -> None:
     """Two calls in a row: neither result may show through in the other's."""
     recipe = Recipe(batch_size=6, spec_len=3, vocab_size=16, rows=("equal",))
-    long, short = recipe.make(device), dataclasses.replace(recipe, rows=("disjoint",)).make(device)
+    recipes = recipe, dataclasses.replace(recipe, rows=("disjoint",))
+    long, short = (each.make(device).from_logits(from_logits) for each in recipes)
     first = long.run(sampler)
     copies = [tensor.clone() for tensor in first]
     expected = [tensor.clone() for tensor in short.run(sampler)]
@@ -145,29 +156,23 @@ def _check_independent(sampler: Sampler, device: str | torch.device) -> None:
 
 def _invalid_calls(device: str | torch.device) -> Iterator[tuple[str, Call]]:
     """Calls of which request 1 is invalid, and the reason; all drafts would be accepted."""
-    spec_len, vocab_size = 2, 5
-    values = torch.tensor([0.5, 0.125, 0.125, 0.125, 0.125], device=device)
-
-    def call() -> Call:
-        target = values.repeat(4, spec_len + 1, 1)
-        drafts = torch.zeros(4, spec_len, dtype=torch.int64, device=device)
-        return Call(drafts, target[:, :spec_len].clone(), target, 5, 0)
-
+    call = partial(_sure_call, device)
+    _, spec_len, vocab_size = call().shape
     for value, name in ((torch.nan, "NaN"), (torch.inf, "infinity"), (-torch.inf, "-infinity")):
         for row in ("target probability of a draft token", "draft probability of a draft token"):
             broken = call()
-            tensor = broken.target_probs if row.startswith("target") else broken.draft_probs
+            tensor = broken.target_rows if row.startswith("target") else broken.draft_rows
             assert tensor is not None
             tensor[1, 0, 0] = value
             yield f"{name} as the {row}", broken
         broken = call()
-        broken.target_probs[1, spec_len, 3] = value
+        broken.target_rows[1, spec_len, 3] = value
         yield f"{name} in the row of the bonus token", broken
         for which in ("target", "draft"):
             broken = call()
-            assert broken.draft_probs is not None
-            broken.target_probs[1, 0, :2] = torch.tensor([0.0, 0.625])  # rejected at once
-            rows = broken.target_probs if which == "target" else broken.draft_probs
+            assert broken.draft_rows is not None
+            broken.target_rows[1, 0, :2] = torch.tensor([0.0, 0.625])  # rejected at once
+            rows = broken.target_rows if which == "target" else broken.draft_rows
             rows[1, 0, 4] = value
             yield f"{name} in the {which} row of the recovered token", broken
     for token in (-2, vocab_size, 2**40):
@@ -175,8 +180,33 @@ def _invalid_calls(device: str | torch.device) -> Iterator[tuple[str, Call]]:
         broken.draft_tokens[1, 1] = token
         yield f"draft token {token} of a vocabulary of {vocab_size}", broken
     broken = call()
-    broken.target_probs[1, spec_len] = 0
+    broken.target_rows[1, spec_len] = 0
     yield "a row of zeros to draw the bonus token from", broken
+
+
+def _invalid_logits(device: str | torch.device) -> Iterator[tuple[str, Call]]:
+    """The same, for what only logits can have: bad parameters, rows that are ruled out."""
+    call = _sure_call(device).from_logits()
+    for name, off, values in (
+        ("temperature", 1.0, (torch.nan, torch.inf, -1.0, 2.0**-21, 2.0**21)),
+        ("top_k", 0, (-1, -(2**31))),
+        ("top_p", 1.0, (torch.nan, -0.5, 1.5)),
+        ("min_p", 0.0, (torch.nan, -0.5, 1.5)),
+    ):
+        for value in values:
+            each = torch.tensor([off, value, off, off], device=device)
+            yield f"{name} {value}", dataclasses.replace(call, filters={name: each})
+    broken = call.map(torch.clone)
+    broken.target_rows[1, 0] = -torch.inf
+    yield "a row of -infinity to judge a draft token by", broken
+
+
+def _sure_call(device: str | torch.device) -> Call:
+    """Four requests of two draft tokens, all of which are accepted."""
+    values = torch.tensor([0.5, 0.125, 0.125, 0.125, 0.125], device=device)
+    target = values.repeat(4, 3, 1)
+    drafts = torch.zeros(4, 2, dtype=torch.int64, device=device)
+    return Call(drafts, target[:, :2].clone(), target, 5, 0)
 
 
 def _check_refused(sampler: Sampler, reason: str, call: Call) -> None:

@@ -1,28 +1,25 @@
 """Bit-for-bit agreement of the CUDA kernels over the whole grid of shapes, on a GPU.
 
-``python -m rsk.check.grid --save FILE`` compares every kernel with ``vectorized`` on the whole
-batch and with ``baseline`` on some of its requests (a request does not depend on its batch), for
-cases that cover every pair of values of B, K, V and dtype; then ragged, certain and strided
-batches, several streams at once, and a captured graph. It needs nothing but PyTorch.
+``python -m rsk.check.grid`` compares every kernel with ``vectorized`` on the whole batch and with
+``baseline`` on some of its requests (a request does not depend on its batch), for cases that cover
+every pair of values of B, K, V and dtype; then ragged, certain and strided batches, drafts with
+another vocabulary and dtype, several streams at once, and a captured graph. It needs nothing but
+PyTorch. ``python -m rsk.measure.agreement --save FILE`` saves what it finds.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
-import json
 import random
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rsk.check.synthetic import make_batch
-from rsk.measure.provenance import provenance
 from rsk.sampler.api import RejectionSamples, rejection_sample
 from rsk.sampler.kernels import KERNELS
 
@@ -32,7 +29,10 @@ AXES: dict[str, tuple[Any, ...]] = {
     "vocab_size": (7, 129, 32000, 32768, 128256, 151936, 262144),
     "dtype": ("float32", "bfloat16", "float16"),
 }
+KINDS_VOCAB_SIZES = (129, 9001, 32000)
 BASELINE_REQUESTS = 8
+SECONDS, GIB = 240.0, 60.0
+NO_GPU = "rsk.check.grid needs an NVIDIA GPU; without one, the tests run the kernels in an emulator"
 
 
 def cases(axes: dict[str, tuple[Any, ...]], max_bytes: int) -> list[dict[str, Any]]:
@@ -139,11 +139,14 @@ def check_cases(device: str, max_bytes: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def check_shapes_of_input(device: str, batch_size: int = 64) -> dict[str, list[str]]:
-    """Ragged and certain drafts, int32 tokens, padded and shifted rows, invalid requests."""
+def check_kinds_of_input(device: str, batch_size: int = 64) -> dict[str, list[str]]:
+    """Ragged and certain drafts, int32 tokens, padded and shifted rows, invalid requests, and
+    drafts whose vocabulary and dtype are not the target's.
+    """
     found = {}
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        for vocab_size in (129, 9001, 32000):
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    for dtype, other in zip(dtypes, dtypes[1:] + dtypes[:1], strict=True):
+        for vocab_size in KINDS_VOCAB_SIZES:
             draft_tokens, q, p = make_batch(batch_size, 6, vocab_size, dtype=dtype, device=device)
             name = f"{str(dtype).removeprefix('torch.')} V={vocab_size}"
             ragged = draft_tokens.clone()
@@ -166,6 +169,13 @@ def check_shapes_of_input(device: str, batch_size: int = 64) -> dict[str, list[s
             found[f"invalid {name}"] = differences(draft_tokens, q, broken, 8)
             equal = p[:, :6] * 2  # q above p everywhere: the residual is empty
             found[f"empty residual {name}"] = differences(draft_tokens, equal, p, 9)
+            for more in (-8, 0, 8):
+                rows = torch.nn.functional.pad(q, (0, more), value=2.0**-10).to(other)
+                tokens = draft_tokens.clone()
+                tokens[::5, 1] = vocab_size + max(more, 0) - 1  # the last one that there is
+                tokens[1::5, 1] += 1  # perhaps none
+                kind = f"{more:+} columns of {str(other).removeprefix('torch.')}, target {name}"
+                found[kind] = differences(tokens, rows.contiguous(), p, 10)
     return found
 
 
@@ -209,45 +219,63 @@ def check_streams_and_graphs() -> dict[str, list[str]]:
     return found
 
 
+def run(seconds: float = SECONDS, gib: float = GIB) -> dict[str, Any]:
+    """All of it: the kinds of input, what goes on at once, and the grid of shapes.
+
+    Args:
+        seconds: for the grid of shapes.
+        gib: memory of the largest case.
+    """
+    return {
+        "inputs": check_kinds_of_input("cuda"),
+        "concurrency": check_streams_and_graphs(),
+        "grid": check_cases("cuda", int(gib * 2**30), seconds),
+    }
+
+
+def wrong(result: dict[str, Any]) -> dict[str, Any]:
+    """What in the result of :func:`run` does not agree."""
+    found = {k: v for part in ("inputs", "concurrency") for k, v in result[part].items() if v}
+    return found | ({"grid": result["grid"]["wrong"]} if result["grid"]["wrong"] else {})
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The result of :func:`run` in a line."""
+    grid = result["grid"]
+    return (
+        f"grid: {grid['done']} of {grid['planned']} cases in {grid['seconds']} s, largest tensor "
+        f"{grid['largest_tensor']} elements, {len(result['inputs'])} kinds of input, streams and "
+        f"graphs: {wrong(result) or 'all right'}"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options that every command with this grid has."""
+    made = argparse.ArgumentParser(description="Bit-for-bit agreement on a GPU.")
+    made.add_argument("--seconds", type=float, default=SECONDS, help="for the grid of shapes")
+    made.add_argument("--gib", type=float, default=GIB, help="largest case")
+    return made
+
+
 def main() -> int:
-    """Run everything, print a summary, and save the result if asked to."""
-    parser = argparse.ArgumentParser(description="Bit-for-bit agreement on a GPU.")
-    parser.add_argument("--save", type=Path, help="write the result to this JSON file")
-    parser.add_argument("--seconds", type=float, default=240, help="for the grid of shapes")
-    parser.add_argument("--gib", type=float, default=60, help="largest case")
-    parser.add_argument(
+    """Run everything and print a summary."""
+    options = parser()
+    options.add_argument(
         "--few",
         action="store_true",
         help="only a few small batches, to be run by compute-sanitizer",
     )
-    arguments = parser.parse_args()
+    arguments = options.parse_args()
     if not torch.cuda.is_available():
-        print(
-            "rsk.check.grid needs an NVIDIA GPU; without one, the tests run the kernels in an "
-            "emulator"
-        )
+        print(NO_GPU)
         return 2
     if arguments.few:
-        wrong = {case: who for case, who in check_shapes_of_input("cuda", 4).items() if who}
-        print(f"grid: {wrong or 'all right'}")
-        return 1 if wrong else 0
-    result = {
-        "provenance": dataclasses.asdict(provenance("cuda")),
-        "inputs": check_shapes_of_input("cuda"),
-        "concurrency": check_streams_and_graphs(),
-        "grid": check_cases("cuda", int(arguments.gib * 2**30), arguments.seconds),
-    }
-    if arguments.save:
-        arguments.save.parent.mkdir(parents=True, exist_ok=True)
-        arguments.save.write_text(json.dumps(result, indent=1) + "\n")
-    grid: Any = result["grid"]
-    wrong = {k: v for part in ("inputs", "concurrency") for k, v in result[part].items() if v}
-    print(
-        f"grid: {grid['done']} of {grid['planned']} cases in {grid['seconds']} s, "
-        f"{len(grid['wrong'])} wrong, largest tensor {grid['largest_tensor']} elements; "
-        f"inputs, streams and graphs: {wrong or 'all right'}"
-    )
-    return 1 if wrong or grid["wrong"] else 0
+        few = {kind: who for kind, who in check_kinds_of_input("cuda", 4).items() if who}
+        print(f"grid: {few or 'all right'}")
+        return 1 if few else 0
+    result = run(arguments.seconds, arguments.gib)
+    print(summary(result))
+    return 1 if wrong(result) else 0
 
 
 if __name__ == "__main__":

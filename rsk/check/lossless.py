@@ -21,6 +21,7 @@ from rsk.check.evidence import (
     noise_floor,
     total_variation,
 )
+from rsk.check.logit_cases import logit_cases
 from rsk.check.verdict import Finding, Look, NotLossless, Verdict
 from rsk.sampler.api import sample
 
@@ -50,6 +51,7 @@ def assert_lossless(sampler: Sampler, **options: Any) -> Verdict:
 def examine(
     sampler: Sampler,
     *,
+    from_logits: bool = False,
     cases: Iterable[Case] | None = None,
     level: float = 1e-4,
     power: float = 0.99,
@@ -73,7 +75,10 @@ def examine(
     Args:
         sampler: called as ``sampler(draft_tokens, draft_probs, target_probs, seed=int64 [B],
             position=int64 [B])`` with tensors as :func:`rsk.rejection_sample` takes them.
-        cases: what to test on; by default :func:`rsk.check.cases.default_cases`.
+        from_logits: it is called as :func:`rsk.rejection_sample_from_logits` instead, with filters
+            as tensors where a case has some.
+        cases: what to test on; by default :func:`rsk.check.cases.default_cases`, and from logits
+            also :func:`rsk.check.logit_cases.logit_cases`.
         level: largest probability to find a correct sampler wrong, all cases together.
         power: smallest probability to find a sampler wrong that is off by ``bias`` in any kind.
         bias: total variation distance between what a request emits and its law. The number of
@@ -82,7 +87,7 @@ def examine(
         batch_size: largest number of requests in one call; 1 for a sampler of single requests.
         at_least: outcomes of each kind to collect even if the verdict is clear before, to draw.
         draw: draws the drafts, as :func:`rsk.sample` does, which is the default.
-        dtype: of the probabilities that the sampler is given. The default cases' rows are exact in
+        dtype: of the rows that the sampler is given. The default cases' rows are exact in
             16 bits too, but for the large vocabulary, which is always float32.
         device: where the sampler runs.
 
@@ -95,7 +100,9 @@ def examine(
             raise ValueError(f"{name}: expected a number between 0 and 1, got {value}")
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-    laws = [Outcomes(case) for case in (default_cases() if cases is None else cases)]
+    if cases is None:
+        cases = [*default_cases(), *(logit_cases() if from_logits else [])]
+    laws = [Outcomes(case) for case in cases]
     if not laws:
         raise ValueError("cases: expected at least one")
     start = time.perf_counter()
@@ -110,7 +117,8 @@ def examine(
         needed=math.log(max(shares, 1) / level),  # the union bound: the parts share the level
     )
     generator = torch.Generator().manual_seed(seed)
-    bench = _Bench(sampler, draw, dtype, torch.device(device), batch_size, generator)
+    where = torch.device(device)
+    bench = _Bench(sampler, from_logits, draw, dtype, where, batch_size, generator)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for law, of_case in zip(laws, parts, strict=True):
@@ -199,6 +207,7 @@ class _Bench:
     def __init__(
         self,
         sampler: Sampler,
+        from_logits: bool,
         draw: Callable[..., Tensor],
         dtype: torch.dtype,
         device: torch.device,
@@ -208,6 +217,7 @@ class _Bench:
         self.requests = 0
         self.impossible: str | None = None
         self._sampler = sampler
+        self._from_logits = from_logits
         self._draw = draw
         self._dtype = dtype
         self._device = device
@@ -237,7 +247,6 @@ class _Bench:
         seed, position = self._seeds_and_positions(case, kind)
         dtype = torch.float32 if case.fault is not None else self._dtype
         draft_probs = case.draft_probs[kind].to(self._device, dtype)
-        target_probs = case.target_probs[kind].to(self._device, dtype)
         drafts = torch.full((len(kind), case.spec_len), -1, device=self._device)
         length = torch.tensor(case.draft_len)[kind].to(self._device)
         for k in range(case.spec_len):
@@ -246,12 +255,14 @@ class _Bench:
             else:
                 token = self._draw(draft_probs[:, k], seed=seed, position=position + k)
             drafts[:, k] = torch.where(k < length, token, -1)
+        draft_rows, target_rows, filters = case.rows(kind, self._from_logits)
         returned = self._sampler(
             drafts,
-            None if case.certain else draft_probs,
-            target_probs,
+            None if case.certain else draft_rows.to(self._device, dtype),
+            target_rows.to(self._device, dtype),
             seed=seed,
             position=position,
+            **{name: values.to(self._device) for name, values in filters.items()},
         )
         tokens, num_accepted = (t.long().cpu() for t in result_of(returned, drafts))
         drafts = drafts.cpu()

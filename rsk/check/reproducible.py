@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rsk.base.machine import pinned_threads
-from rsk.check.calls import Call, Recipe, Sampler
+from rsk.check.calls import Call, Sampler, on_probabilities
+from rsk.check.recipes import Recipe
 from rsk.sampler.api import sample
 
 BITS = 20
@@ -25,6 +26,7 @@ probability is below 1e-9."""
 def assert_reproducible(
     sampler: Sampler,
     *,
+    from_logits: bool = False,
     draw: Callable[..., Tensor] | None = sample,
     num_seeds: int = 16,
     device: str | torch.device = "cpu",
@@ -39,6 +41,7 @@ def assert_reproducible(
 
     Args:
         sampler: called as :func:`rsk.rejection_sample`, without ``backend``.
+        from_logits: it is called as :func:`rsk.rejection_sample_from_logits` instead.
         draw: what draws the drafts, called as :func:`rsk.sample`; ``None``: leave it out.
         num_seeds: how many requests to read the random numbers of: 2 for what is very slow.
         device: where the sampler runs.
@@ -46,6 +49,8 @@ def assert_reproducible(
     Raises:
         AssertionError: the message says what the output depends on, or which numbers are shared.
     """
+    if from_logits:
+        sampler = on_probabilities(sampler)
     _check_batches(sampler, device)
     _check_numbers(read_numbers(sampler, draw, num_seeds, device))
 
@@ -69,9 +74,9 @@ def _check_batches(sampler: Sampler, device: str | torch.device) -> None:
 
     same("when it is computed: the same call returns something else the second time", call)
     # The slot stays, the neighbours change; then the slot changes.
-    index = torch.arange(24, device=call.target_probs.device)
+    index = torch.arange(24, device=call.target_rows.device)
     broken = call.map(torch.clone)
-    broken.target_probs[12:] = torch.nan
+    broken.target_rows[12:] = torch.nan
     same("the other requests in the batch", broken, slice(12))
     same("how many requests there are", call.rows(index[:7]), slice(7))
     same("the slot in the batch in which a request stands", call.rows(index.flip(0)), index.flip(0))

@@ -30,6 +30,8 @@ from rsk.sampler import build
 from rsk.sampler.api import BACKENDS
 
 BAR_WIDTH = 28
+BUDGET_S = 0.1
+"""Seconds for each time: enough for two digits, and the whole takes half a minute."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def run(
     _say(console, "agreement", agreement=agreed)
 
     _say(console, "times")
-    found = benchmark.run(sweep, device=device, chosen=names, console=console)
+    found = benchmark.run(sweep, device=device, chosen=names, budget_s=BUDGET_S, console=console)
     console.print(bars(found))
     console.print(f"  {found.provenance.label}\n", style="dim", highlight=False)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rsk.base import templates
 from rsk.base.folders import cuda_dir
 from rsk.check import assert_agrees
 from rsk.check.synthetic import Batch, make_batch
@@ -35,9 +36,8 @@ __global__ void kernel(Batch batch) {
   const int32_t b = (int32_t)blockIdx.x, lane = (int32_t)threadIdx.x;
   const Walk walk = walk_drafts<Probability>(batch, b, lane);
   const Row<Probability> row = row_to_sample<Probability>(batch, b, walk);
-  const auto weight = [&](int32_t v) {
-    return fixed_point(widen(row.p[v]) - (row.has_q() ? widen(row.q[v]) : 0.0f));
-  };
+  bool finite = true;  // not looked at here
+  const auto weight = [&](int32_t v) { return row.weight(v, finite); };
 
   int64_t total = 0;
   // YOUR LINES
@@ -56,12 +56,14 @@ __global__ void kernel(Batch batch) {
 
 cudaError_t launch(const Batch& batch, void*, cudaStream_t stream) {
   const auto config = launch_config(batch.batch_size, 32, stream);
-  return RSK_LAUNCH(&config, kernel, batch);
+  return with_probability_type(batch, [&](auto probability) {
+    return cudaLaunchKernelEx(&config, kernel<decltype(probability)>, batch);
+  });
 }
 
 }  // namespace rsk::warp_per_sequence
 """
-"""Between the first step of the ladder and the second: one warp a request."""
+"""Between the second step of the ladder and the third: one warp a request."""
 
 IS_LAST = "atomicAdd(&workspace.tickets[b], 1u) == (uint32_t)split - 1"
 SEND = "if (warp == 0 && lane < cluster_size) send(mailbox, lane, part, warps.all);"
@@ -104,6 +106,34 @@ def warp_per_sequence(lines: str) -> Kernel:
     return compiled(replaced(WARP_PER_SEQUENCE, "// YOUR LINES", lines))
 
 
+def check_sectors(count: Callable[[list[int]], int]) -> None:
+    """Check a reader's function from the addresses of a load to the sectors that it moves.
+
+    Args:
+        count: given the addresses of the first of 4 bytes for each lane, returns the number of
+            memory sectors of 32 bytes that hold any of these bytes.
+
+    Raises:
+        AssertionError: it counts wrong; says for which load.
+    """
+    row = 4 * 32000
+    loads = {
+        "32 lanes, each in a row of its own": ([lane * row for lane in range(32)], 32),
+        "32 neighbours": ([4 * lane for lane in range(32)], 4),
+        "32 neighbours, backwards": ([4 * lane for lane in reversed(range(32))], 4),
+        "32 neighbours that begin 4 bytes after a sector does": (
+            [row + 4 + 4 * lane for lane in range(32)],
+            5,
+        ),
+        "all lanes at one place": ([row + 8] * 32, 1),
+        "every eighth number": ([32 * lane for lane in range(32)], 32),
+        "half a warp": ([4 * lane for lane in range(16)], 2),
+    }
+    for name, (addresses, expected) in loads.items():
+        found = count(list(addresses))
+        assert found == expected, f"{name}: expected {expected} sectors, got {found}"
+
+
 def faults(kernel: Kernel, batch: Batch, *, seed: int = 0, orders: int = 8) -> list[str]:
     """Run a kernel in several orders of its threads, and compare with the baseline.
 
@@ -144,13 +174,13 @@ def show_missing_barrier(text: str, barrier: str, batch: Batch, *, seed: int = 0
     try:
         whole, broken = compiled(text), compiled(replaced(text, barrier, ""))
     except BuildError as error:
-        publish.prose("**Not run here:** {{reason}}.", reason=str(error).splitlines()[0])
+        publish.undone("a kernel without its barrier", error)
         return
     frame = by_order({"whole kernel": whole, "without the barrier": broken}, batch, seed=seed)
     publish.table(
         frame,
         label="tab-orders",
-        caption=f"A kernel with and without `{barrier}`, in {len(frame)} orders of its threads.",
+        values={"barrier": barrier, "orders": len(frame)},
     )
     assert (frame["whole kernel"] == "right").all(), "the whole kernel depends on the order"
     assert (frame["without the barrier"] != "right").any(), "the missing barrier is not noticed"
@@ -178,7 +208,7 @@ def check_kernel(name: str, batch: Batch, *, seed: int = 0, examples: int = 15) 
     try:
         build.load("cuda" if device.type == "cuda" else "emulator")
     except BuildError as error:
-        print(f"{name} was not run here: {str(error).splitlines()[0]}")
+        publish.undone(name, error)
         return
     tiny = make_batch(4, 3, 33, acceptance=0.6, seed=seed)
     for inputs, samples in (
@@ -190,11 +220,13 @@ def check_kernel(name: str, batch: Batch, *, seed: int = 0, examples: int = 15) 
     calls = assert_agrees(
         KERNELS[name], examples=examples, large_vocabulary=False, seed=seed, device=device
     )
-    where = "on the GPU" if device.type == "cuda" else "in the emulator"
-    print(
-        f"{name}, {where}: the baseline's tokens at V = {batch.target_probs.shape[2]:,} and in "
-        f"{calls} random calls.\nThe Python version, on its tiny GPU: the same tokens too."
-    )
+    values = {
+        "name": name,
+        "on_gpu": device.type == "cuda",
+        "vocab_size": batch.target_probs.shape[2],
+        "calls": calls,
+    }
+    print(templates.render("course.md#kernel-checked", values))
 
 
 @contextmanager

@@ -26,13 +26,13 @@ An unsolved exercise says so and lets the notebook go on; a wrong solution fails
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
 import statistics
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
@@ -43,7 +43,7 @@ from rsk.course import publish
 from rsk.course.parameters import check_ranges, literals, match_parameters
 from rsk.course.running import run_dir
 from rsk.measure.comparison import BASELINE, ratio
-from rsk.measure.records import Benchmark, Provenance, Record, RecordError, parse
+from rsk.measure.records import Benchmark, Provenance, Record, RecordError, check_schema, parse
 from rsk.sampler import registry
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def todo() -> NoReturn:
     raise NotAttempted
 
 
-@contextmanager
+@contextlib.contextmanager
 def exercise(name: str) -> Iterator[None]:
     """Hold the check of an exercise: assertions on what the reader wrote.
 
@@ -282,14 +282,20 @@ def load_result(
                 f"no result {name!r} in {path.parent}{instead}: run the notebook that makes it "
                 "first, or the whole course with `rsk report`"
             )
-        path = found[-1]
+        # One that cannot be read does not keep an older one from being used; the run names it.
+        for path in reversed(found[1:]):
+            with contextlib.suppress(RecordError):
+                return Result(_read(path, kind), is_recorded, path)
+        path = found[0]
+    return Result(_read(path, kind), is_recorded, path)
+
+
+def _read(path: Path, kind: type[T] | None) -> Any:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        if kind is not None:
-            value = parse(kind, value)
-    except (json.JSONDecodeError, RecordError) as error:
+        return value if kind is None else parse(kind, value)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecordError) as error:
         raise RecordError(f"{path}: {error}") from error
-    return Result(value, is_recorded, path)
 
 
 # --- the ladder -------------------------------------------------------------------------------
@@ -324,12 +330,12 @@ class Step:
 class Ladder:
     """The steps so far, in the order of the story."""
 
+    SCHEMA = LADDER_SCHEMA
     schema: str
     steps: tuple[Step, ...]
 
     def __post_init__(self) -> None:
-        if self.schema != LADDER_SCHEMA:
-            raise RecordError(f"schema: expected {LADDER_SCHEMA!r}, got {self.schema!r}")
+        check_schema(self.schema, LADDER_SCHEMA)
 
     def with_step(self, step: Step) -> Ladder:
         """The ladder with this step, which takes the place of an older one of its kind."""

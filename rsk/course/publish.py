@@ -194,6 +194,21 @@ def prose(text: str, /, **values: object) -> None:
     markdown(templates.fill(text, values))
 
 
+def undone(what: str, reason: object) -> None:
+    """Say that this chapter could not do a part of its work; ``rsk report`` then fails, naming it.
+
+    Args:
+        what: the work, such as the name of a kernel.
+        reason: why not: an error, or a text.
+    """
+    lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
+    because = lines[0] if lines else type(reason).__name__
+    if because.endswith(":") and len(lines) > 1:  # of a compiler, what it says first
+        because += f" {lines[1]}"
+    text = templates.render("course.md#undone", {"what": what, "because": because})
+    markdown(text, undone=f"{what}: {because}")
+
+
 def passage(name: str, /, *, language: str = templates.LANGUAGE, **values: object) -> None:
     """Publish words that stand in ``report/<language>/``.
 
@@ -208,9 +223,9 @@ def passage(name: str, /, *, language: str = templates.LANGUAGE, **values: objec
     markdown(templates.render(name, values, language), language)
 
 
-def markdown(text: str, language: str = templates.LANGUAGE) -> None:
-    """Publish Markdown as it is."""
-    content = {"kind": "prose", "language": language}
+def markdown(text: str, language: str = templates.LANGUAGE, **more: object) -> None:
+    """Publish Markdown as it is, with ``more`` in the part that :mod:`rsk.export` reads."""
+    content = {"kind": "prose", "language": language, **more}
     _display({"text/markdown": text, "text/plain": text, MIME: content})
 
 

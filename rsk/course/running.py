@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsk.base import folders
 from rsk.course.parameters import declared_parameters, match_parameters
+from rsk.course.progress import Part, Progress
+from rsk.course.publish import MIME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,6 +138,7 @@ def run_notebook(
 
     Raises:
         CourseError: a cell raised an exception or the kernel died.
+        KeyboardInterrupt: the copy of an earlier run stays.
     """
     import logging
 
@@ -148,7 +149,7 @@ def run_notebook(
     logging.getLogger("papermill").addHandler(logging.NullHandler())  # errors are raised, once
     target = folder.resolve() / "notebooks" / source.name
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
+    unfinished = target.with_name(f"unfinished_{source.name}")
     cells = nbformat.read(source, as_version=4).cells
     total = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in cells)
     total += bool(parameters)  # papermill adds a cell for them
@@ -164,7 +165,7 @@ def run_notebook(
     try:
         papermill.execute_notebook(
             str(source.resolve()),
-            str(target),
+            str(unfinished),
             parameters=dict(parameters or {}),
             kernel_name="python3",
             language="python",
@@ -186,7 +187,36 @@ def run_notebook(
             f"{source.name}: {_death(kernel_manager.exit_status, error)} "  # type: ignore[attr-defined]
             f"in cell {started} of {total}\nThe notebook up to there: {target}"
         ) from error
+    except KeyboardInterrupt:
+        unfinished.unlink(missing_ok=True)
+        raise
+    finally:
+        if unfinished.exists():
+            unfinished.replace(target)
     return target
+
+
+def undone(executed: Path) -> list[str]:
+    """What an executed notebook could not do, as :func:`rsk.course.publish.undone` noted it."""
+    published = [output.get("data", {}).get(MIME, {}) for output in _outputs(executed)]
+    return list(dict.fromkeys(content["undone"] for content in published if "undone" in content))
+
+
+def strange_lines(executed: Path) -> list[str]:
+    """Lines on standard error in an executed notebook that rsk itself did not write there.
+
+    Such as a library's warnings: a reader can do nothing about them.
+    """
+    texts = [output.text for output in _outputs(executed) if output.get("name") == "stderr"]
+    lines = "".join(texts).splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("rsk: ")]
+
+
+def _outputs(executed: Path) -> list[Any]:
+    import nbformat
+
+    cells = nbformat.read(executed, as_version=4).cells
+    return [output for cell in cells for output in cell.get("outputs", [])]
 
 
 def _short_traceback(lines: Iterable[str]) -> str:
@@ -207,61 +237,6 @@ def _death(status: int | None, error: Exception) -> str:
 
 
 # --- the whole course -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of a run: what it was and how long it took, in seconds."""
-
-    name: str
-    seconds: float
-
-
-class _Progress:
-    """What is running now: a live line on a terminal, plain lines elsewhere."""
-
-    def __init__(self, console: Console, parts: int) -> None:
-        self.console = console
-        self.parts = parts
-        self.done: list[Part] = []
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[Callable[[int, int], None]]:
-        from rich.markup import escape
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        title = f"{len(self.done) + 1}/{self.parts} {name}"
-        start = time.perf_counter()
-        if self.console.is_terminal:
-            columns = (
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                TextColumn("{task.fields[cell]}"),
-                TimeElapsedColumn(),
-            )
-            with Progress(*columns, console=self.console, transient=True) as progress:
-                task = progress.add_task(escape(title), total=None, cell="")
-                yield lambda cell, total: progress.update(
-                    task, completed=cell - 1, total=total, cell=f"cell {cell}/{total}"
-                )
-        else:
-            last = start
-            self.say(title)
-
-            def on_cell(cell: int, total: int) -> None:
-                nonlocal last
-                now = time.perf_counter()
-                if now - last >= 2:  # enough to see that it is alive, in a log too
-                    last = now
-                    self.say(f"{title}: cell {cell}/{total}, {now - start:.0f} s")
-
-            yield on_cell
-        self.done.append(Part(name, time.perf_counter() - start))
-        self.say(f"{title}: done in {self.done[-1].seconds:.1f} s")
-
-    def say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -297,19 +272,24 @@ def run_course(
         output: the run's folder, by default :func:`run_dir`.
         sources: folder of the notebooks, by default the course's own.
         export: whether to make the report and the pages; they are made once ``07_report`` has run.
-        more: called with the run's folder after that; returns the files that it made.
+        more: called with the run's folder after that; returns the files that it made. What it
+            needs may not have been recorded: then the run says so and ends well without.
         console: where progress is printed.
 
     Returns:
         The parts of the run with their times.
 
     Raises:
-        ValueError: an unknown notebook or parameter, or a value of the wrong type.
-        CourseError: a notebook failed.
+        ValueError: an unknown notebook or parameter, or a value of the wrong type or out of range.
+        CourseError: a notebook failed, or could not do a part of its work.
         rsk.export.ExportError: the executed notebooks cannot be exported.
+        KeyboardInterrupt: whatever was made before, in this run or an earlier one, is still there.
     """
     import nbformat
     from rich.console import Console
+
+    from rsk.measure.benchmark import check_device
+    from rsk.measure.records import RecordError, recorded
 
     console = Console() if console is None else console
     folder = run_dir() if output is None else Path(output).expanduser().resolve()
@@ -319,22 +299,42 @@ def run_course(
         for path in chosen
     }
     matched = match_parameters(parameters or {}, declared)
+    if (parameters or {}).get("device", "auto") != "auto":
+        check_device(str((parameters or {})["device"]))
     export = export and chosen[-1].name == REPORT
 
-    progress = _Progress(console, len(chosen) + export)
-    written = [folder / "notebooks"]
-    with _alone(folder):
-        (folder / "results").mkdir(exist_ok=True)
-        for path in chosen:
-            with progress.part(path.stem) as on_cell:
-                run_notebook(path, folder, matched[path.stem], on_cell)
-        if export:
-            with progress.part("export"):
-                written += _export(folder)
-                written += more(folder) if more is not None else []
-    progress.say(f"All done in {sum(part.seconds for part in progress.done):.0f} s:")
-    for path in written:
+    progress = Progress(console, len(chosen) + export)
+    executed: list[Path] = []
+    written: list[Path] = []
+    notes = [f"left out: {line}" for line in recorded()[1]]
+    try:
+        with _alone(folder):
+            (folder / "results").mkdir(exist_ok=True)
+            for path in chosen:
+                with progress.part(path.stem) as on_cell:
+                    executed.append(run_notebook(path, folder, matched[path.stem], on_cell))
+            if export:
+                with progress.part("export"):
+                    written += _export(folder)
+                    try:
+                        written += more(folder) if more is not None else []
+                    except RecordError as error:
+                        notes.append(f"not made: {error}")
+    except KeyboardInterrupt:
+        progress.say(
+            f"Interrupted after {len(progress.done)} of {progress.parts} parts. What they made, "
+            f"and what earlier runs made of the others, is in {folder}"
+        )
+        raise
+    failures = [f"{path.name}: {line}" for path in executed for line in undone(path)]
+    ending = "All done" if not failures else "Not all was done"
+    progress.say(f"{ending} in {sum(part.seconds for part in progress.done):.0f} s:")
+    for path in [folder / "notebooks", *written]:
         progress.say(f"  {path}")
+    for note in notes:
+        progress.say(f"  {note}")
+    if failures:
+        raise CourseError("a part of the work could not be done:\n  " + "\n  ".join(failures))
     return progress.done
 
 

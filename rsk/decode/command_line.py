@@ -57,7 +57,9 @@ def run(
         temperature: 0 is greedy.
         top_k: 0 means all.
         top_p: 1 means all.
-        seed: reproduces the text; by default another one each time, and it is printed.
+        seed: reproduces the text, given the same options, models and machine (see
+            :func:`rsk.decode.loop.speculative_generate`); by default another one each time, and it
+            is printed.
         backend: of the sampler.
         device: "auto", "cpu" or "cuda".
         plain: no colours, only text.
@@ -105,8 +107,10 @@ def run(
                 generate(min(WARM_UP_TOKENS, max_new_tokens), warm_up)
             heading = _heading(pair, spec_len, seed)
             stream = _stream(console, heading, pair.tokenizer, prompt, plain)
-            speculative = generate(max_new_tokens, pair, stream)
-            console.print("\n")
+            try:
+                speculative = generate(max_new_tokens, pair, stream)
+            finally:  # an interruption leaves the text as it is, on lines of its own
+                console.print("\n")
             # Another text from the same distribution; as long, or the times would not compare.
             ordinary = generate(len(speculative.tokens[0]), without_draft, stop_tokens=())
     _print_figures(console, speculative, ordinary)

@@ -25,7 +25,7 @@ from rsk.decode.kv_cache import CachedModel, Clock, Sampling
 from rsk.decode.loading import NGRAM, Pair, fitting_threads, load_pair, parameters, shipped_pair
 from rsk.decode.loop import ACCEPTED, RECOVERED, Generation, speculative_generate
 from rsk.measure.provenance import provenance
-from rsk.measure.records import Provenance, RecordError
+from rsk.measure.records import Provenance, RecordError, check_schema
 from rsk.sampler import build
 from rsk.sampler.api import BACKENDS
 
@@ -174,6 +174,7 @@ class Race:
 class Study:
     """What one run of notebook 06 found; ``data/decoding`` holds a recorded one."""
 
+    SCHEMA = SCHEMA
     schema: str
     provenance: Provenance
     models: str
@@ -187,8 +188,7 @@ class Study:
     races: tuple[Race, ...]
 
     def __post_init__(self) -> None:
-        if self.schema != SCHEMA:
-            raise RecordError(f"schema: expected {SCHEMA!r}, got {self.schema!r}")
+        check_schema(self.schema, SCHEMA)
         if not {"none", "model"} <= {race.draft for race in self.races}:
             raise RecordError("races: expected plain decoding and one of the draft model")
         self.usual  # noqa: B018 - there has to be one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 import time
@@ -33,6 +34,7 @@ from rsk.measure.records import (
     Benchmark,
     Operations,
     Point,
+    Provenance,
     Quoted,
     Record,
     RecordError,
@@ -48,6 +50,14 @@ LEAST_BUDGET_S = 0.05
 GRIDS = ("", "BV", "BKV")
 ATTEMPTS = 3
 """How often a time is taken that other processes disturb, before the best of them is kept."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was interrupted (Ctrl+C); :attr:`benchmark` is what it had measured."""
+
+    def __init__(self, benchmark: Benchmark) -> None:
+        super().__init__("interrupted")
+        self.benchmark = benchmark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +201,8 @@ def run(
 ) -> Benchmark:
     """Measure a sweep.
 
-    An interruption (Ctrl+C) or the end of the time ends it early, with what was measured.
+    The end of the time ends it early, with what was measured; so does an interruption (Ctrl+C),
+    which is passed on once that is saved.
 
     Args:
         sweep: what to measure.
@@ -200,12 +211,12 @@ def run(
         threads: PyTorch threads, or ``None`` for as many as it would use.
         budget_s: seconds for each time.
         time_limit_s: seconds for everything; the budgets shrink to meet it.
-        save: file to write after every case, or a folder, in which it is named for the machine
-            and the date.
+        save: file to write after every case, or a folder: see :func:`save_path`.
         console: where to show progress, or ``None`` for nowhere.
 
     Raises:
         ValueError: an unknown device or implementation.
+        Interrupted: holds what was measured.
     """
     device = check_device(device)
     with machine.pinned_threads(threads):
@@ -227,7 +238,7 @@ def run(
             skipped=tuple(skipped),
             refused=(),
         )
-        path = None if save is None else save_path(save, found)
+        path = None if save is None else save_path(save, found.provenance)
         steps = _Steps(found, known, budget_s, time_limit_s)
         with _progress(console) as progress:
             task = progress.add_task("", total=len(sweep.points()) * len(known) * sweep.runs)
@@ -239,8 +250,10 @@ def run(
                 steps.benchmark = dataclasses.replace(steps.benchmark, complete=not steps.late)
             except KeyboardInterrupt:
                 steps.skip("interrupted: the rest of the sweep was not measured")
-        if path is not None:
-            steps.benchmark.save(path)
+                raise Interrupted(steps.benchmark) from None
+            finally:
+                if path is not None:
+                    steps.benchmark.save(path)
     return steps.benchmark
 
 
@@ -396,15 +409,19 @@ def check_device(device: torch.device | str) -> torch.device:
     return device
 
 
-def save_path(save: str | os.PathLike[str], benchmark: Benchmark) -> Path:
-    """The file to write: ``save``, or one inside it that is named for machine and date."""
+def save_path(save: str | os.PathLike[str], provenance: Provenance) -> Path:
+    """The file to write: ``save``, or one inside it that is named for machine and date.
+
+    In a folder no file is overwritten: the second of a day ends in ``-2``, and so on.
+    """
     path = Path(save)
     if path.suffix == ".json":
         return path
-    provenance = benchmark.provenance
     name = provenance.gpu if provenance.device == "cuda" else f"cpu {provenance.cpu}"
     slug = re.sub(r"[^a-z0-9]+", "-", str(name).lower()).strip("-")
-    return path / f"{slug}-{provenance.date[:10]}.json"
+    stem = f"{slug}-{provenance.date[:10]}"
+    names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
+    return next(file for file in (path / f"{name}.json" for name in names) if not file.exists())
 
 
 def _progress(console: Console | None) -> Progress:

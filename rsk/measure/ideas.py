@@ -29,6 +29,8 @@ from rsk.measure.provenance import provenance
 from rsk.measure.records import Point, RecordError
 from rsk.measure.timing import MeasurementError, measure
 from rsk.measure.workload import Pool, backend
+from rsk.sampler.kernels import runs_on
+from rsk.sampler.registry import KERNELS
 
 SCHEMA = 1
 POINTS = (
@@ -97,12 +99,12 @@ IDEAS = (
         "one load at a time",
         "A thread that waits for each pair of packs before it asks for the next has a quarter of "
         "the bytes on their way: slower wherever bandwidth counts, little change for one request.",
-        (Change("warp.h", "CHUNKS = 4;", "CHUNKS = 1;"),),
+        (Change("tile.h", "CHUNKS = 4;", "CHUNKS = 1;"),),
     ),
     Idea(
         "two loads at a time",
         "By Little's law two are enough to fill the memory system: no difference.",
-        (Change("warp.h", "CHUNKS = 4;", "CHUNKS = 2;"),),
+        (Change("tile.h", "CHUNKS = 4;", "CHUNKS = 2;"),),
     ),
     Idea(
         "no overlap with the kernel before",
@@ -161,7 +163,7 @@ IDEAS = (
         "search a piece from its beginning",
         "The warp that has the token reads half of its piece once more, one tile after another: a "
         "percent or two at B = 1024, nothing where a piece is one tile.",
-        (Change("warp.h", "if (piece.stretch < piece.end - piece.begin)", "if (false)"),),
+        (Change("piece.h", "if (piece.stretch < piece.end - piece.begin)", "if (false)"),),
     ),
     Idea(
         "a conversion to integer instead of two additions",
@@ -169,7 +171,7 @@ IDEAS = (
         "probabilities are summed and memory is fast, that is, from the cache.",
         (
             Change(
-                "warp.h",
+                "pack.h",
                 "  return ((int64_t)upper_bits << 20) + lower_bits;\n",
                 "  int64_t total = 0;\n#pragma unroll\n"
                 "  for (int32_t j = 0; j < PACK_SIZE<Probability>; ++j) {\n"
@@ -181,7 +183,7 @@ IDEAS = (
         "80 registers a thread instead of 64",
         "The compiler has more freedom, but a multiprocessor holds three quarters of the threads: "
         "faster for small batches, slower for large ones.",
-        (Change("cluster.cu", "resident = 32 / WARPS;", "resident = 24 / WARPS;"),),
+        (Change("cluster.cu", "(32 * WARPS, 32 / WARPS)", "(32 * WARPS, 24 / WARPS)"),),
     ),
     Idea(
         "blocks of 8 warps for every batch",
@@ -350,8 +352,8 @@ def main() -> int:
     parser.add_argument("--build", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--times", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0):
-        print("rsk.measure.ideas needs a GPU of compute capability 9.0 or above")
+    if not torch.cuda.is_available() or not runs_on("cluster", torch.device("cuda")):
+        print(f"rsk.measure.ideas needs a GPU with {KERNELS['cluster'].needs}")
         return 2
     if arguments.build:
         from rsk.sampler import build

@@ -13,10 +13,9 @@ from functools import cache
 from rsk.base import folders
 from rsk.measure import comparison
 from rsk.measure.provenance import sources
-from rsk.measure.records import Benchmark, Quoted, RecordError
+from rsk.measure.records import EARLIER_WORK, Benchmark, Quoted, RecordError, recorded
 from rsk.sampler.api import BACKENDS
 
-EARLIER_WORK = "earlier-work.json"
 MOST_DISTURBED = 0.01
 """Share of a run's times that other programs may have disturbed, none of them on a line that is
 drawn."""
@@ -38,15 +37,8 @@ def earlier_work() -> Quoted:
 
 
 def all_runs(device: str) -> list[Benchmark]:
-    """The recorded runs on ``"cpu"`` or ``"cuda"``, oldest first.
-
-    Raises:
-        RecordError: a file is damaged; names it and the field.
-    """
-    paths = sorted((folders.data_dir() / "benchmarks").glob("*.json"))
-    runs = [Benchmark.load(path) for path in paths if path.name != EARLIER_WORK]
-    chosen = (run for run in runs if run.provenance.device == device)
-    return sorted(chosen, key=lambda run: run.provenance.date)
+    """The recorded runs on ``"cpu"`` or ``"cuda"``, oldest first; bad files are left out."""
+    return [run for run in recorded()[0] if run.provenance.device == device]
 
 
 def newest(device: str) -> Benchmark:
@@ -55,7 +47,7 @@ def newest(device: str) -> Benchmark:
     Raises:
         RecordError: there is none; says why each was refused.
     """
-    reasons = []
+    reasons = [f"; left out: {line}" for line in recorded()[1]]
     for run in reversed(all_runs(device)):
         reason = refusal(run)
         if not reason:

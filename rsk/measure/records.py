@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import types
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,9 +28,13 @@ from typing import (
     get_type_hints,
 )
 
+from rsk.base import folders
+
 if TYPE_CHECKING:
     import pandas as pd
 
+EARLIER_WORK = "earlier-work.json"
+"""The file in ``data/benchmarks`` that is no run, but a table quoted from others."""
 SCHEMA = "rsk-benchmark/1"
 QUOTED_SCHEMA = "rsk-quoted/1"
 
@@ -262,6 +267,7 @@ class Provenance:
 class Benchmark:
     """One file of ``data/benchmarks``: a run of ``rsk benchmark`` on one machine."""
 
+    SCHEMA = SCHEMA
     schema: str
     provenance: Provenance
     settings: dict[str, Any]
@@ -276,7 +282,7 @@ class Benchmark:
     """Results that were wrong or times that were impossible."""
 
     def __post_init__(self) -> None:
-        _one_of("schema", self.schema, (SCHEMA,))
+        check_schema(self.schema, SCHEMA)
         if self.provenance.device == "cpu":
             for i, record in enumerate(self.records):
                 for name in ("device", "host", "call", "roof"):
@@ -330,6 +336,7 @@ class QuotedTime:
 class Quoted:
     """Figures of others: shown beside measurements, never as measurements."""
 
+    SCHEMA = QUOTED_SCHEMA
     schema: str
     source: str
     """Who measured, on what, and what is not known about it."""
@@ -339,7 +346,7 @@ class Quoted:
     fused_max_speedup: float
 
     def __post_init__(self) -> None:
-        _one_of("schema", self.schema, (QUOTED_SCHEMA,))
+        check_schema(self.schema, QUOTED_SCHEMA)
         _not_empty("source", self.source)
         for name in ("vectorized_mean_speedup", "fused_mean_speedup", "fused_max_speedup"):
             _positive(name, getattr(self, name))
@@ -394,6 +401,23 @@ def _load(cls: type[T], path: str | os.PathLike[str]) -> T:
         raise RecordError(f"{path}: {error}") from error
 
 
+def recorded() -> tuple[list[Benchmark], list[str]]:
+    """The runs in ``data/benchmarks``; one bad file does not keep the others from being used.
+
+    Returns:
+        The runs, oldest first; and for each file that is none a line that says which, and why.
+    """
+    found, refused = [], []
+    for path in sorted((folders.data_dir() / "benchmarks").glob("*.json")):
+        if path.name == EARLIER_WORK:
+            continue
+        try:
+            found.append(Benchmark.load(path))
+        except (RecordError, OSError) as error:
+            refused.append(str(error))
+    return sorted(found, key=lambda one: one.provenance.date), refused
+
+
 def parse(cls: type[T], value: Any, where: str = "") -> T:
     """Turn JSON values into a dataclass of this module, refusing what does not fit.
 
@@ -403,6 +427,9 @@ def parse(cls: type[T], value: Any, where: str = "") -> T:
     if not isinstance(value, dict):
         raise RecordError(f"{where or cls.__name__}: expected an object, got {_shown(value)}")
     prefix = f"{where}." if where else ""
+    schema: str | None = getattr(cls, "SCHEMA", None)
+    if schema is not None and "schema" in value:  # first: another version has other fields
+        check_schema(value["schema"], schema, f"{prefix}schema")
     hints = get_type_hints(cls)
     for name in hints:
         if name not in value:
@@ -443,6 +470,16 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         raise RecordError(f"{where}: expected {hint.__name__}, got {_shown(value)}")
     return value
+
+
+def check_schema(found: Any, expected: str, name: str = "schema") -> None:
+    """Raise :class:`RecordError` unless a file is of the version that is read here."""
+    if found == expected:
+        return
+    kind, version = expected.split("/")
+    newer = re.fullmatch(rf"{kind}/(\d+)", str(found))
+    advice = "; it was written by a newer rsk" if newer and int(newer[1]) > int(version) else ""
+    raise RecordError(f"{name}: expected {expected!r}, got {found!r}{advice}")
 
 
 def _shown(value: Any) -> str:

@@ -3,7 +3,8 @@
 A chapter is a file of ``report/<language>/``. A paragraph ``![](figure:fig-latency)`` stands for a
 figure; ``![](table:tab-times)`` for a table; ``![](source:cuda/fused_cpu.cpp){part="decide"
 label="lst-fused"}`` for a part of a source file; ``![](tokens:lst-text)`` for the text that two
-models write, and ``![](banner:cpu)`` for where the results below are from.
+models write, ``![](banner:cpu)`` for where the results below are from, and
+``![](undone:kernels)`` for why they were not compared.
 """
 
 from __future__ import annotations
@@ -94,6 +95,9 @@ class Report:
                 pairs = dict(pair.split("=", 1) for pair in shlex.split(about))
                 caption = templates.exhibit(pairs["label"], {}, self.language).caption
                 publish.source(name, pairs["part"], label=pairs["label"], caption=caption)
+            case "undone":
+                obstacle = {"kernels": self.here}[name].kernels.obstacle
+                publish.undone("cuda/*.cu", obstacle)
             case "tokens":
                 written = {"lst-text": self.here}[name].written
                 words = templates.exhibit(name, {"written": written}, self.language)

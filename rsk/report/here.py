@@ -13,7 +13,7 @@ from rsk.check.calls import Sampler
 from rsk.check.mutants import MUTANTS
 from rsk.course import demo
 from rsk.sampler.api import rejection_sample, sample
-from rsk.sampler.kernels import KERNELS
+from rsk.sampler.kernels import KERNELS, runs_on
 
 if TYPE_CHECKING:
     from rsk.check.verdict import Verdict
@@ -83,6 +83,8 @@ class Compared(NamedTuple):
 
     names: Sequence[str]
     calls: int
+    obstacle: object = None
+    """Why they could not be."""
 
 
 @dataclass(frozen=True)
@@ -121,14 +123,13 @@ class Here:
     def kernels(self) -> Compared:
         """The kernels, on the GPU or in the emulator; none without a compiler."""
         from rsk import check
-        from rsk.sampler import build, registry
+        from rsk.sampler import build
 
-        if not build.available("cuda" if self.on_gpu else "emulator"):
-            return Compared([], 0)
-        names = list(KERNELS)
-        if self.on_gpu:
-            has = torch.cuda.get_device_capability(self.device)
-            names = [name for name in names if registry.KERNELS[name].capability <= has]
+        try:
+            build.load("cuda" if self.on_gpu else "emulator")
+        except build.BuildError as error:
+            return Compared([], 0, error)
+        names = [name for name in KERNELS if runs_on(name, self.device)]
         calls = [
             check.assert_agrees(
                 KERNELS[name],

@@ -14,8 +14,9 @@ from typing import Generic, TypeVar
 
 from rsk.base import folders
 from rsk.decode.studies import Study
-from rsk.measure import provenance, recorded_runs, resources
-from rsk.measure.records import Benchmark, Provenance, Quoted, RecordError, parse
+from rsk.measure import agreement, provenance, recorded_runs, resources
+from rsk.measure.agreement import Grid
+from rsk.measure.records import Benchmark, Quoted, RecordError, parse
 from rsk.measure.resources import ResourceTable
 from rsk.sampler.api import BACKENDS
 
@@ -33,15 +34,6 @@ class Source(Generic[T]):
     def label(self) -> str:
         """Machine, versions and date."""
         return self.value.provenance.label
-
-
-@dataclass(frozen=True)
-class Grid:
-    """How many shapes the CUDA kernels were compared on, and where; all agreed."""
-
-    provenance: Provenance
-    planned: int
-    done: int
 
 
 @dataclass(frozen=True)
@@ -99,7 +91,7 @@ def gather(results: Path | None = None) -> Measurements:
         gpu=runs["cuda"],
         study=study or Source(_recorded_study(), recorded=True),
         quoted=recorded_runs.earlier_work(),
-        grid=_newest_grid(),
+        grid=agreement.newest(),
         resources=resources.load(),
         set_aside=tuple(set_aside),
     )
@@ -141,25 +133,3 @@ def _recorded_study() -> Study:
     if reason := study_refusal(studies[-1]):
         raise RecordError(f"data/decoding: {studies[-1].provenance.label}: {reason}")
     return studies[-1]
-
-
-def _newest_grid() -> Grid:
-    found = []
-    for path in (folders.data_dir() / "kernels").glob("agreement*.json"):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            grid, others = content["grid"], (content["inputs"], content["concurrency"])
-            wrong = sum(bool(faults) for other in others for faults in other.values())
-            made = parse(Provenance, content["provenance"])
-            wrong += len(grid["wrong"])
-            found.append((Grid(made, grid["planned"], grid["done"]), wrong))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RecordError(f"{path}: expected a record of agreement: {error!r}") from error
-    if not found:
-        raise RecordError(
-            "data/kernels/agreement*.json is missing; python -m rsk.check.grid --save makes it"
-        )
-    newest, wrong = max(found, key=lambda pair: pair[0].provenance.date)
-    if wrong:
-        raise RecordError(f"data/kernels: {wrong} comparisons of the kernels disagree")
-    return newest

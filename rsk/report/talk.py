@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rsk import export
 from rsk.base import templates
 from rsk.base.templates import LANGUAGE
-from rsk.course import demo
+from rsk.course import demo, python_kernels
 from rsk.export.talk import Drawn, Material
 from rsk.figures import benchmarks, decoding, memory_access, plotting, slides
 from rsk.figures.lessons import law
@@ -102,8 +102,8 @@ def pictures(
         "latency-thread": lambda: benchmarks.latency_by_batch(
             only(gpu, (BASELINE, "vectorized", SIMPLE_KERNEL))
         ),
-        "reads-block": lambda: memory_access.who_reads("block_per_sequence"),
-        "reads-cluster": lambda: memory_access.who_reads("cluster"),
+        "reads-block": lambda: memory_access.who_reads(python_kernels.reading("loads_in_flight")),
+        "reads-cluster": lambda: memory_access.who_reads(python_kernels.reading("cluster")),
         "ladder": lambda: benchmarks.ladder(only(gpu, (*BACKENDS, *KERNELS)), story.batch_size),
         "speed-up": lambda: benchmarks.speed_up(only(gpu, BACKENDS)),
         "roofline": lambda: benchmarks.roofline(only(gpu, BACKENDS)),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rsk.sampler import baseline, build, fused, registry, vectorized
+from rsk.sampler import baseline, build, fused, registry, validation, vectorized
 from rsk.sampler.arguments import (
     MAX_VOCAB_SIZE,
     PROBABILITY_DTYPES,
@@ -58,7 +58,12 @@ def rejection_sample(
     inference from transformers via speculative decoding", 2023, theorem 1 in its appendix A.1.
 
     Per emitted token, for rows of p and q with equal sums, the distance in total variation from
-    the target is at most 2^-29 + V * 2^-42; otherwise add half the difference of the sums.
+    the target is at most 2^-29 + V * 2^-42; otherwise add half the difference of the sums. In the
+    row that a token is sampled from, a negative weight counts as 0 and one above 1 as 1, so a row
+    that is no distribution is sampled as another one: ``validate`` finds it.
+
+    A request's result depends on its own draft, rows, seed and position alone: not on the other
+    requests, their order, the backend, the kernel or the device.
 
     With a fixed int ``seed`` and the default ``position`` the same random numbers are used again
     at EVERY call. In a decoding loop pass each request's position, or leave ``seed=None``.
@@ -78,8 +83,10 @@ def rejection_sample(
             int for all. A step that accepted n tokens is followed by one at position + n + 1.
         backend: "baseline", "vectorized", "fused", or "auto": fused where it can be built, else
             vectorized.
-        validate: raise if a request is invalid. This waits for the device; without it an invalid
-            request returns -1 everywhere and the others are untouched.
+        validate: raise if a request is invalid; or if, among what was read, a row has entries
+            outside [0, 1] or a sum more than 1 % off 1, or a draft token has q[d] = 0. This reads
+            all rows and waits for the device. Without it an invalid request returns -1 everywhere,
+            the others are untouched, and no more is looked at than the rule needs.
 
     All tensors are on one device; in each, the last dimension is contiguous and the others may
     have any stride. Nothing is modified.
@@ -92,7 +99,7 @@ def rejection_sample(
 
     Raises:
         ValueError: wrong shape, dtype, device, stride, seed, position or backend; with
-            ``validate``, an invalid request.
+            ``validate``, what that finds, with the rows.
         TypeError: an argument of the wrong type.
         rsk.BuildError: ``backend="fused"`` and the kernel cannot be compiled.
     """
@@ -111,6 +118,7 @@ def rejection_sample(
         samples = RejectionSamples(*module.rejection_sample(*tensors, seed, position))
     if validate:
         raise_if_invalid(samples.num_accepted, UNREADABLE_PROBABILITIES)
+        validation.check_samples(*tensors, samples.num_accepted)
     return samples
 
 
@@ -120,6 +128,7 @@ def sample(
     seed: int | Tensor | None = None,
     position: int | Tensor = 0,
     backend: str = "auto",
+    validate: bool = False,
 ) -> Tensor:
     """Draw one token per row, for instance the drafts that :func:`rejection_sample` decides on.
 
@@ -129,10 +138,14 @@ def sample(
 
     Args:
         probs: float32, bfloat16 or float16 [B, V], 1 <= V <= 2^20; last dimension contiguous.
-            Rows need not sum to 1; negative entries count as 0.
+            A token is drawn in proportion to its weight, which is the entry within [0, 1]: a
+            negative one counts as 0, one above 1 as 1. So rows need not sum to 1, but weights
+            above 1 are not proportions: of [5, 1, 1] each token is drawn a third of the time.
         seed: as in :func:`rejection_sample`.
         position: the index of the drawn token in each request's sequence, int64 [B] or an int.
         backend: as in :func:`rejection_sample`.
+        validate: raise if a row is invalid, has entries outside [0, 1] or a sum more than 1 % off
+            1. This waits for the device.
 
     Returns:
         int64 [B]; -1 for a row with NaN, infinity or no positive entry.
@@ -145,7 +158,11 @@ def sample(
     check_range("the vocabulary size V", vocab_size, 1, MAX_VOCAB_SIZE)
     seed = check_seed(seed, batch_size, probs.device)
     position = check_int64("position", position, batch_size, probs.device)
-    return _MODULES[_choose(backend, probs.device)].sample(probs, seed, position)
+    tokens: Tensor = _MODULES[_choose(backend, probs.device)].sample(probs, seed, position)
+    if validate:
+        raise_if_invalid(tokens, UNREADABLE_PROBABILITIES)
+        validation.check_rows("probs", probs, tokens >= 0)
+    return tokens
 
 
 def _is_ready(backend: str, probs: object, seed: object, position: object) -> bool:

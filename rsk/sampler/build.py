@@ -1,8 +1,8 @@
 """Compile the kernels in ``cuda/`` on first use and keep the result in a cache.
 
 The sources are compiled by ``torch.utils.cpp_extension.load_inline`` and use PyTorch's C interface
-alone, which takes seconds where PyTorch's own headers take half a minute. A library is identified by
-its sources, flags, versions and processor, so a change of any of them compiles anew.
+alone, which takes seconds where PyTorch's own headers take half a minute. A library is known by its
+sources, flags, versions and processor, so a change of any of them compiles anew.
 """
 
 from __future__ import annotations

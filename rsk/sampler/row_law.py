@@ -57,16 +57,15 @@ def relative_weight(x: Tensor, maximum: Tensor | float, scale: Tensor | float) -
         x: logits, float32 (16-bit values are widened).
         maximum: m, float32. scale: c, float32; both broadcast with ``x``.
     """
-    y = (x.float() - maximum) * scale
-    shifted = y.clamp(min=LOWEST_EXPONENT - 1) + _MAGIC
+    y = (x.float() - maximum).mul_(scale)
+    shifted = y.clamp(min=LOWEST_EXPONENT - 1).add_(_MAGIC)
     f = y - (shifted - _MAGIC)  # in [-1/2, 1/2], exact
     r = torch.full_like(f, _HORNER[0])
     for coefficient in (*_HORNER[1:], 1.0):
-        r = r * f
-        r = r + coefficient
+        r.mul_(f).add_(coefficient)
     # The integer stands in the lowest bits of `shifted`; it is added to the exponent of r.
-    e = (r.view(torch.int32) + (shifted.view(torch.int32) << 23)).view(torch.float32)
-    return torch.where(y < LOWEST_EXPONENT, 0.0, e)
+    r.view(torch.int32).add_(shifted.view(torch.int32).bitwise_left_shift_(23))
+    return r.masked_fill_(y < LOWEST_EXPONENT, 0.0)
 
 
 def fixed_point(e: Tensor) -> Tensor:
@@ -84,10 +83,10 @@ def probability(x: Tensor, laws: Tensor, min_p: Tensor | float, token: Tensor) -
         token: int64 [n] or [..., n]: the v of each logit.
     """
     maximum, scale, threshold, normalizer = laws.split(1, -1)
-    e = relative_weight(x, maximum, scale)
-    p = torch.where((x >= threshold) & (e >= min_p), e * normalizer, 0.0)
+    p = relative_weight(x, maximum, scale)
+    p.masked_fill_((x < threshold) | (p < min_p), 0.0).mul_(normalizer)
     p = torch.where(scale == math.inf, (token == threshold).float(), p)
-    return torch.where(normalizer.isnan(), math.nan, p)
+    return p.masked_fill_(normalizer.isnan(), math.nan)
 
 
 def to_float32(value: float) -> float:

@@ -19,9 +19,11 @@ import rsk
 from rsk import check
 from rsk.check import __main__ as command
 from rsk.check import evidence
-from rsk.check.calls import Call, Recipe, shrink
+from rsk.check.calls import Call
 from rsk.check.cases import Case, Outcomes, long_draft, searched_coins, small_vocabulary
 from rsk.check.mutants import MUTANTS, Correct
+from rsk.check.recipes import Recipe
+from rsk.check.shrink import shrink
 from rsk.figures import checks
 from rsk.sampler.random_words import DRAFT, words
 
@@ -510,13 +512,13 @@ class TestAgrees:
         ).make()  # fmt: skip
 
         def fails(smaller):
-            return smaller.shape[1] >= 2 and int((smaller.target_probs[:, 1] > 0).sum()) >= 3
+            return smaller.shape[1] >= 2 and int((smaller.target_rows[:, 1] > 0).sum()) >= 3
 
         small = shrink(call, fails)
         assert small.shape == (1, 2, 3) and fails(small)
-        assert small.draft_probs is None and small.target_probs.dtype == torch.float32
+        assert small.draft_rows is None and small.target_rows.dtype == torch.float32
         assert int(small.seed) == int(small.position) == 0
-        assert set(small.target_probs.flatten().tolist()) <= {0.0, 1.0}
+        assert set(small.target_rows.flatten().tolist()) <= {0.0, 1.0}
 
 
 class TestWellFormed:

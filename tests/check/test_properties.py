@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 import rsk
-from rsk.check.calls import DTYPES, EXTREME_COINS, LAYOUTS, ROWS, Recipe, random_recipe
+from rsk.check.recipes import DTYPES, EXTREME_COINS, LAYOUTS, ROWS, Recipe, random_recipe
 
 BACKENDS = {name: partial(rsk.rejection_sample, backend=name) for name in rsk.BACKENDS}
 baseline = BACKENDS["baseline"]
@@ -87,8 +87,8 @@ def test_kernels_agree(name, recipe):
 @examples(60)
 def test_draws_agree_and_the_layout_does_not_matter(recipe):
     call = recipe.make()
-    rows = call.target_probs[:, -1]
-    plain = dataclasses.replace(recipe, layout="contiguous").make().target_probs[:, -1]
+    rows = call.target_rows[:, -1]
+    plain = dataclasses.replace(recipe, layout="contiguous").make().target_rows[:, -1]
     assume(recipe.layout != "shared")
     expected = rsk.sample(plain, seed=call.seed, position=call.position, backend="baseline")
     for backend in rsk.BACKENDS:
@@ -112,10 +112,10 @@ def test_what_is_never_reached_has_no_influence(recipe, filling):
     for b, last in enumerate(n.tolist()):
         if last < 0:
             continue
-        call.target_probs[b, last + 1 :] = filling
+        call.target_rows[b, last + 1 :] = filling
         call.draft_tokens[b, last + 1 :] = 99
-        if call.draft_probs is not None:
-            call.draft_probs[b, last + 1 :] = filling
+        if call.draft_rows is not None:
+            call.draft_rows[b, last + 1 :] = filling
     assert same(fused(call), (tokens, n))
 
 
@@ -123,9 +123,9 @@ def test_what_is_never_reached_has_no_influence(recipe, filling):
 @examples(60)
 def test_words_of_probability_zero_do_not_matter(recipe, more):
     call = recipe.make()
-    wider = {"target_probs": F.pad(call.target_probs, (0, more))}
-    if call.draft_probs is not None:
-        wider["draft_probs"] = F.pad(call.draft_probs, (0, more))
+    wider = {"target_rows": F.pad(call.target_rows, (0, more))}
+    if call.draft_rows is not None:
+        wider["draft_rows"] = F.pad(call.draft_rows, (0, more))
     assert same(fused(dataclasses.replace(call, **wider)), fused(call))
 
 
@@ -147,8 +147,8 @@ def test_no_draft_is_a_draft_that_ends_at_once(recipe):
     none = dataclasses.replace(
         call,
         draft_tokens=call.draft_tokens[:, :0],
-        draft_probs=None,
-        target_probs=call.target_probs[:, :1],
+        draft_rows=None,
+        target_rows=call.target_rows[:, :1],
     )
     (long, long_n), (short, short_n) = fused(ended), fused(none)
     assert torch.equal(long[:, :1], short) and torch.equal(long_n, short_n)
@@ -168,8 +168,8 @@ def test_a_decision_belongs_to_its_position(recipe):
         one = dataclasses.replace(
             call,
             draft_tokens=call.draft_tokens[:, k : k + 1],
-            draft_probs=None if call.draft_probs is None else call.draft_probs[:, k : k + 1],
-            target_probs=call.target_probs[:, k : k + 2],
+            draft_rows=None if call.draft_rows is None else call.draft_rows[:, k : k + 1],
+            target_rows=call.target_rows[:, k : k + 2],
             position=call.position + k,
         )
         first, accepted = fused(one)
@@ -216,12 +216,12 @@ def test_recipes_reach_every_sort_of_outcome():
 def test_layouts_are_what_they_are_called():
     recipe = Recipe(batch_size=3, spec_len=2, vocab_size=8)
     calls = {layout: dataclasses.replace(recipe, layout=layout).make() for layout in LAYOUTS}
-    plain = calls["contiguous"].target_probs
+    plain = calls["contiguous"].target_rows
     assert plain.is_contiguous() and plain.data_ptr() % 16 == 0
-    assert calls["padded"].target_probs.stride(1) > 8
-    assert calls["transposed"].target_probs.stride(0) < calls["transposed"].target_probs.stride(1)
-    assert calls["misaligned"].target_probs.data_ptr() % 16 != 0
-    assert calls["shared"].target_probs.stride(0) == 0
+    assert calls["padded"].target_rows.stride(1) > 8
+    assert calls["transposed"].target_rows.stride(0) < calls["transposed"].target_rows.stride(1)
+    assert calls["misaligned"].target_rows.data_ptr() % 16 != 0
+    assert calls["shared"].target_rows.stride(0) == 0
     for layout, call in calls.items():
         if layout != "shared":
-            assert torch.equal(call.target_probs, plain)
+            assert torch.equal(call.target_rows, plain)

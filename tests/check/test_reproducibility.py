@@ -13,7 +13,7 @@ import torch
 import rsk
 from rsk import check
 from rsk.base import machine
-from rsk.check.calls import Recipe
+from rsk.check.recipes import Recipe
 from rsk.check.reproducible import BITS, FIRST_POSITION, read_numbers, read_seeds
 from rsk.sampler.random_words import COIN, DRAFT, SAMPLE, word, words
 
@@ -71,7 +71,7 @@ def test_any_implementation_any_batch_any_slot():
 @backends
 def test_draws_do_not_depend_on_the_batch_either(backend):
     draw = partial(rsk.sample, backend=backend)
-    probs = mixed_call(30).target_probs[:, 0]
+    probs = mixed_call(30).target_rows[:, 0]
     seeds, positions = torch.arange(30) * 17 - 99, torch.arange(30) * 5
     expected = draw(probs, seed=seeds, position=positions)
     order = torch.arange(29, -1, -1)

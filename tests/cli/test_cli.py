@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import subprocess
 import sys
 
@@ -98,6 +99,57 @@ def test_an_interruption_is_no_traceback(monkeypatch):
     result = run("report")
     assert result.exit_code == 130
     assert result.output == "rsk: interrupted\n"
+
+
+def interrupting(function, after):
+    """The function, until it is interrupted in its last call."""
+    calls = itertools.count(1)
+
+    def replacement(*arguments, **options):
+        if next(calls) > after:
+            raise KeyboardInterrupt
+        return function(*arguments, **options)
+
+    return replacement
+
+
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_an_interrupted_demo_ends_as_interrupted(monkeypatch, after):
+    from rsk.measure import benchmark
+
+    monkeypatch.setattr(benchmark, "measure", interrupting(benchmark.measure, after))
+    result = run("demo", "--device", "cpu", "--batch-sizes", "1,2", "--vocab-size", "100")
+    assert result.exit_code == 130
+    assert result.output.endswith("rsk: interrupted\n")
+    assert "3  Why?" not in result.output
+
+
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_an_interrupted_benchmark_shows_and_saves_what_it_has(monkeypatch, tmp_path, after):
+    from rsk.measure import benchmark
+    from rsk.measure.records import Benchmark
+
+    monkeypatch.setattr(benchmark, "measure", interrupting(benchmark.measure, after))
+    monkeypatch.setattr(benchmark, "ATTEMPTS", 1)
+    arguments = "--device cpu --batch-sizes 1,2,3 --spec-lens 2 --vocab-sizes 100 --budget 0.01"
+    arguments += f" --only baseline,vectorized --save {tmp_path}"
+    result = run("benchmark", *arguments.split())
+    assert result.exit_code == 130
+    (path,) = tmp_path.glob("*.json")
+    assert f"saved to {path}" in result.output
+    assert "interrupted: the rest of the sweep was not measured" in result.output
+    assert len(Benchmark.load(path).records) == after
+
+
+def test_an_interrupted_text_stays_on_lines_of_its_own(monkeypatch):
+    from rsk.decode import command_line, loop
+
+    monkeypatch.setattr(command_line, "WARM_UP_TOKENS", 1)
+    monkeypatch.setattr(loop, "decoding_step", interrupting(loop.decoding_step, 5))
+    result = run("generate", "--plain", "--seed", "1", "--device", "cpu", "def f(x):")
+    assert result.exit_code == 130
+    assert "def f(x):" in result.output
+    assert result.output.endswith("\n\nrsk: interrupted\n")
 
 
 def test_an_error_that_nobody_expected_is_shown_in_full(monkeypatch):

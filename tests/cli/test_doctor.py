@@ -8,6 +8,7 @@ import stat
 import sys
 from importlib import metadata
 
+import measured
 import pytest
 import torch
 from rich.console import Console
@@ -32,7 +33,7 @@ def script(path, text):
 def test_every_finding_has_advice_unless_it_is_ok(cache):
     findings = doctor.examine()
     names = [finding.name for finding in findings]
-    assert names[:8] == [
+    assert names[:10] == [
         "Python",
         "PyTorch",
         "C++ compiler",
@@ -41,6 +42,8 @@ def test_every_finding_has_advice_unless_it_is_ok(cache):
         "nvcc",
         "build cache",
         "stale locks",
+        "own files",
+        "recorded runs",
     ]
     assert all(bool(finding.advice) == (finding.status != "ok") for finding in findings)
     assert not cache.exists()  # looking changes nothing
@@ -157,6 +160,34 @@ def test_an_interrupted_build_is_found(cache):
     assert finding.status == "warning"
     assert str(folder) in finding.detail
     assert folder.exists()
+
+
+@pytest.mark.parametrize("gone", ["data", "data/models", "data/prompts.json", "notebooks"])
+def test_missing_files_of_our_own_are_a_problem(tmp_path, monkeypatch, gone):
+    for name in ("cuda", "notebooks", "data/models", "data/benchmarks"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "cuda" / "specification.h").touch()
+    (tmp_path / "data" / "prompts.json").touch()
+    monkeypatch.setattr(folders, "checkout", lambda: tmp_path)
+    monkeypatch.setattr(folders, "templates_dir", lambda: tmp_path)
+    assert doctor.check_own_files().status == "ok"
+    (tmp_path / gone).rename(tmp_path / "elsewhere")
+    finding = doctor.check_own_files()
+    assert finding.status == "problem"
+    assert f"{tmp_path / gone} is missing" in finding.detail
+    assert finding.advice
+    assert doctor.check_records().status == ("problem" if gone == "data" else "warning")
+
+
+def test_a_record_that_is_left_out_is_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "checkout", lambda: tmp_path)
+    (tmp_path / "data" / "benchmarks").mkdir(parents=True)
+    measured.story().save(tmp_path / "data" / "benchmarks" / "run.json")
+    assert doctor.check_records().detail == "1, of a processor, 2 threads"
+    (tmp_path / "data" / "benchmarks" / "bad.json").write_text("{}")
+    finding = doctor.check_records()
+    assert finding.status == "warning"
+    assert "bad.json: schema: missing" in finding.detail
 
 
 def test_a_missing_extra_is_named(monkeypatch):

@@ -5,16 +5,21 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import filelock
 import nbformat
 import pytest
+import torch
 from rich.console import Console
 
+import rsk
 from rsk.base import folders
 from rsk.course import running
+from rsk.measure import records
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -224,6 +229,125 @@ def test_progress_names_notebook_cell_and_time(write_notebook, tmp_path, termina
     assert re.search(r"1/1 00_slow: done in [3-9]\.\d s", text)
 
 
+# --- what could not be done
+
+
+def test_a_part_that_could_not_be_done_is_a_failure_of_the_run(write_notebook, tmp_path):
+    sources = write_notebook(
+        "00_a",
+        "from rsk.course import publish",
+        "for name in ('one', 'two', 'one'):\n"
+        "    publish.undone(name, RuntimeError('it did not compile:\\n  error: no such header'))",
+        "print('the rest')",
+    ).parent
+    write_notebook("01_b", "print('the next')")
+    printed = console()
+    with pytest.raises(running.CourseError) as error:
+        running.run_course(sources=sources, output=tmp_path / "out", console=printed)
+    because = "it did not compile: error: no such header"
+    assert str(error.value).splitlines()[1:] == [
+        f"  00_a.ipynb: one: {because}",
+        f"  00_a.ipynb: two: {because}",
+    ]
+    text = outputs(tmp_path / "out" / "notebooks" / "00_a.ipynb")
+    assert text.endswith("the rest\n")
+    assert "the next" in outputs(tmp_path / "out" / "notebooks" / "01_b.ipynb")
+    assert "Not all was done" in printed.file.getvalue()
+
+
+def test_chapter_04_says_what_it_could_not_run(tmp_path, monkeypatch):
+    """A compiler that fails: every kernel of the chapter is named, and the rest is there."""
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho 'error: the disk is full' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("RSK_CACHE_DIR", str(tmp_path / "cache"))
+    with pytest.raises(running.CourseError, match="could not be done") as error:
+        running.run_course(
+            {"batch_sizes": [2], "vocab_size": 500, "device": "cpu"},
+            only=["04"],
+            output=tmp_path / "out",
+            console=console(),
+        )
+    for name in rsk.KERNELS:
+        assert f"04_cuda_kernel.ipynb: {name}: " in str(error.value)
+
+
+def test_a_talk_without_records_is_left_out_and_a_bad_record_is_named(
+    write_notebook, tmp_path, monkeypatch
+):
+    def no_talk(folder):
+        raise records.RecordError("the talk needs a run on a GPU, and none is recorded")
+
+    monkeypatch.setattr(running, "_export", lambda folder: [folder / "report.html"])
+    monkeypatch.setattr(records, "recorded", lambda: ([], ["data/x.json: schema: newer"]))
+    sources = write_notebook("07_report", "1").parent
+    printed = console()
+    running.run_course(sources=sources, output=tmp_path, more=no_talk, console=printed)
+    lines = [line.strip() for line in printed.file.getvalue().splitlines()[-3:]]
+    assert lines == [
+        str(tmp_path / "report.html"),
+        "left out: data/x.json: schema: newer",
+        "not made: the talk needs a run on a GPU, and none is recorded",
+    ]
+
+
+def test_a_device_that_is_not_there_stops_the_run_before_it_starts(
+    write_notebook, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    sources = write_notebook("00_a", "1", parameters="device = 'auto'").parent
+    given = {"device": "cuda"}
+    with pytest.raises(ValueError, match="PyTorch finds no NVIDIA GPU"):
+        running.run_course(given, sources=sources, output=tmp_path / "o", console=console())
+    assert not (tmp_path / "o").exists()
+
+
+# --- interruptions
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("whole_group", [True, False])
+def test_an_interrupted_run_keeps_the_last_good_state(write_notebook, tmp_path, whole_group):
+    """As Ctrl-C sends the signal (to the whole group), and as ``kill -INT`` does."""
+    sources = write_notebook("00_a", "print('good')").parent
+    folder = tmp_path / "out"
+    running.run_course(sources=sources, output=folder, console=console())
+    good = (folder / "notebooks" / "00_a.ipynb").read_bytes()
+    write_notebook(
+        "00_a", "import os; print(os.getpid())", "import time; open('at', 'w'); time.sleep(99)"
+    )
+    code = (
+        "from pathlib import Path; from rsk.base import folders; from rsk import cli\n"
+        f"folders.notebooks_dir = lambda: Path({str(sources)!r})\n"
+        f"cli.app(['report', '--output', {str(folder)!r}])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    waiting = folder / "notebooks" / "at"
+    while not waiting.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    partial = nbformat.read(folder / "notebooks" / "unfinished_00_a.ipynb", as_version=4)
+    kernel = int(partial.cells[1].outputs[0].text)
+    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+    printed, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "rsk: interrupted" in error
+    assert "Traceback" not in error
+    assert "Interrupted after 0 of 1 parts. What they made, and what earlier runs" in printed
+    waiting.unlink()
+    assert [path.name for path in (folder / "notebooks").iterdir()] == ["00_a.ipynb"]
+    assert (folder / "notebooks" / "00_a.ipynb").read_bytes() == good
+    with pytest.raises(ProcessLookupError):
+        os.kill(kernel, 0)
+
+
 # --- the course itself
 
 
@@ -236,6 +360,8 @@ def test_the_whole_course_runs_and_is_exported(whole_course):
     for path in sorted((folder / "notebooks").glob("*.ipynb")):
         for cell in nbformat.read(path, as_version=4).cells:
             assert all(out.output_type != "error" for out in cell.get("outputs", []))
+        assert running.strange_lines(path) == []
+        assert running.undone(path) == []
     assert (folder / "report.html").stat().st_size > 10_000
     assert (folder / "report.pdf").read_bytes().startswith(b"%PDF")
     assert sorted(folder.parent.iterdir()) == [folder]  # nothing is written where one happens to be

@@ -57,6 +57,16 @@ def test_a_missing_barrier_is_caught():
     assert exercises.faults(exercises.compiled(text), BATCH) == [""] * 8
 
 
+def test_sectors_are_counted():
+    exercises.check_sectors(lambda addresses: len({address // 32 for address in addresses}))
+    with pytest.raises(AssertionError, match="in a row of its own: expected 32 sectors, got 4"):
+        exercises.check_sectors(lambda addresses: 4 * len(addresses) // 32)
+    with pytest.raises(AssertionError, match="begin 4 bytes after a sector does: expected 5"):
+        exercises.check_sectors(
+            lambda addresses: len({(a - min(addresses)) // 32 for a in addresses})
+        )
+
+
 @pytest.mark.parametrize(
     ("name", "part"), [("split_vocabulary", exercises.IS_LAST), ("cluster", exercises.SEND)]
 )

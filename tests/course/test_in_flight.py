@@ -12,15 +12,15 @@ from rsk.course import in_flight, kernel_records, lesson
 
 def test_the_bytes_on_their_way_follow_from_the_roof(capsys):
     fast = record(
-        "block_per_sequence",
+        "loads_in_flight",
         60.0,
         bytes_moved=200_000_000,
         roof=spread(50.0, "graph replay"),
         batch_size=1024,
     )
-    slow = record("block_per_sequence", 12.0, bytes_moved=1_000_000, roof=spread(10.0))
+    slow = record("loads_in_flight", 12.0, bytes_moved=1_000_000, roof=spread(10.0))
     disturbed = spread(1.0, disturbed=0.9)
-    busy = record("block_per_sequence", 40.0, bytes_moved=900_000_000, roof=disturbed)
+    busy = record("loads_in_flight", 40.0, bytes_moved=900_000_000, roof=disturbed)
     run = dataclasses.replace(story(gpu=True), records=(slow, fast, busy))
     gpu = dataclasses.replace(GPU_PROVENANCE, gpu="NVIDIA H200")
     for provenance in (GPU_PROVENANCE, gpu):

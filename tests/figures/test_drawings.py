@@ -8,28 +8,20 @@ pytest.importorskip("matplotlib")
 from matplotlib.patches import Rectangle
 
 import rsk
-from rsk.course.python_kernels import CHUNKS, LANES, SPLIT, WARPS
+from rsk.course.python_kernels import reading
+from rsk.course.python_kernels.gpu import SPLIT, WARPS
 from rsk.figures import memory_access
 
 
 @pytest.mark.parametrize("name", rsk.KERNELS)
 def test_every_probability_is_drawn_once(name):
-    loads = memory_access.summing_loads(name, requests=3, vocab_size=41)
+    loads = reading(name, requests=3, vocab_size=41).loads
     assert [(x.request, x.v) for x in loads] == [(b, v) for b in range(3) for v in range(41)]
-
-
-def test_the_sectors_that_are_asked_for_at_once():
-    by_thread = memory_access.asked_at_once(memory_access.summing_loads("thread_per_sequence"))
-    assert len(by_thread) == LANES and memory_access.sectors(by_thread) == LANES
-    by_block = memory_access.asked_at_once(memory_access.summing_loads("block_per_sequence"))
-    assert (
-        len(by_block) == CHUNKS * memory_access.SECTOR and memory_access.sectors(by_block) == CHUNKS
-    )
 
 
 @pytest.mark.parametrize("name", rsk.KERNELS)
 def test_a_drawing_says_what_its_data_hold(name):
-    picture = memory_access.who_reads(name)
+    picture = memory_access.who_reads(reading(name))
     (ax,) = picture.fig.axes
     cells = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
     assert sum(cell.get_width() for cell in cells) == len(picture.data)
@@ -45,11 +37,9 @@ def test_a_drawing_says_what_its_data_hold(name):
     assert sum(cell.get_width() for cell in framed) == len(first)
 
 
-def test_more_blocks_mean_fewer_waits_in_turn():
-    longest = [
-        max(x.wait for x in memory_access.summing_loads(name)) for name in list(rsk.KERNELS)[:3]
-    ]
-    assert longest[0] > longest[1] > longest[2]
+def test_each_step_waits_less_often_in_turn():
+    waits = [reading(name).waits for name in rsk.KERNELS]
+    assert waits[0] > waits[1] > waits[2] > waits[3] == waits[4]
 
 
 def test_the_totals_of_several_blocks_are_sent_by_block():
@@ -57,17 +47,17 @@ def test_the_totals_of_several_blocks_are_sent_by_block():
         name: len(
             [
                 text
-                for text in memory_access.who_reads(name).fig.axes[0].texts
+                for text in memory_access.who_reads(reading(name)).fig.axes[0].texts
                 if not text.get_text()
             ]
         )
         for name in list(rsk.KERNELS)[1:]
     }
-    assert arrows["block_per_sequence"] == WARPS
+    assert arrows["block_per_sequence"] == arrows["loads_in_flight"] == WARPS
     assert arrows["split_vocabulary"] == SPLIT
     assert arrows["cluster"] == SPLIT * SPLIT, "each block to each mailbox"
 
 
 def test_an_unknown_kernel_is_refused():
     with pytest.raises(ValueError, match="expected one of"):
-        memory_access.who_reads("nonsense")
+        reading("nonsense")

@@ -19,7 +19,7 @@ from rich.console import Console
 import rsk
 from rsk.base import machine
 from rsk.base.folders import data_dir
-from rsk.measure import benchmark, comparison, workload
+from rsk.measure import benchmark, comparison, records, workload
 from rsk.measure.benchmark import Sweep
 from rsk.measure.records import Benchmark, Quoted, Record, RecordError, parse
 
@@ -126,12 +126,22 @@ def test_a_file_is_what_was_measured(found: tuple[Benchmark, Path]) -> None:
     assert result.settings["implementations"] == list(rsk.BACKENDS)
 
 
-def test_a_folder_gets_a_file_named_for_the_machine(tmp_path: Path) -> None:
-    result = measured.benchmark([])
-    assert benchmark.save_path(tmp_path, result).name == "cpu-a-processor-2026-01-02.json"
-    gpu = dataclasses.replace(result, provenance=measured.GPU_PROVENANCE)
+def test_a_folder_gets_a_file_named_for_the_machine_and_none_is_overwritten(
+    tmp_path: Path,
+) -> None:
+    cpu, gpu = measured.CPU_PROVENANCE, measured.GPU_PROVENANCE
+    for name in ("", "-2", "-3"):
+        path = benchmark.save_path(tmp_path, cpu)
+        assert path.name == f"cpu-a-processor-2026-01-02{name}.json"
+        path.touch()
     assert benchmark.save_path(tmp_path, gpu).name == "a-gpu-2026-01-02.json"
     assert benchmark.save_path(tmp_path / "x.json", gpu) == tmp_path / "x.json"
+
+
+def test_two_runs_of_a_day_are_two_files(tmp_path: Path) -> None:
+    for _ in range(2):
+        run(save=tmp_path, time_limit_s=0.0)
+    assert len(list(tmp_path.glob("*.json"))) == 2
 
 
 def test_an_interrupted_run_keeps_what_it_has(
@@ -148,11 +158,21 @@ def test_an_interrupted_run_keeps_what_it_has(
     monkeypatch.setattr(benchmark, "measure", interrupted)
     monkeypatch.setattr(benchmark, "ATTEMPTS", 1)  # other processes must not add calls
     path = tmp_path / "run.json"
-    result = run(save=path)
+    with pytest.raises(benchmark.Interrupted) as interruption:
+        run(save=path)
+    result = interruption.value.benchmark
     assert not result.complete
     assert len(result.records) == 4
     assert "interrupted" in result.skipped[-1]
     assert Benchmark.load(path) == result
+
+
+def test_a_run_that_ended_anywhere_can_be_shown() -> None:
+    whole = measured.story()
+    quoted = Quoted.load(data_dir() / "benchmarks" / "earlier-work.json")
+    for count in range(len(whole.records)):
+        part = dataclasses.replace(whole, complete=False, records=whole.records[:count])
+        benchmark.show(part, Console(quiet=True), quoted)
 
 
 def test_a_run_out_of_time_says_so() -> None:
@@ -265,7 +285,11 @@ def test_every_missing_field_is_named(document: dict[str, Any], tmp_path: Path) 
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("schema", "rsk-benchmark/9", "schema: expected one of rsk-benchmark/1"),
+        (
+            "schema",
+            "rsk-benchmark/9",
+            r"schema: expected .*; it was written by a newer rsk$",
+        ),
         ("complete", 1, "complete: expected bool, got 1"),
         ("records", {}, "records: expected a list"),
         ("records.0", 3, r"records\[0\]: expected an object, got 3"),
@@ -309,6 +333,34 @@ def test_impossible_fields_are_named(
     file.write_text(json.dumps(document))
     with pytest.raises(RecordError, match=message):
         Benchmark.load(file)
+
+
+def test_another_version_is_refused_before_its_fields(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    document |= {"schema": "rsk-benchmark/2", "energy_joules": 3.5}
+    with pytest.raises(RecordError, match=r"^schema: expected 'rsk-benchmark/1'.* newer rsk$"):
+        parse(Benchmark, document)
+    with pytest.raises(RecordError, match=r"^schema: expected 'rsk-benchmark/1', got 'rsk-quot"):
+        parse(Benchmark, document | {"schema": "rsk-quoted/1"})
+
+
+def test_one_bad_file_does_not_keep_the_others_from_being_read(
+    document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    monkeypatch.setattr(records.folders, "data_dir", lambda: tmp_path)
+    older = copy.deepcopy(document)
+    older["provenance"]["date"] = "2020-01-02T03:04:05+00:00"
+    contents = {"a": document, "b": older, "c": document | {"schema": "rsk-benchmark/2"}, "d": 3}
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    (folder / "e.json").write_bytes(b"\xff")
+    (folder / records.EARLIER_WORK).write_text("{}")
+    found, refused = records.recorded()
+    assert found == [parse(Benchmark, older), parse(Benchmark, document)]
+    assert [Path(line.split(":")[0]).name for line in refused] == ["c.json", "d.json", "e.json"]
 
 
 def test_a_file_that_is_no_json_is_refused(tmp_path: Path) -> None:

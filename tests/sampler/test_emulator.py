@@ -40,6 +40,8 @@ class TestBarriers:
         ("name", "barrier", "occurrence"),
         [
             ("block_per_sequence", "__syncthreads();", 0),
+            ("block_per_sequence", "__syncthreads();", 1),
+            ("loads_in_flight", "__syncthreads();", 0),
             ("split_vocabulary", "__syncthreads();", 0),
             ("split_vocabulary", "__syncthreads();", 1),
             ("cluster", "__syncthreads();", 0),
@@ -68,9 +70,9 @@ class TestBarriers:
         batch = torch.zeros(4, 1, dtype=torch.int64), draft, target
         result = rsk.rejection_sample(*batch, seed=1, backend="baseline")
         assert 0 in result.num_accepted
-        text = kernel_text("block_per_sequence")
+        text = kernel_text("loads_in_flight")
         head, tail = text.rsplit("__syncthreads();", 1)
-        broken = emulator.compile_kernel(head + tail, "rsk::block_per_sequence::launch")
+        broken = emulator.compile_kernel(head + tail, "rsk::loads_in_flight::launch")
         expected = rsk.rejection_sample(*batch, seed=1, backend="baseline").tokens.tolist()
         assert any(result != expected for result in run_in_orders(broken, batch, monkeypatch))
 
@@ -84,7 +86,7 @@ class TestBarriers:
 
 
 @pytest.mark.parametrize("vocab_size", [1 << 20, (1 << 20) - 1, 300004])
-@pytest.mark.parametrize("name", ["block_per_sequence", "split_vocabulary", "cluster"])
+@pytest.mark.parametrize("name", list(rsk.KERNELS)[1:])
 def test_a_piece_may_have_more_tiles_than_a_warp_has_lanes(name, vocab_size):
     """Then a lane keeps the sum of several of them, and the search goes through these."""
     batch = random_batch(1, 1, vocab_size, torch.bfloat16)
@@ -112,13 +114,14 @@ class TestCompileKernel:
 class TestMemory:
     """AddressSanitizer on buffers of the exact size, in a program of its own."""
 
-    def run(self, folder: Path, change: tuple[str, str] | None = None):
+    def run(self, folder: Path, change: tuple[str, str, str] | None = None):
         sources = folder / "cuda"
         shutil.copytree(SOURCES, sources, ignore=shutil.ignore_patterns("binding.*"))
         if change:
-            text = (sources / "warp.h").read_text()
-            assert change[0] in text
-            (sources / "warp.h").write_text(text.replace(*change))
+            header, *texts = change
+            text = (sources / header).read_text()
+            assert texts[0] in text
+            (sources / header).write_text(text.replace(*texts))
         program = folder / "program"
         command = [build.find_compiler(), "-O1", "-g", "-fsanitize=address", "-std=c++17"]
         command += ["-DRSK_CUDA", f"-I{sources / 'emulator'}", f"-I{sources}"]
@@ -133,8 +136,15 @@ class TestMemory:
         done = self.run(tmp_path)
         assert done.returncode == 0 and "checked" in done.stdout, done.stderr[-3000:]
 
-    @pytest.mark.parametrize("bound", ["if (i < end) to_p", "if (i + j < end) to_p"])
-    def test_a_read_behind_the_end_is_caught(self, bound, tmp_path):
-        done = self.run(tmp_path, (bound, bound.replace("<", "<=")))
+    @pytest.mark.parametrize(
+        ("header", "old", "new"),
+        [
+            ("pack.h", "if (i < end) to_p", "if (i <= end) to_p"),
+            ("pack.h", "if (i + j < end) to_p", "if (i + j <= end) to_p"),
+            ("specification.h", "if (v >= size) return 0.0f;", "if (v > size) return 0.0f;"),
+        ],
+    )
+    def test_a_read_behind_the_end_is_caught(self, header, old, new, tmp_path):
+        done = self.run(tmp_path, (header, old, new))
         assert done.returncode != 0
-        assert "heap-buffer-overflow" in done.stderr and "warp.h" in done.stderr
+        assert "heap-buffer-overflow" in done.stderr and header in done.stderr

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import reference
 import torch
@@ -16,7 +18,10 @@ from hypothesis import strategies as st
 
 import rsk
 from rsk.base import machine
+from rsk.base.folders import cuda_dir
+from rsk.check import refusals
 from rsk.check.synthetic import make_batch
+from rsk.sampler import build
 from rsk.sampler.arguments import MAX_SPEC_LEN, MAX_VOCAB_SIZE
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -464,6 +469,75 @@ class TestInvalidRequests:
         self.check((tokens, None, target), invalid=True)
 
 
+class TestValidate:
+    """What ``validate=True`` finds besides invalid requests; it looks at nothing unread."""
+
+    def batch(self):
+        target = torch.tensor([0.5, 0.25, 0.25]).repeat(4, 3, 1)
+        return torch.zeros(4, 2, dtype=torch.int64), target[:, :2].clone(), target
+
+    @backends
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            ([1.5, 0.0, 0.0], r"expected entries from 0 to 1; not so in 1 rows \(\[2, {k}\]\)"),
+            ([1.25, -0.25, 0.0], "expected entries from 0 to 1"),
+            ([0.5, 0.25, 0.0], r"expected rows that sum to 1 .* \(\[2, {k}\]\), the first to 0.75"),
+            ([0.5, 0.3, 0.22], "expected rows that sum to 1 .*, the first to 1.02"),
+        ],
+    )
+    def test_a_row_that_is_no_distribution(self, backend, row, message):
+        for name, k in (("target_probs", 1), ("target_probs", 2), ("draft_probs", 1)):
+            tokens, draft, target = self.batch()
+            (target if name == "target_probs" else draft)[2, k] = torch.tensor(row)
+            rsk.rejection_sample(tokens, draft, target, seed=0, backend=backend)
+            with pytest.raises(ValueError, match=f"{name}: {message.format(k=k)}"):
+                rsk.rejection_sample(tokens, draft, target, seed=0, backend=backend, validate=True)
+
+    @backends
+    def test_a_draft_token_that_cannot_have_been_drawn(self, backend):
+        tokens, draft, target = self.batch()
+        draft[1, 0] = torch.tensor([0.0, 0.5, 0.5])
+        with pytest.raises(ValueError, match=r"probability above 0; .* 1 rows \(\[1, 0\]\)"):
+            rsk.rejection_sample(tokens, draft, target, seed=0, backend=backend, validate=True)
+        tokens[1, 0] = 3  # of a vocabulary that only the target has
+        wide = torch.nn.functional.pad(target, (0, 1))
+        wide[1, 0] = torch.tensor([0.0, 0.0, 0.0, 1.0])
+        with pytest.raises(ValueError, match=r"probability above 0; .* 1 rows \(\[1, 0\]\)"):
+            rsk.rejection_sample(tokens, self.batch()[1], wide, backend=backend, validate=True)
+
+    def test_rows_behind_the_end_are_not_looked_at(self):
+        tokens, draft, target = self.batch()
+        tokens[0, 1] = -1
+        draft[0, 1] = 7
+        target[0, 2] = 7
+        draft[3, 1] = target[3, 1] = target[3, 2] = 7
+        target[3, 0] = torch.tensor([0.0, 0.5, 0.5])  # rejects
+        rsk.rejection_sample(tokens, draft, target, seed=0, validate=True)
+        rsk.rejection_sample(tokens, None, target, seed=0, validate=True)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_honest_rows_pass(self, dtype):
+        for size in (2, 1000, 50_000):
+            batch = random_batch(3, 2, size, dtype)
+            rsk.rejection_sample(*batch, seed=0, validate=True)
+            rsk.sample(batch[2][:, 0], seed=0, validate=True)
+        rsk.rejection_sample(*random_batch(3, 0, 5), seed=0, validate=True)
+        rsk.rejection_sample(*(x[:0] for x in random_batch(3, 2, 5)), seed=0, validate=True)
+
+    @backends
+    def test_sample(self, backend):
+        rows = torch.tensor([[1.0, 0.0, 0.0], [5.0, 1.0, 1.0]])
+        drawn = rsk.sample(rows[1].expand(3000, 3), seed=0, backend=backend)
+        assert all(900 < count < 1100 for count in drawn.bincount().tolist())  # as documented
+        with pytest.raises(ValueError, match=r"probs: expected entries from 0 to 1; .* \(1\)"):
+            rsk.sample(rows, seed=0, backend=backend, validate=True)
+        with pytest.raises(ValueError, match=r"within 1 %; .* \(0, 1\), the first to 0.5"):
+            rsk.sample(torch.full((2, 1), 0.5), seed=0, backend=backend, validate=True)
+        with pytest.raises(ValueError, match=r"1 of 2 requests are invalid \(rows 1\)"):
+            rsk.sample(torch.tensor([[1.0], [0.0]]), seed=0, backend=backend, validate=True)
+
+
 class TestArguments:
     def batch(self):
         return [torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, 5), torch.ones(2, 4, 5)]
@@ -516,6 +590,40 @@ class TestArguments:
         self.refused("draft_tokens: .* contiguous",
                      draft_tokens=torch.zeros(3, 2, dtype=torch.int64).T)  # fmt: skip
 
+    def test_a_tensor_without_elements_may_have_any_strides(self):
+        _, draft, target = random_batch(3, 0, 7)
+        tokens = torch.from_numpy(np.zeros((3, 0), dtype=np.int64))
+        empty = torch.from_numpy(np.zeros((3, 0, 7), dtype=np.float32))
+        assert empty.stride() == (0, 0, 0) != draft.stride()
+        both((tokens, empty, target), 3, kernels=True)
+        none = torch.from_numpy(np.zeros((0, 2, 7), dtype=np.float32))
+        both((torch.zeros(0, 1, dtype=torch.int64), none[:, :1], none), 3, kernels=True)
+        for backend in rsk.BACKENDS:
+            assert rsk.sample(none[:, 0], seed=0, backend=backend).shape == (0,)
+            drawn = rsk.sample_from_logits(none[:, 0], seed=0, backend=backend)
+            assert drawn.shape == (0,)
+
+    @pytest.mark.parametrize("number", [np.int64(11), np.uint8(11), np.array(11)])
+    def test_any_index_is_an_int(self, number):
+        batch = random_batch(3, 2, 9)
+        for backend in (*rsk.BACKENDS, "auto"):
+            expected = rsk.rejection_sample(*batch, seed=11, position=11, backend=backend)
+            got = rsk.rejection_sample(*batch, seed=number, position=number, backend=backend)
+            assert torch.equal(got.tokens, expected.tokens)
+            drawn = rsk.sample(batch[2][:, 0], seed=number, position=number, backend=backend)
+            assert drawn.equal(rsk.sample(batch[2][:, 0], seed=11, position=11, backend=backend))
+        got = rsk.KERNELS["cluster"](*batch, seed=number, position=number)
+        assert torch.equal(got.tokens, expected.tokens)
+
+    @pytest.mark.parametrize("value", ["3", [3], 1.5, [1.5], True, np.float64(3), np.array([3, 4])])
+    @pytest.mark.parametrize("name", ["seed", "position"])
+    def test_nothing_else_is(self, name, value):
+        message = f"{name}: expected an int or an int64 tensor .*, got {type(value).__name__}"
+        for backend in (*rsk.BACKENDS, "auto"):
+            self.refused(message, error=TypeError, backend=backend, **{name: value})
+            with pytest.raises(TypeError, match=message):
+                rsk.sample(torch.ones(2, 3), backend=backend, **{name: value})
+
     def test_ranges(self):
         long = MAX_SPEC_LEN + 1
         self.refused("speculation length K: expected 0 to 128, got 129",
@@ -547,6 +655,25 @@ class TestArguments:
             rsk.sample(torch.ones(3, 0))
         with pytest.raises(ValueError, match="contiguous"):
             rsk.sample(torch.ones(3, 2).T)
+
+    def test_every_bad_call_is_refused(self):
+        """Here in one process; test_toolchains.py makes each in one of its own."""
+        build.load("cpu")
+        build.load("emulator")
+        names = refusals.bad_calls("cpu")
+        schemas = (cuda_dir() / "binding.cpp").read_text()
+        operators = re.findall(r'^ +"(\w+)\((?:Tensor|int) ', schemas, re.M)
+        assert {"rejection_sample", "sample", "launch"} <= set(operators)
+        for operator in operators:
+            assert any(name.startswith(f"torch.ops.rsk.{operator},") for name in names), operator
+        assert {name: refusals.make(name, "cpu") for name in names} == dict.fromkeys(names, "")
+
+    def test_a_call_that_ends_its_process_is_found(self, monkeypatch):
+        calls = {"abort": os.abort, "leave": lambda: os._exit(3), "accept": lambda: 7}
+        monkeypatch.setattr(refusals, "bad_calls", lambda device: calls)
+        assert refusals.make_apart("abort", "cpu", False) == "killed the process: SIGABRT"
+        assert refusals.make_apart("leave", "cpu", False) == "left with status 3"
+        assert refusals.make_apart("accept", "cpu", False) == "was accepted and returned 7"
 
     def test_the_operators_check_too(self):
         rsk.sample(torch.ones(1, 2), seed=0, backend="fused")

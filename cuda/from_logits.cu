@@ -1,0 +1,313 @@
+// From the logits of both models to the tokens of a request, in one launch.
+//
+// A team of blocks, a cluster where there are clusters, takes a position: it brings the rows of p
+// and q on chip, finds their laws, judges the draft token, and goes on to the next one. At the first
+// that is not accepted it samples. Where a batch leaves multiprocessors idle, several teams take the
+// positions of a request side by side, each as if it were reached, and the team that is reached
+// writes the result (succession.h).
+//
+// A row crosses device memory once: the passes for the maximum, the thresholds, the weights and the
+// sampling work on what is in shared memory. No probability is ever written.
+#include <atomic>
+#include <chrono>
+
+#include "kernels.h"
+#include "launch.h"
+#include "logit_sampling.h"
+#include "succession.h"
+#include "team_law.h"
+
+namespace rsk::from_logits {
+
+// How a launch divides its work.
+struct Division {
+  int32_t team_size;  // blocks
+  int32_t teams;      // of a request
+  int32_t span;       // positions of a team
+  Tiling tiling;
+};
+
+constexpr int32_t RESIDENT = 3;  // blocks of a multiprocessor that the registers allow
+
+// How a draft token is judged once the laws are known.
+struct Judgement {
+  Verdict verdict;
+  bool has_q;
+};
+
+template <class Logit>
+__device__ Verdict judge_with_laws(const Batch& batch, int32_t b, int32_t k, int64_t d, bool has_q,
+                                   const LogitWeights<Logit>& position) {
+  const bool p_is_invalid = is_invalid(position.laws.p);
+  if (d == -1) return p_is_invalid ? Verdict::invalid : Verdict::ended;
+  const bool q_is_invalid = has_q && is_invalid(position.laws.q);
+  const int32_t v = (int32_t)d;
+  if (p_is_invalid && v < position.p.size) return Verdict::invalid;
+  if (q_is_invalid && v < position.q.size) return Verdict::invalid;
+  const uint64_t word = random_word(seed_of(batch, b), position_of(batch, b) + (uint64_t)k, COIN);
+  const double u = (double)(int32_t)(word >> 35) * (1.0 / (1 << 29));
+  const float p = position.p_of(v), q = position.q_of(v);
+  if (u * (double)q < (double)p) return Verdict::accepted;
+  return p_is_invalid || q_is_invalid ? Verdict::invalid : Verdict::rejected;
+}
+
+template <class Logit>
+__global__ void __launch_bounds__(THREADS, RESIDENT)
+    kernel(LogitsBatch call, Division division, uint64_t* slots, uint64_t number) {
+  TeamMemory& memory = shared_memory<TeamMemory>();
+  Team team = join_team(memory.letters, division.team_size);
+  open_candidates(memory.candidates);
+  announce_to_cluster();
+  cudaGridDependencySynchronize();  // for what the kernel before has written
+
+  const Batch& batch = call.batch;
+  const int32_t index = (int32_t)blockIdx.x / team.size;
+  const int32_t b = index % batch.batch_size;
+  const Succession succession{slots + b * Succession::slots_of(division.teams), number,
+                              index / batch.batch_size, division.teams};
+  const bool is_first_warp = team.rank == 0 && team.warp == 0;
+  const Filter filter = filter_of(call.filters, b);
+  if (!is_valid(filter)) {  // all teams of the request agree
+    wait_for_cluster();
+    if (is_first_warp && succession.index == 0) {
+      write_result_with_warp(batch, b, 0, -1, team.lane);
+      if (team.lane == 0 && call.laws) call.laws[b] = invalid_law();
+    }
+    return;
+  }
+  const int64_t top_k =
+      filter.temperature != 0.0f && filter.top_k < num_columns(batch) ? filter.top_k : 0;
+  Two<uint32_t> lists{0, 0};
+  const int32_t first = succession.index * division.span;
+  const int32_t last = min(first + division.span, batch.spec_len + 1);
+#pragma unroll 1
+  for (int32_t k = first; k < last; ++k) {
+    const int64_t d = k < batch.spec_len ? draft_token(batch, b, k) : -1;
+    const bool has_q = d != -1 && batch.draft_probs;
+    const bool knows_q = has_q && call.draft_laws;
+    LogitWeights<Logit> position;
+    Two<LogitRow<Logit>> rows;
+    Verdict verdict = Verdict::invalid;
+    if (d >= -1 && d < num_columns(batch)) {
+      rows.p = LogitRow<Logit>::make(team, division.tiling, target_row<Logit>(batch, b, k),
+                                     batch.vocab_size, 0);
+      if (has_q) {
+        rows.q = LogitRow<Logit>::make(team, division.tiling, draft_row<Logit>(batch, b, k),
+                                       batch.draft_vocab_size, 1);
+      } else {
+        rows.q = rows.p;
+      }
+      const bool wants_q = has_q && !knows_q;
+      const Extent extent =
+          measure(team, memory, rows, wants_q, top_k, succession.is_over(team.lane));
+      cudaTriggerProgrammaticLaunchCompletion();  // the next kernel may come, and wait above
+      if (extent.is_over) {
+        if (is_first_warp) {
+          succession.tell(Ending::stopped, team.lane);
+          succession.wait_for_those_before(team.lane);
+        }
+        return;
+      }
+      position.p = rows.p;
+      position.q = rows.q;
+      position.laws =
+          team_laws(team, memory, rows, wants_q, extent, filter, lists);
+      if (knows_q) position.laws.q = call.draft_laws[(int64_t)b * batch.spec_len + k];
+      position.min_p = filter.min_p;
+      position.certain = has_q ? position.ROW_OF_Q : (int32_t)d;  // -1 is NO_Q
+      if (call.laws && team.rank == 0 && threadIdx.x == 0) call.laws[b] = position.laws.p;
+      verdict = judge_with_laws(batch, b, k, d, has_q, position);
+      if (verdict == Verdict::accepted) continue;
+    }
+    if (team.exchanges == 0) wait_for_cluster();
+    if (is_first_warp) succession.tell(Ending::stopped, team.lane);
+    int32_t token = -1;
+    bool is_writer = is_first_warp;
+    if (verdict != Verdict::invalid) {
+      if (is_greedy(position.laws.p)) {
+        token = (int32_t)position.laws.p.threshold;  // the only one with a weight
+      } else {
+        if (knows_q && position.is_plain()) {
+          position.q.begin_copies(0, position.q.tiles_held);
+          wait_for_copies<0>();
+        }
+        token = sample_with_team(team, memory.letters, position, sample_word(batch, b, k));
+        is_writer = token >= 0;
+      }
+    }
+    if (is_writer && succession.wait_for_those_before(team.lane)) {
+      write_result_with_warp(batch, b, k, token, team.lane);
+    }
+    return;
+  }
+  if (is_first_warp) {
+    succession.tell(Ending::accepted, team.lane);
+    succession.wait_for_those_before(team.lane);
+  }
+}
+
+// ------------------------------------------------------------------------------ probabilities
+
+template <class Logit>
+__global__ void __launch_bounds__(THREADS, RESIDENT)
+    probabilities_kernel(LogitsBatch call, Division division, float* out) {
+  TeamMemory& memory = shared_memory<TeamMemory>();
+  Team team = join_team(memory.letters, division.team_size);
+  open_candidates(memory.candidates);
+  announce_to_cluster();
+  cudaGridDependencySynchronize();
+
+  const Batch& batch = call.batch;
+  const int32_t index = (int32_t)blockIdx.x / team.size;
+  const int32_t b = index / (batch.spec_len + 1), k = index % (batch.spec_len + 1);
+  const Filter filter = filter_of(call.filters, b);
+  Two<LogitRow<Logit>> rows;
+  rows.p = LogitRow<Logit>::make(team, division.tiling, target_row<Logit>(batch, b, k),
+                                     batch.vocab_size, 0);
+  rows.q = rows.p;
+  RowLaw law = invalid_law();
+  if (is_valid(filter)) {
+    const int64_t top_k =
+        filter.temperature != 0.0f && filter.top_k < batch.vocab_size ? filter.top_k : 0;
+    const Extent extent = measure(team, memory, rows, false, top_k, false);
+    Two<uint32_t> lists{0, 0};
+    law = team_laws(team, memory, rows, false, extent, filter, lists).p;
+  } else {
+    wait_for_cluster();
+  }
+  cudaTriggerProgrammaticLaunchCompletion();
+  float* row = out + (int64_t)index * batch.vocab_size;
+  for (int32_t t = 0; t < rows.p.tiles; ++t) {
+    const int32_t start = rows.p.start(t);
+#pragma unroll 1
+    for (int32_t j = 0; j < LogitRow<Logit>::PACK; ++j) {
+      const int32_t v = start + j;
+      if (v >= rows.p.end || v >= rows.p.size) break;
+      row[v] = is_invalid(law)
+                   ? law.normalizer
+                   : probability(law, filter.min_p, widen(rows.p.x[v]), v);
+    }
+  }
+}
+
+// -------------------------------------------------------------------------------------- launch
+
+// A number that no other launch has, with a start that no other process has. The last two bits are 0.
+uint64_t number_of_launch() {
+  static std::atomic<uint64_t> next{
+      mix((uint64_t)std::chrono::steady_clock::now().time_since_epoch().count() ^
+          (uint64_t)(uintptr_t)&next)};
+  return mix(next.fetch_add(0x9E3779B97F4A7C15ull)) & ~3ull;
+}
+
+int32_t divided(int32_t a, int32_t b) { return (a + b - 1) / b; }
+
+#if defined(RSK_TUNING)
+int32_t tuned(const char* name, int32_t otherwise) {
+  const char* text = getenv(name);
+  return text ? atoi(text) : otherwise;
+}
+#else
+int32_t tuned(const char*, int32_t otherwise) { return otherwise; }
+#endif
+
+Division divide(const LogitsBatch& call, const Device& device, int32_t pack_size) {
+  const Batch& batch = call.batch;
+  const int32_t packs = divided(num_columns(batch), pack_size);
+  const int32_t positions = batch.spec_len + 1;
+  const int32_t resident = RESIDENT * device.multiprocessors;  // blocks
+  Division division;
+  // A tile for each warp, if the blocks have room; else up to four.
+  int32_t size = divided(packs, WARPS * 32);
+  if ((int64_t)batch.batch_size * positions * size > resident) size = divided(packs, 4 * WARPS * 32);
+  size = device.capability < 90 ? 1 : size < 1 ? 1 : size > MAX_TEAM ? MAX_TEAM : size;
+  division.team_size = tuned("RSK_TEAM", size);
+  // Side by side while that fills the device no more than twice.
+  const bool side_by_side =
+      (int64_t)batch.batch_size * positions * division.team_size <= 2 * resident && positions <= 32;
+  division.span = tuned("RSK_SPAN", side_by_side ? 1 : positions);
+  division.teams = divided(positions, division.span);
+  division.tiling.piece = divided(packs, division.team_size * WARPS);
+  division.tiling.tiles = divided(division.tiling.piece, 32);
+  const int32_t rows = batch.draft_probs ? 2 : 1;
+  const int32_t most = (device.shared_memory - (int32_t)sizeof(TeamMemory)) / (rows * THREADS * 16);
+  division.tiling.held = min(division.tiling.tiles, tuned("RSK_HELD", most));
+  return division;
+}
+
+// Call f(Logit{}): rows of one type need not be mixed for having different sizes.
+template <class Function>
+cudaError_t with_logit_type(Batch batch, const Function& f) {
+  if (batch.dtype == batch.draft_dtype || !batch.draft_probs) {
+    batch.draft_vocab_size = batch.vocab_size;
+    batch.draft_dtype = batch.dtype;
+  }
+  return with_probability_type(batch, f);
+}
+
+template <auto* KERNEL, class... Arguments>
+cudaError_t launch_teams(const LogitsBatch& call, const Division& division, const Device& device,
+                         int64_t teams, cudaStream_t stream, Arguments... arguments) {
+  static thread_local int prepared_for = -1;  // a device
+  if (prepared_for != device.id) {
+    cudaError_t error = cudaFuncSetAttribute(
+        (const void*)KERNEL, cudaFuncAttributeMaxDynamicSharedMemorySize,
+        device.shared_memory - (int32_t)sizeof(TeamMemory));
+    if (error == cudaSuccess && device.capability >= 90) {
+      error = cudaFuncSetAttribute((const void*)KERNEL,
+                                   cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    }
+    if (error != cudaSuccess) return error;
+    prepared_for = device.id;
+  }
+  auto config = launch_config(teams * division.team_size, THREADS, stream);
+  const int32_t rows = call.batch.draft_probs ? 2 : 1;
+  config.dynamicSmemBytes = (size_t)rows * THREADS * 16 * division.tiling.held;
+  cudaLaunchAttribute attributes[3]{};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim.x = (uint32_t)division.team_size;
+  attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
+  attributes[1].id = cudaLaunchAttributeClusterSchedulingPolicyPreference;
+  attributes[1].val.clusterSchedulingPolicyPreference = cudaClusterSchedulingPolicyLoadBalancing;
+  attributes[2].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[2].val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = attributes;
+  config.numAttrs = device.capability >= 90 ? 3 : 0;
+  return cudaLaunchKernelEx(&config, KERNEL, call, division, arguments...);
+}
+
+template <class Function>
+cudaError_t with_division(const LogitsBatch& call, const Function& f) {
+  Device device;
+  const cudaError_t error = current_device(device);
+  if (error != cudaSuccess) return error;
+  return with_logit_type(call.batch, [&](auto logit) {
+    return f(logit, divide(call, device, PACK_SIZE<decltype(logit)>), device);
+  });
+}
+
+size_t workspace_bytes(const LogitsBatch& call) {
+  size_t bytes = 0;
+  with_division(call, [&](auto, const Division& division, const Device&) {
+    bytes = (size_t)call.batch.batch_size * Succession::slots_of(division.teams) * sizeof(uint64_t);
+    return cudaSuccess;
+  });
+  return bytes;
+}
+
+cudaError_t launch(const LogitsBatch& call, void* workspace, cudaStream_t stream) {
+  return with_division(call, [&](auto logit, const Division& division, const Device& device) {
+    return launch_teams<kernel<decltype(logit)>>(call, division, device,
+                        (int64_t)call.batch.batch_size * division.teams, stream,
+                        (uint64_t*)workspace, number_of_launch());
+  });
+}
+
+cudaError_t launch_probabilities(const LogitsBatch& call, float* out, cudaStream_t stream) {
+  return with_division(call, [&](auto logit, const Division& division, const Device& device) {
+    return launch_teams<probabilities_kernel<decltype(logit)>>(call, division, device,
+                        (int64_t)call.batch.batch_size * (call.batch.spec_len + 1), stream, out);
+  });
+}
+
+}  // namespace rsk::from_logits

@@ -1,0 +1,151 @@
+// The last token of a request, from the logits of its rows: the weights max(p - q, 0), or p.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "selection.h"
+#include "team_law.h"
+
+namespace rsk {
+
+// The weights of a position, and this thread's part in them.
+template <class Logit>
+struct LogitWeights {
+  static constexpr int32_t PACK = LogitRow<Logit>::PACK;
+  static constexpr int32_t NO_Q = -1, ROW_OF_Q = -2;
+
+  LogitRow<Logit> p, q;
+  Two<RowLaw> laws;
+  float min_p;
+  int32_t certain;  // the token at which q is 1, or NO_Q, or ROW_OF_Q
+
+  __device__ bool has_q() const { return certain == ROW_OF_Q; }
+
+  // Whether every logit has a weight, so that none need be tested.
+  __device__ bool is_plain() const {
+    const float all = in_order(LEAST_ORDER);
+    return min_p == 0.0f && laws.p.threshold == all &&
+           (!has_q() || (laws.q.threshold == all && !is_greedy(laws.q)));
+  }
+
+  __device__ float p_of(int32_t v) const {
+    return v < p.size ? probability(laws.p, min_p, widen(p.x[v]), v) : 0.0f;
+  }
+  __device__ float q_of(int32_t v) const {
+    if (!has_q()) return v == certain ? 1.0f : 0.0f;
+    return v < q.size ? probability(laws.q, min_p, widen(q.x[v]), v) : 0.0f;
+  }
+
+  __device__ int64_t sum_plain(int32_t tile, Curve of_p, Curve of_q) const {
+    FixedPointSum sum;
+    const auto in_p = p.pack(tile);
+    if (has_q()) {
+      const auto in_q = q.pack(tile);
+#pragma unroll
+      for (int32_t j = 0; j < PACK; ++j) {
+        const float x = rounded_product(of_p.weight(in_p.at(j)), laws.p.normalizer);
+        const float y = rounded_product(of_q.weight_or_zero(in_q.at(j)), laws.q.normalizer);
+        sum.add(__saturatef(rounded_sum(x, -y)));
+      }
+    } else {
+#pragma unroll
+      for (int32_t j = 0; j < PACK; ++j) {
+        sum.add(rounded_product(of_p.weight(in_p.at(j)), laws.p.normalizer));
+      }
+    }
+    int64_t total = sum.total(PACK);
+    const int32_t start = p.start(tile);
+    if (start <= certain && certain < start + PACK && certain < p.end) {
+      total -= fixed_point(p_of(certain));  // there q is 1
+    }
+    return total;
+  }
+
+  // Only where p is not 0 for certain.
+  __device__ int64_t sum_kept(int32_t tile, float least) const {
+    const auto in_p = p.pack(tile);
+    if (!(largest_of(in_p) >= least)) return 0;
+    int64_t total = 0;
+    const int32_t start = p.start(tile);
+    for_each(in_p, [&](float x, int32_t j) {
+      if (!(x >= least) || start + j >= p.end) return;
+      total += fixed_point(probability(laws.p, min_p, x, start + j) - q_of(start + j));
+    });
+    return total;
+  }
+};
+
+// This warp's sum, and of it the part that belongs to this lane's stretch of tiles.
+template <class Logit>
+__device__ int64_t sum_tiles(const Team& team, const LogitWeights<Logit>& weights, int32_t stretch,
+                             int64_t& of_stretch) {
+  int64_t sum = 0;
+  of_stretch = 0;
+  const auto add = [&](int32_t tile, int64_t of_lane) {
+    const int64_t total = sum_over_warp(of_lane);
+    sum += total;
+    if (tile / stretch == team.lane) of_stretch += total;
+  };
+  if (weights.is_plain()) {
+    const Curve of_p(weights.laws.p), of_q(weights.laws.q);
+#pragma unroll 1
+    for (int32_t t = 0; t < weights.p.tiles; ++t) add(t, weights.sum_plain(t, of_p, of_q));
+  } else {
+    const float least = least_kept(weights.laws.p, weights.min_p);
+#pragma unroll 1
+    for (int32_t t = 0; t < weights.p.tiles; ++t) add(t, weights.sum_kept(t, least));
+  }
+  return sum;
+}
+
+// The token, within this warp's piece: the first whose running sum exceeds `rest`.
+template <class Logit>
+__device__ int32_t find_in_piece(const Team& team, const LogitWeights<Logit>& weights,
+                                 int32_t stretch, int64_t of_stretch, int64_t rest) {
+  constexpr int32_t PACK = LogitRow<Logit>::PACK;
+  const Totals stretches{running_sum(of_stretch, team.lane), 0};
+  const bool is_plain = weights.is_plain();
+  const Curve of_p(weights.laws.p), of_q(weights.laws.q);
+  const float least = least_kept(weights.laws.p, weights.min_p);
+#pragma unroll 1
+  for (int32_t tile = stretches.choose(rest) * stretch; tile < weights.p.tiles; ++tile) {
+    const int64_t own =
+        is_plain ? weights.sum_plain(tile, of_p, of_q) : weights.sum_kept(tile, least);
+    const Totals lanes{running_sum(own, team.lane), 0};
+    if (!__any_sync(ALL_LANES, lanes.running > rest)) {
+      rest -= __shfl_sync(ALL_LANES, lanes.running, 31);
+      continue;
+    }
+    const int32_t lane = lanes.choose(rest);
+    const int32_t start = __shfl_sync(ALL_LANES, weights.p.start(tile), lane);
+    const int32_t v = start + team.lane;
+    const bool counts = team.lane < PACK && v < weights.p.end;
+    const int64_t weight = counts ? fixed_point(weights.p_of(v) - weights.q_of(v)) : 0;
+    const int64_t running = running_sum<PACK>(weight, team.lane);
+    return start + __ffs(__ballot_sync(ALL_LANES, counts && running > rest)) - 1;
+  }
+  return -1;  // not reached: the sum over the piece exceeds `rest`
+}
+
+// By the whole team. Returns the token to the lanes of one warp, and -1 to all others.
+template <class Logit>
+__device__ int32_t sample_with_team(Team& team, Letters& letters, LogitWeights<Logit>& weights,
+                                    uint64_t word) {
+  const int32_t stretch = (weights.p.tiles + 31) / 32;
+  int64_t of_stretch, numbers[1];
+  for (;;) {
+    numbers[0] = sum_tiles(team, weights, stretch, of_stretch);
+    exchange<Sum>(team, letters, numbers);
+    if (numbers[0] > 0 || weights.certain == weights.NO_Q) break;
+    weights.certain = weights.NO_Q;  // the residual is empty: sample from p
+  }
+  int64_t rest = threshold(word, numbers[0]);
+  const Totals blocks =
+      add_totals<MAX_TEAM>(shares_of_blocks(team, letters, 0), team.size, team.lane);
+  if (blocks.choose(rest) != team.rank) return -1;
+  const Totals warps = add_totals<WARPS>(shares_of_warps(team, letters, 0), WARPS, team.lane);
+  if (warps.choose(rest) != team.warp) return -1;
+  return find_in_piece(team, weights, stretch, of_stretch, rest);
+}
+
+}  // namespace rsk

@@ -1,0 +1,226 @@
+// Vector types of the processor that is compiled for, through the extension of GCC and Clang; other
+// compilers, and -DRSK_SCALAR, get vectors of one element. And rows read with them.
+//
+// A comparison of vectors is a mask: all bits of a lane where it holds, none where it does not.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "specification.h"
+
+namespace rsk {
+namespace {
+
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(RSK_SCALAR)
+
+#if defined(__AVX512F__)
+constexpr int32_t WIDTH = 16;
+#elif defined(__AVX__)
+constexpr int32_t WIDTH = 8;
+#else
+constexpr int32_t WIDTH = 4;
+#endif
+
+typedef float Floats __attribute__((vector_size(4 * WIDTH)));
+typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
+typedef uint16_t Shorts __attribute__((vector_size(2 * WIDTH)));
+
+inline Floats as_floats(Ints x) {
+  Floats y;
+  memcpy(&y, &x, sizeof y);
+  return y;
+}
+
+inline Ints as_ints(Floats x) {
+  Ints y;
+  memcpy(&y, &x, sizeof y);
+  return y;
+}
+
+inline Floats all(float x) { return Floats{} + x; }
+inline Floats larger(Floats x, Floats y) { return x > y ? x : y; }
+inline Floats smaller(Floats x, Floats y) { return x < y ? x : y; }
+inline Ints larger(Ints x, Ints y) { return x > y ? x : y; }
+inline Ints is_at_least(Floats x, Floats y) { return x >= y; }
+inline Ints is_at_least(Ints x, Ints y) { return x >= y; }
+inline Ints is_equal(Ints x, Ints y) { return x == y; }
+inline Ints is_nan(Floats x) { return x != x; }
+inline Ints truncated(Floats x) { return __builtin_convertvector(x, Ints); }
+inline Floats to_floats(Ints x) { return __builtin_convertvector(x, Floats); }
+
+inline Ints load_shorts(const void* x) {
+  Shorts y;
+  memcpy(&y, x, sizeof y);
+  return __builtin_convertvector(y, Ints);
+}
+
+// All lanes of a vector in one number, by halves: f combines vectors of any length.
+template <class Element, int32_t count = WIDTH, class Vector, class Function>
+inline Element reduce(Vector x, Function f) {
+  if constexpr (count == 1) {
+    Element lane;
+    memcpy(&lane, &x, sizeof lane);
+    return lane;
+  } else {
+    typedef Element Half __attribute__((vector_size(sizeof(Element) * count / 2)));
+    Half low, high;
+    memcpy(&low, &x, sizeof low);
+    memcpy(&high, (const char*)&x + sizeof low, sizeof high);
+    return reduce<Element, count / 2>(f(low, high), f);
+  }
+}
+
+#else
+
+constexpr int32_t WIDTH = 1;
+typedef float Floats;
+typedef int32_t Ints;
+
+inline Floats as_floats(Ints x) { return float_of((uint32_t)x); }
+inline Ints as_ints(Floats x) { return (int32_t)bits_of(x); }
+inline Floats all(float x) { return x; }
+inline Floats larger(Floats x, Floats y) { return x > y ? x : y; }
+inline Floats smaller(Floats x, Floats y) { return x < y ? x : y; }
+inline Ints larger(Ints x, Ints y) { return x > y ? x : y; }
+inline Ints is_at_least(Floats x, Floats y) { return -(x >= y); }
+inline Ints is_at_least(Ints x, Ints y) { return -(x >= y); }
+inline Ints is_equal(Ints x, Ints y) { return -(x == y); }
+inline Ints is_nan(Floats x) { return -(x != x); }
+inline Ints truncated(Floats x) { return (int32_t)x; }
+inline Floats to_floats(Ints x) { return (float)x; }
+inline Ints load_shorts(const void* x) { return *(const uint16_t*)x; }
+
+template <class Element, class Function>
+inline Element reduce(Element x, Function) {
+  return x;
+}
+
+#endif
+
+constexpr int32_t PAIR = 2 * WIDTH;
+
+struct Pair {
+  Floats a, b;
+};
+
+inline Floats load(const float* x) {
+  Floats y;
+  memcpy(&y, x, sizeof y);
+  return y;
+}
+
+inline Ints load_bits(const void* x) {
+  Ints y;
+  memcpy(&y, x, sizeof y);
+  return y;
+}
+
+// widen() of specification.h for 16 bits a lane, without branches.
+inline Floats widen_halves(Ints bits) {
+  const Ints sign = (bits & 0x8000) << 16;
+  const Ints magnitude = (bits & 0x7FFF) << 13;
+  const Ints normal = magnitude + (112 << 23);
+  const Ints one = Ints{} + (113 << 23);
+  const Ints subnormal = as_ints(as_floats(magnitude + one) - as_floats(one));
+  const Ints is_normal = is_at_least(magnitude, Ints{} + (0x0400 << 13));
+  const Ints is_special = is_at_least(magnitude, Ints{} + (0x7C00 << 13));
+  const Ints widened = (subnormal & ~is_normal) | (normal & is_normal) |
+                       (is_special & 0x7F800000);
+  return as_floats(widened | sign);
+}
+
+// WIDTH elements in their order.
+inline Floats load(const BFloat16* x) { return as_floats(load_shorts(x) << 16); }
+inline Floats load(const Float16* x) { return widen_halves(load_shorts(x)); }
+
+// 2 * WIDTH elements. Unless they are to be in order, those of 16 bits come apart in the even and the
+// odd ones, which takes fewer instructions (the low half of a lane is the even one: little endian).
+template <bool in_order, class Element>
+inline Pair load_pair(const Element* x) {
+  if constexpr (in_order || sizeof(Element) == 4) return {load(x), load(x + WIDTH)};
+  const Ints bits = load_bits(x);
+  if constexpr (std::is_same_v<Element, BFloat16>)
+    return {as_floats(bits << 16), as_floats(bits & (int32_t)0xFFFF0000u)};
+  if constexpr (std::is_same_v<Element, Float16>)
+    return {widen_halves(bits & 0xFFFF), widen_halves(bits >> 16 & 0xFFFF)};
+}
+
+// Where the element in lane i of a pair that is not in order stands.
+template <class Element>
+constexpr int32_t place_in_pair(int32_t i) {
+  return sizeof(Element) == 2 ? 2 * (i % WIDTH) + i / WIDTH : i;
+}
+
+// The lanes of a vector as an array.
+template <class Element, int32_t count = WIDTH>
+struct Lanes {
+  Element lane[count];
+
+  template <class Vector>
+  explicit Lanes(Vector x) { memcpy(lane, &x, sizeof lane); }
+  Element operator[](int32_t i) const { return lane[i]; }
+};
+
+inline int32_t sum_lanes(Ints x) {
+  return reduce<int32_t>(x, [](auto a, auto b) { return a + b; });
+}
+
+inline float largest_lane(Floats x) {
+  return reduce<float>(x, [](auto a, auto b) { return a > b ? a : b; });
+}
+
+// Rows are read a block at a time.
+constexpr int32_t BLOCK = 512;
+constexpr int32_t MAX_BLOCKS = (1 << 20) / BLOCK;
+static_assert(BLOCK % PAIR == 0, "a block is a whole number of pairs");
+
+inline int32_t num_blocks(int32_t size) { return (size + BLOCK - 1) / BLOCK; }
+
+// A sum of weights floor(w * 2^42), 0 <= w <= 1, of at most a block. Converting a float to int64 one
+// at a time keeps a compiler from vectorising; so each weight is split in two halves of 21 bits,
+// which convert to int32 in vector registers of any instruction set, and they are summed apart.
+struct FixedPointSum {
+  Ints high{}, low{};  // at most BLOCK * 2^21, all lanes together: no overflow
+
+  void add(Floats weight) {
+    const Floats scale = all(2097152.0f);  // 2^21
+    const Floats scaled = weight * scale;
+    const Ints upper = truncated(scaled);
+    high += upper;
+    low += truncated((scaled - to_floats(upper)) * scale);  // exact
+  }
+  int64_t total() const { return ((int64_t)sum_lanes(high) << 21) + sum_lanes(low); }
+};
+
+// Call f with a value of the type.
+template <class Function>
+auto with_type(Dtype dtype, Function f) {
+  switch (dtype) {
+    case Dtype::bfloat16: return f(BFloat16{});
+    case Dtype::float16: return f(Float16{});
+    default: return f(float{});
+  }
+}
+
+// A row in memory, and what is to be thought behind its end.
+template <class Element>
+struct Row {
+  const Element* data;
+  int32_t size;
+  Element padding;
+
+  float operator[](int64_t v) const { return widen(v < size ? data[v] : padding); }
+
+  // 2 * WIDTH elements; in_order: element i in lane i of both vectors together.
+  template <bool in_order>
+  Pair pair(int32_t v) const {
+    if (v + PAIR <= size) return load_pair<in_order>(data + v);
+    Element rest[PAIR];
+    for (int32_t i = 0; i < PAIR; ++i) rest[i] = v + i < size ? data[v + i] : padding;
+    return load_pair<in_order>(rest);
+  }
+};
+
+}  // namespace
+}  // namespace rsk

@@ -1,0 +1,221 @@
+"""``make gpu-check``: all that a machine with a GPU can check, in stages, into one JSON file.
+
+Nothing is installed and no network is needed. A stage that fails does not stop the next; the file
+is written after each, and stages that are run again later (``--only``) replace their older results
+in it. ``data/gpu-check/README.md`` says what the machine needs and what the file holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from xml.etree import ElementTree
+
+from rsk.base.programs import FAILED, LINE, OUT_OF_TIME, PASSED, Found, Outcome, Program
+
+SCHEMA = "rsk-gpu-check/1"
+COLD_DEMO_S = 30.0
+"""What the quick demo may take on a GPU machine that has compiled nothing yet."""
+APART = ["tests/project/test_packaging.py", "tests/export/test_accessibility.py"]
+"""Tests that install packages or open a browser."""
+
+# --- the stages: their programs, on a device, with a folder to write to ---------------------------
+
+
+def tests(device: str, folder: Path) -> list[Program]:
+    """The test suite: side by side, then by themselves those that time something."""
+    workers = min(8, (os.cpu_count() or 2) // 2)
+    spread = ["-n", str(workers), "--dist", "loadgroup"]
+    if workers < 2 or importlib.util.find_spec("xdist") is None:
+        spread = []
+    programs = []
+    for name, chosen in (("tests", ["-m", "not alone", *spread]), ("tests alone", ["-m", "alone"])):
+        result = folder / f"{name}.xml"
+        arguments = ["pytest", "-q", f"--junitxml={result}", *chosen]
+        arguments += [f"--ignore={path}" for path in APART]
+        programs.append(_python(name, *arguments, read=partial(_tests_in, result)))
+    return programs
+
+
+def _tests_in(result: Path, printed: str) -> Found:
+    counts, failures = Counter[str](), []
+    for case in ElementTree.parse(result).iter("testcase") if result.is_file() else ():
+        wrong = next((one for one in case if one.tag in ("failure", "error")), None)
+        if wrong is not None:
+            reason = (wrong.get("message") or wrong.tag).strip().splitlines()[0][:LINE]
+            failures.append(f"{case.get('classname')}::{case.get('name')}: {reason}")
+        skipped = wrong is None and case.find("skipped") is not None
+        counts[FAILED if wrong is not None else "skipped" if skipped else PASSED] += 1
+    return dict(counts), failures
+
+
+def bad_calls(device: str, folder: Path) -> list[Program]:
+    """Every bad call in a process of its own: on the CPU, in the emulator, on the GPU."""
+    places = [["cpu", "--emulator"]] + ([["cuda"]] if device == "cuda" else [])
+    module = "rsk.check.refusals"
+    return [_python(f"bad calls, {x[0]}", module, *x, read=_refusals_in) for x in places]
+
+
+def _refusals_in(printed: str) -> Found:
+    found = re.search(r"^(\d+) bad calls, (\d+) not refused$", printed, re.MULTILINE)
+    if found is None:
+        return {}, []
+    wrong = int(found[2])
+    before = printed[: found.start()].splitlines()
+    return {"refused": int(found[1]) - wrong, FAILED: wrong}, before[len(before) - wrong :]
+
+
+def notebooks(device: str, folder: Path, **environment: str) -> list[Program]:
+    """Every notebook by itself, through papermill."""
+    from rsk.course import running
+
+    def complaints(executed: Path, printed: str) -> Found:
+        return {}, running.strange_lines(executed) if executed.is_file() else []
+
+    programs = []
+    for path in running.notebooks():
+        output = folder / path.stem
+        arguments = ["rsk", "report", "--only", path.stem, "--no-export", "--output", str(output)]
+        read = partial(complaints, output / "notebooks" / path.name)
+        name = f"{path.stem}{' without a GPU' if environment else ''}"
+        programs.append(_python(name, *arguments, environment=environment, read=read))
+    return programs
+
+
+def demo(device: str, folder: Path) -> list[Program]:
+    """The quick demo of somebody who has just arrived: nothing is compiled yet."""
+    limit = COLD_DEMO_S if device == "cuda" else None
+    cache = {"RSK_CACHE_DIR": str(folder / "empty")}
+    return [_python("demo, cold", "rsk", "demo", environment=cache, at_most_s=limit)]
+
+
+def report(device: str, folder: Path) -> list[Program]:
+    """``rsk report`` from one end to the other, with the export and the talk."""
+    return [_python("report", "rsk", "report", "--output", str(folder))]
+
+
+def sanitize(device: str, folder: Path) -> list[Program]:
+    """NVIDIA's compute-sanitizer on every kernel."""
+    program = Program("sanitize", ["make", "sanitize", f"PYTHON={sys.executable}"])
+    return [program] if device == "cuda" else []
+
+
+def _python(name: str, *arguments: str, **options: object) -> Program:
+    return Program(name, [sys.executable, "-m", *arguments], **options)  # type: ignore[arg-type]
+
+
+STAGES: dict[str, tuple[Callable[[str, Path], list[Program]], int]] = {
+    "demo": (demo, 1),
+    "tests": (tests, 1),
+    "bad-calls": (bad_calls, 1),
+    "notebooks": (notebooks, 1),
+    "notebooks-without-gpu": (partial(notebooks, CUDA_VISIBLE_DEVICES=""), 4),
+    "report": (report, 1),
+    "sanitize": (sanitize, 1),
+}
+"""By name, what makes a stage's programs, and how many of them run side by side."""
+
+
+def run_stage(name: str, device: str, logs: Path, budget_s: float) -> Outcome:
+    """Run a stage's programs for at most so many seconds, and add up what came of them."""
+    make, workers = STAGES[name]
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="rsk-gpu-check-") as folder:
+        programs = make(device, Path(folder))
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                done = list(pool.map(lambda one: one.run(logs, begin + budget_s), programs))
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for one in programs:
+                    one.stop()
+                raise
+    found = [one.status for one in done] or ["not run"]
+    status = max(found, key=[PASSED, "not run", FAILED, OUT_OF_TIME].index)
+    counts: Counter[str] = sum((Counter(one.counts) for one in done), Counter())
+    failures = [line for one in done for line in one.failures]
+    return Outcome(status, round(time.monotonic() - begin, 1), dict(counts), failures)
+
+
+# --- the file, the table, the command -------------------------------------------------------------
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what the project uses; what is not installed is not in it."""
+    from rsk import doctor
+
+    names = {"torch", "triton", "pytest-xdist", *doctor.requirements("course")}
+    installed = {one.metadata["Name"]: one.version for one in metadata.distributions()}
+    return {name: installed[name] for name in sorted(names) if name in installed}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the stages; the exit status is 1 if one of them did not pass."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rsk.base.folders import checkout
+    from rsk.measure.benchmark import check_device
+    from rsk.measure.provenance import provenance
+
+    parser = argparse.ArgumentParser(prog="python -m rsk.gpu_check", description=__doc__)
+    parser.add_argument("--only", help="stages with commas between them: " + ", ".join(STAGES))
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: a dry run")
+    parser.add_argument("--budget", type=float, default=1800, help="seconds for each stage")
+    parser.add_argument("--save", type=Path, help="file; data/gpu-check/GPU.json by default")
+    parser.add_argument("--logs", type=Path, help="folder of the programs' output")
+    options = parser.parse_args(arguments)
+    chosen = options.only.split(",") if options.only else list(STAGES)
+    if unknown := [name for name in chosen if name not in STAGES]:
+        parser.error(f"--only: expected {', '.join(STAGES)}, got {', '.join(unknown)}")
+    top = checkout()
+    if top is None:
+        parser.error("it runs in a checkout of the project, which has its tests")
+    if options.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.chdir(top)
+    place = provenance(check_device(options.device), versions())
+    name = re.sub(r"[^a-z0-9]+", "-", (place.gpu or "cpu").lower()).strip("-")
+    file = options.save or top / "data" / "gpu-check" / f"{name}.json"
+    logs = (options.logs or top / "report" / "build" / "gpu-check").resolve()
+    for folder in (file.parent, logs):
+        folder.mkdir(parents=True, exist_ok=True)
+    stages = json.loads(file.read_text("utf-8"))["stages"] if file.is_file() else {}
+    console = Console(width=160, highlight=False, soft_wrap=True)
+    for name in chosen:
+        console.print(f"{name} ...")
+        try:
+            outcome = run_stage(name, options.device, logs, options.budget)
+        except KeyboardInterrupt:
+            console.print(f"interrupted; {file} has the stages before")
+            return 130
+        made = {"commit": place.commit, "date": place.date}
+        stages[name] = dataclasses.asdict(outcome) | made
+        content = {"schema": SCHEMA, "provenance": dataclasses.asdict(place), "stages": stages}
+        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        for line in outcome.failures:
+            console.print(f"  {line}", markup=False)
+    table = Table("stage", "status", "seconds", "counts", "commit", box=None)
+    for name, stage in stages.items():
+        counts = ", ".join(f"{count} {kind}" for kind, count in stage["counts"].items())
+        table.add_row(name, stage["status"], f"{stage['seconds']:.0f}", counts, stage["commit"])
+    console.print(table)
+    console.print(f"{file}; the programs' output: {logs}")
+    return int(any(stages[name]["status"] in (FAILED, OUT_OF_TIME) for name in chosen))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
