@@ -8,7 +8,11 @@ from rsk.base import folders, templates
 from rsk.base.templates import TemplateError
 
 FILES = {
-    "macros.md": "{% macro count(n, one, many) -%}\n{{ n }} {{ one if n == 1 else many }}\n{%- endmacro %}\n",
+    "macros.md": """\
+{% macro count(n, one, many) -%}
+{{ n }} {{ one if n == 1 else many }}
+{%- endmacro %}
+""",
     "exhibits.md": """\
 {# A note. #}
 

@@ -330,4 +330,3 @@ def test_every_name_that_a_chapter_uses_is_given_and_the_other_way_round():
     everywhere = set().union(*(use.values for use in uses.values()))
     roots = {value.split(".")[0] for value in everywhere}
     assert (in_report | given["talk.md"]) - roots == set(), "given, and named nowhere"
-
