@@ -280,7 +280,7 @@ def _rewriter(formulas: Mapping[formula.Key, str], words: Words) -> Rewrite:
                     _html("</details>"),
                 ]
             case {"t": "Table", "c": [[anchor, classes, attributes], *rest]}:
-                name = dict(attributes).get("name", words["table"])
+                name = dict(attributes).get("name", str(words["table"]))
                 start, end = _scrolling("\0", name).split("\0")
                 return [
                     _html(start),

@@ -187,6 +187,8 @@ NOT_SHOWN = {
     "check/verdict.py": "the messages of the checks",
     "check/__main__.py": "the messages of a command",
     "check/grid.py": "the messages of a command",
+    "export/formula.py": "Typst",
+    "course/running.py": "the messages of a command",
     "measure/ideas.py": "predictions, as they were recorded",
 }
 CALLS = {"Option", "Argument", "ArgumentParser", "add_argument", "BuildError", "warn", "add_note"}
@@ -205,6 +207,8 @@ def sentences(source):
                 return True
             if isinstance(above, ast.Expr) and not isinstance(node, ast.Call):
                 return True  # a docstring, of a module, a class, a function or a constant
+            if isinstance(above, ast.Assign) and ast.unparse(above.targets[0]).endswith("__doc__"):
+                return True
             if isinstance(above, ast.Call):
                 name = getattr(above.func, "attr", getattr(above.func, "id", ""))
                 if name in CALLS or name.endswith("Error"):
@@ -223,8 +227,8 @@ def sentences(source):
             continue
         if isinstance(parents.get(node), ast.JoinedStr):
             continue
-        is_sentence = re.search(r"[a-z)%]{2}[.!?](\s|$)", text) and len(text.split()) >= WORDS
-        if is_sentence and not excused(node):
+        sentence = r"(^|[.:*]\s|^\W+)[A-Zx][^\\]*?[a-z)%]{2}[.!?](\s|$)"
+        if re.search(sentence, text) and len(text.split()) >= WORDS and not excused(node):
             yield node.lineno, " ".join(text.split())[:70]
 
 
