@@ -27,7 +27,25 @@ struct Division {
   Tiling tiling;
 };
 
-constexpr int32_t RESIDENT = 3;  // blocks of a multiprocessor that the registers allow
+#if defined(RSK_RESIDENT)
+constexpr int32_t RESIDENT = RSK_RESIDENT;
+#else
+constexpr int32_t RESIDENT = 2;  // blocks of a multiprocessor that the registers allow
+#endif
+
+#if defined(RSK_TRACE)
+__device__ long long trace_of[16 * 8192];
+#define RSK_MARK(i)                                                                      \
+  if (threadIdx.x == 0 && team.rank == 0 && index < 8192) {                              \
+    long long now;                                                                       \
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));                              \
+    if (i == 0) trace_of[index * 16 + 8] = now;                                          \
+    trace_of[index * 16 + 9] = now;                                                      \
+    trace_of[index * 16 + i] = clock64();                                                \
+  }
+#else
+#define RSK_MARK(i)
+#endif
 
 // How a draft token is judged once the laws are known.
 struct Judgement {
@@ -58,11 +76,12 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
   Team team = join_team(memory.letters, division.team_size);
   open_candidates(memory.candidates);
   announce_to_cluster();
-  cudaGridDependencySynchronize();  // for what the kernel before has written
+  wait_for_kernel_before();
 
   const Batch& batch = call.batch;
   const int32_t index = (int32_t)blockIdx.x / team.size;
   const int32_t b = index % batch.batch_size;
+  RSK_MARK(0)
   const Succession succession{slots + b * Succession::slots_of(division.teams), number,
                               index / batch.batch_size, division.teams};
   const bool is_first_warp = team.rank == 0 && team.warp == 0;
@@ -100,7 +119,8 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
       const bool wants_q = has_q && !knows_q;
       const Extent extent =
           measure(team, memory, rows, wants_q, top_k, succession.is_over(team.lane));
-      cudaTriggerProgrammaticLaunchCompletion();  // the next kernel may come, and wait above
+      RSK_MARK(1)
+      let_next_kernel_start();
       if (extent.is_over) {
         if (is_first_warp) {
           succession.tell(Ending::stopped, team.lane);
@@ -112,6 +132,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
       position.q = rows.q;
       position.laws =
           team_laws(team, memory, rows, wants_q, extent, filter, lists);
+      RSK_MARK(2)
       if (knows_q) position.laws.q = call.draft_laws[(int64_t)b * batch.spec_len + k];
       position.min_p = filter.min_p;
       position.certain = has_q ? position.ROW_OF_Q : (int32_t)d;  // -1 is NO_Q
@@ -120,6 +141,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
       if (verdict == Verdict::accepted) continue;
     }
     if (team.exchanges == 0) wait_for_cluster();
+    RSK_MARK(3)
     if (is_first_warp) succession.tell(Ending::stopped, team.lane);
     int32_t token = -1;
     bool is_writer = is_first_warp;
@@ -133,6 +155,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
         }
         token = sample_with_team(team, memory.letters, position, sample_word(batch, b, k));
         is_writer = token >= 0;
+        RSK_MARK(4)
       }
     }
     if (is_writer && succession.wait_for_those_before(team.lane)) {
@@ -140,10 +163,12 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
     }
     return;
   }
+  RSK_MARK(5)
   if (is_first_warp) {
     succession.tell(Ending::accepted, team.lane);
     succession.wait_for_those_before(team.lane);
   }
+  RSK_MARK(6)
 }
 
 // ------------------------------------------------------------------------------ probabilities
@@ -155,7 +180,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
   Team team = join_team(memory.letters, division.team_size);
   open_candidates(memory.candidates);
   announce_to_cluster();
-  cudaGridDependencySynchronize();
+  wait_for_kernel_before();
 
   const Batch& batch = call.batch;
   const int32_t index = (int32_t)blockIdx.x / team.size;
@@ -175,7 +200,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
   } else {
     wait_for_cluster();
   }
-  cudaTriggerProgrammaticLaunchCompletion();
+  let_next_kernel_start();
   float* row = out + (int64_t)index * batch.vocab_size;
   for (int32_t t = 0; t < rows.p.tiles; ++t) {
     const int32_t start = rows.p.start(t);
@@ -191,6 +216,11 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
 }
 
 // -------------------------------------------------------------------------------------- launch
+
+// What a block may have beside TeamMemory, which the compiler may round up.
+int32_t dynamic_memory(const Device& device) {
+  return device.shared_memory - ((int32_t)sizeof(TeamMemory) + 127) / 128 * 128;
+}
 
 // A number that no other launch has, with a start that no other process has. The last two bits are 0.
 uint64_t number_of_launch() {
@@ -230,7 +260,7 @@ Division divide(const LogitsBatch& call, const Device& device, int32_t pack_size
   division.tiling.piece = divided(packs, division.team_size * WARPS);
   division.tiling.tiles = divided(division.tiling.piece, 32);
   const int32_t rows = batch.draft_probs ? 2 : 1;
-  const int32_t most = (device.shared_memory - (int32_t)sizeof(TeamMemory)) / (rows * THREADS * 16);
+  const int32_t most = dynamic_memory(device) / (rows * THREADS * 16);
   division.tiling.held = min(division.tiling.tiles, tuned("RSK_HELD", most));
   return division;
 }
@@ -251,8 +281,7 @@ cudaError_t launch_teams(const LogitsBatch& call, const Division& division, cons
   static thread_local int prepared_for = -1;  // a device
   if (prepared_for != device.id) {
     cudaError_t error = cudaFuncSetAttribute(
-        (const void*)KERNEL, cudaFuncAttributeMaxDynamicSharedMemorySize,
-        device.shared_memory - (int32_t)sizeof(TeamMemory));
+        (const void*)KERNEL, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic_memory(device));
     if (error == cudaSuccess && device.capability >= 90) {
       error = cudaFuncSetAttribute((const void*)KERNEL,
                                    cudaFuncAttributeNonPortableClusterSizeAllowed, 1);

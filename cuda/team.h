@@ -11,7 +11,11 @@
 
 namespace rsk {
 
+#if defined(RSK_WARPS)
+constexpr int32_t WARPS = RSK_WARPS;
+#else
 constexpr int32_t WARPS = 8;  // of a block
+#endif
 constexpr int32_t THREADS = 32 * WARPS;
 constexpr int32_t MAX_TEAM = 16;     // blocks; more than 8 must be asked for
 constexpr int32_t MAX_LETTERS = 4;   // numbers that are exchanged at once
@@ -41,6 +45,19 @@ __device__ inline Team join_team(Letters& letters, int32_t size) {
     for (Arrivals& arrivals : letters.arrivals) open_arrivals(arrivals);
   }
   return team;
+}
+
+// Kernels that follow one another in a stream overlap where the device can do so: the next one may
+// start once all blocks have called the second, and in the first it waits for what this one writes.
+__device__ __forceinline__ void wait_for_kernel_before() {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+#endif
+}
+__device__ __forceinline__ void let_next_kernel_start() {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
 }
 
 // One of each for the two rows that a team works on at once, p's and q's. An array would have to be

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -92,16 +93,17 @@ def check_compiler() -> Finding:
     if compiler is None:
         without = "not found: 'vectorized' is used in place of 'fused'"
         return Finding(name, "warning", without, advice)
-    if Path(compiler).stem == "cl":
-        return Finding(name, "ok", compiler)  # cl compiles only inside its command prompt
+    told = shlex.join(compiler)
+    if Path(compiler[0]).stem == "cl":
+        return Finding(name, "ok", told)  # cl compiles only inside its command prompt
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.cpp"
         source.write_text("#include <cstdint>\n#include <vector>\nstd::vector<std::int64_t> v;\n")
-        command = [compiler, "-std=c++17", "-fPIC", "-shared", str(source)]
+        command = [*compiler, "-std=c++17", "-fPIC", "-shared", str(source)]
         status, output = _run([*command, "-o", str(source.with_suffix(".so"))])
     if status != 0:
-        return Finding(name, "problem", f"{compiler} fails: {_first_line(output)}", advice)
-    return Finding(name, "ok", f"{_first_line(_run([compiler, '--version'])[1])} ({compiler})")
+        return Finding(name, "problem", f"{told} fails: {_first_line(output)}", advice)
+    return Finding(name, "ok", f"{_first_line(_run([*compiler, '--version'])[1])} ({told})")
 
 
 def check_ninja() -> Finding:

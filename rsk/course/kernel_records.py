@@ -79,7 +79,7 @@ def show_kernels() -> None:
 
     publish.table(
         pd.DataFrame(
-            {"step": step, "kernel": f"`{one.name}`", "its idea": one.idea, "runs on": one.needs}
+            {"step": step, "kernel": one.name, "its idea": one.idea, "runs on": one.needs}
             for step, one in enumerate(registry.KERNELS.values(), start=1)
         ),
         label="tab-steps",

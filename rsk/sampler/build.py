@@ -1,17 +1,17 @@
 """Compile the kernels in ``cuda/`` on first use and keep the result in a cache.
 
 The sources are compiled by ``torch.utils.cpp_extension.load_inline`` and use PyTorch's C interface
-alone, which takes seconds where PyTorch's own headers take half a minute. A library is known by its
+alone, which takes seconds where its C++ headers take half a minute. A library is identified by its
 sources, flags, versions and processor, so a change of any of them compiles anew.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,15 +19,33 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rsk.base.folders import cuda_dir
+from rsk.sampler.cache import cache_dir, held, is_whole, keep, leftovers, say
+from rsk.sampler.compilers import (
+    BuildError,
+    cpu_flags,
+    failure,
+    find_compiler,
+    find_nvcc,
+    processor,
+    version_of,
+)
 
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
+__all__ = [
+    "CUDA_FLAGS",
+    "BuildError",
+    "available",
+    "cache_dir",
+    "find_compiler",
+    "find_nvcc",
+    "is_loaded",
+    "leftovers",
+    "load",
+]
 
 CUDA_FLAGS = ["-O3", "-std=c++17", "-fmad=false", "-DRSK_CUDA"]
 """For ``nvcc``, besides the architecture; never ``--use_fast_math``."""
@@ -36,14 +54,10 @@ _failed: dict[str, BuildError] = {}
 _mutex = threading.RLock()
 
 
-class BuildError(RuntimeError):
-    """A kernel could not be compiled or loaded; the message says what to do about it."""
-
-
 def available(device_type: str) -> bool:
     """Whether the fused kernel runs on this device; compiles it if needed.
 
-    The first time that it cannot be had, one line on standard error says why.
+    The first time that it cannot be had, a line or two on standard error say why.
 
     Args:
         device_type: "cpu" or "cuda".
@@ -55,8 +69,10 @@ def available(device_type: str) -> bool:
     try:
         load(device_type)
     except BuildError as error:
-        reason = str(error).splitlines()[0]
-        _say(f"no fused kernel on {device_type}, using 'vectorized' instead: {reason}")
+        reason, *more = str(error).splitlines()
+        say(f"no fused kernel on {device_type}, using 'vectorized' instead: {reason}")
+        for command in (line for line in more[:1] if line.startswith("the command was")):
+            say(command)
         return False
     return True
 
@@ -99,84 +115,22 @@ def load(device_type: str) -> None:
 available._dynamo_marked_constant = load._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def cache_dir() -> Path:
-    """The folder of compiled kernels: ``$RSK_CACHE_DIR``, or the user's cache folder."""
-    if override := os.environ.get("RSK_CACHE_DIR"):
-        return Path(override)
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "rsk"
-
-
-def find_compiler() -> str | None:
-    """The C++ compiler's path: ``$CXX`` if it is set, else the first of the usual ones."""
-    if chosen := os.environ.get("CXX"):
-        return shutil.which(chosen)
-    usual = ("cl",) if sys.platform == "win32" else ("c++", "g++", "clang++")
-    return next(filter(None, map(shutil.which, usual)), None)
-
-
-def find_nvcc() -> str | None:
-    """The CUDA compiler's path: ``$CUDA_HOME/bin/nvcc`` if that is set, else the one on PATH."""
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    if home:
-        return shutil.which(Path(home) / "bin" / "nvcc")
-    return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
-
-
-def cpu_flags() -> list[str]:
-    """Compiler flags for the processor: ``$RSK_CPU_FLAGS``, or those for the one we run on.
-
-    For instance ``RSK_CPU_FLAGS=-march=x86-64-v3`` builds for AVX2, and ``-DRSK_SCALAR`` without
-    vector types.
-    """
-    chosen = os.environ.get("RSK_CPU_FLAGS")
-    if chosen is not None:
-        return chosen.split()
-    if sys.platform == "win32":
-        return []
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
-    return ["-march=native" if is_x86 else "-mcpu=native"]
-
-
-def leftovers() -> list[Path]:
-    """Folders of builds that were interrupted: nobody holds the lock of their library."""
-    found = []
-    for folder in sorted(cache_dir().glob("*.building")):
-        lock = _lock(folder.with_suffix(""))
-        try:
-            with lock.acquire(timeout=0):
-                if folder.is_dir():
-                    found.append(folder)
-        except TimeoutError:
-            pass  # being built right now
-    return found
-
-
 def _load_library(device_type: str) -> None:
     """Load the library of one device; compile it first unless it is in the cache."""
     library = _library_path(device_type)
+    waiting = f"waiting for another process that compiles the {device_type} kernels"
     try:
-        if library.exists():
-            try:
-                torch.ops.load_library(str(library))
-                return
-            except OSError:  # cut short by a full disk, say
-                library.unlink()
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with _held(_lock(library), device_type):
-            if not library.exists():
-                _compile(device_type, library)  # which loads it, too
-                return
+        if not is_whole(library):
+            library.parent.mkdir(parents=True, exist_ok=True)
+            with held(library, waiting):
+                if not is_whole(library):
+                    _compile(device_type, library)  # which loads it, too
+                    return
         torch.ops.load_library(str(library))
     except OSError as error:
         raise BuildError(
-            f"cannot use the build cache {cache_dir()}: {error}; "
-            "set RSK_CACHE_DIR to a folder that can be written"
+            f"cannot use the build cache {cache_dir()}: {error.__cause__ or error}; "
+            "set RSK_CACHE_DIR to a folder that can be written and programs can be loaded from"
         ) from error
 
 
@@ -199,8 +153,7 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
     if device_type == "emulator":
         if sys.platform == "win32":
             raise BuildError("the CUDA emulator needs Linux or macOS, or WSL on Windows")
-        shims = f"-I{cuda_dir() / 'emulator'}"
-        flags = [*flags, "-DRSK_CUDA", "-DRSK_EMULATED", shims]
+        flags = [*flags, "-DRSK_CUDA", "-DRSK_EMULATED", "-Icuda/emulator"]
         return [*_cuda_sources(), "binding.cpp"], flags, []
     if find_nvcc() is None:
         raise BuildError("nvcc was not found: install the CUDA toolkit of PyTorch's version")
@@ -226,51 +179,13 @@ def _fingerprint(flags: list[str], cuda_flags: list[str]) -> str:
         if path.suffix in (".h", ".cpp", ".cu"):
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     parts = [torch.__version__, sys.platform, platform.machine(), *flags, *cuda_flags]
-    parts.append(_version_of(find_compiler()))
+    parts.append(version_of(*(find_compiler() or [])))
     if cuda_flags:
-        parts.append(_version_of(find_nvcc()))
+        parts.append(version_of(str(find_nvcc())))
     if any("native" in flag for flag in flags):
-        parts.append(_processor())
+        parts.append(processor())
     digest.update("\0".join(parts).encode())
     return digest.hexdigest()[:16]
-
-
-@functools.cache
-def _version_of(compiler: str | None) -> str:
-    if compiler is None or Path(compiler).stem == "cl":  # cl knows no --version
-        return str(compiler)
-    return subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, check=False
-    ).stdout
-
-
-def _processor() -> str:
-    """What ``-march=native`` depends on: the processor's name and instruction sets."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return "".join(sorted({x for x in lines if x.startswith(("model name", "flags", "Features"))}))
-
-
-def _lock(library: Path) -> BaseFileLock:
-    from filelock import FileLock  # here, because most processes find everything built
-
-    return FileLock(library.with_suffix(".lock"))
-
-
-@contextlib.contextmanager
-def _held(lock: BaseFileLock, device_type: str) -> Iterator[None]:
-    """Hold an operating-system lock, which ends with its process, however that ends."""
-    try:
-        lock.acquire(timeout=0)
-    except TimeoutError:
-        _say(f"waiting for another process that compiles the {device_type} kernels")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _compile(device_type: str, library: Path) -> None:
@@ -281,45 +196,68 @@ def _compile(device_type: str, library: Path) -> None:
     # wait for ever. We hold the lock of this library, so nobody is working in it.
     folder = library.with_suffix(".building")
     if folder.exists():
-        _say(f"removing what an interrupted build left: {folder}")
+        say(f"removing what an interrupted build left: {folder}")
         shutil.rmtree(folder)
-    folder.mkdir()
-    _say(f"compiling the {device_type} kernels (once)")
+    # The sources go there too: compilers then see no path but "cuda", whatever ours are called.
+    try:
+        shutil.copytree(cuda_dir(), folder / "cuda")
+    except shutil.Error as errors:
+        raise OSError(errors.args[0][0][-1]) from errors
+    say(f"compiling the {device_type} kernels (once)")
     start = time.perf_counter()
     sources, flags, cuda_flags = _recipe(device_type)
     cuda_sources = _cuda_sources() if cuda_flags else []
     name = library.stem.replace("-", "_")
+    built = folder / f"{name}{cpp_extension.LIB_EXT}"
     try:
-        with _toolchain():
+        with _toolchain(folder):
             cpp_extension.load_inline(
                 name=name,
-                cpp_sources=[f'#include "{source}"' for source in sources],
-                cuda_sources=[f'#include "{source}"' for source in cuda_sources] or None,
+                cpp_sources=[f'#include "cuda/{source}"' for source in sources],
+                cuda_sources=[f'#include "cuda/{source}"' for source in cuda_sources] or None,
                 extra_cflags=flags,
                 extra_cuda_cflags=cuda_flags,
-                extra_include_paths=[str(cuda_dir())],
                 build_directory=str(folder),
                 is_python_module=False,
                 no_implicit_headers=True,
             )
-    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-        raise BuildError(f"the {device_type} kernels did not compile:\n{error}") from error
-    (folder / f"{name}{cpp_extension.LIB_EXT}").replace(library)
+    except (RuntimeError, OSError, UnicodeError, subprocess.SubprocessError) as error:
+        if isinstance(error, OSError) and built.exists():
+            raise  # it compiled, but cannot be loaded
+        what, why = f"the {device_type} kernels did not compile", str(error.__cause__ or error)
+        raise failure(what, str(error) if "FAILED: " in str(error) else why) from error
+    keep(built, library)
     shutil.rmtree(folder, ignore_errors=True)
-    _say(f"compiled in {time.perf_counter() - start:.1f} s into {library}")
+    say(f"compiled in {time.perf_counter() - start:.1f} s into {library}")
 
 
 @contextlib.contextmanager
-def _toolchain() -> Iterator[None]:
-    """Let ``cpp_extension`` find the compiler that we found, and the ninja package's program."""
-    import ninja
+def _toolchain(folder: Path) -> Iterator[None]:
+    """Let ``cpp_extension`` find the compiler that we found, and the ninja package's program.
 
-    before = dict(os.environ)
+    Args:
+        folder: the build's, in which ninja runs.
+    """
+    import ninja
+    from torch.utils import cpp_extension
+
+    before, torch_folder = dict(os.environ), cpp_extension.TORCH_LIB_PATH
     os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, os.environ.get("PATH", "")])
-    os.environ["CXX"] = str(find_compiler())
+    os.environ["TORCH_DONT_CHECK_COMPILER_ABI"] = "1"  # it is C's that we use, the same for all
+    os.environ["TORCH_NO_COMPILER_WRAPPER"] = "1"  # CXX alone says whether to use ccache
+    command = find_compiler() or []
+    os.environ["CXX"] = command[0]
+    if sys.platform != "win32":
+        cpp_extension.TORCH_LIB_PATH = shlex.quote(torch_folder)  # it does not do that itself
+        if len(command) > 1 or shlex.quote(command[0]) != command[0]:
+            script = folder / "cxx"  # one word where PyTorch expects one
+            script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
+            script.chmod(0o700)
+            os.environ["CXX"] = "./cxx"
     try:
         yield
     finally:
+        cpp_extension.TORCH_LIB_PATH = torch_folder
         os.environ.clear()
         os.environ.update(before)
 
@@ -351,7 +289,3 @@ def _register_fakes() -> None:
     def _(probs: Tensor, *arguments: object) -> object:
         check_devices((probs, *arguments))
         return probs.new_empty((probs.shape[0],), dtype=torch.int64)
-
-
-def _say(message: str) -> None:
-    print(f"rsk: {message}", file=sys.stderr, flush=True)

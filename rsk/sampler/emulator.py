@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from rsk.base.folders import cuda_dir
 from rsk.sampler import build
 from rsk.sampler.api import RejectionSamples
 from rsk.sampler.arguments import check_request
+from rsk.sampler.cache import is_whole, keep
+from rsk.sampler.compilers import failure, version_of
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _SAMPLE_STREAM = 1
@@ -125,19 +128,25 @@ def _compile(source: str) -> Path:
     compiler = build.find_compiler()
     if compiler is None or os.name == "nt":
         raise build.BuildError("the emulator needs a C++ compiler on Linux or macOS")
-    digest = hashlib.sha256(source.encode())
+    digest = hashlib.sha256("\0".join([source, version_of(*compiler)]).encode())
     for header in sorted(cuda_dir().rglob("*.h")):
         digest.update(header.read_bytes())
     folder = build.cache_dir() / "emulated"
-    folder.mkdir(parents=True, exist_ok=True)
     library = folder / f"{digest.hexdigest()[:16]}.so"
-    if not library.exists():
-        # A name of our own until it is whole: processes may compile the same text at once.
-        unfinished = library.with_suffix(f".{os.getpid()}")
-        command = [compiler, "-O2", "-shared", "-fPIC", *include_flags()]
-        command += ["-x", "c++", "-", "-o", str(unfinished)]
-        done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
+    if is_whole(library):
+        return library
+    # A name of our own until it is whole: processes may compile the same text at once.
+    unfinished = library.with_suffix(f".{os.getpid()}")
+    command = [*compiler, "-O2", "-shared", "-fPIC", *include_flags()]
+    command += ["-x", "c++", "-", "-o", str(unfinished)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            command, input=source, capture_output=True, encoding="utf-8", errors="replace"
+        )
         if done.returncode != 0:
-            raise build.BuildError(f"the kernel does not compile:\n{done.stderr}")
-        unfinished.replace(library)
+            raise failure("the kernel does not compile", done.stderr, shlex.join(command))
+        keep(unfinished, library)
+    except OSError as error:
+        raise build.BuildError(f"cannot use the build cache {folder}: {error}") from error
     return library

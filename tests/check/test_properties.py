@@ -23,7 +23,7 @@ SEEDS = st.integers(-(2**63), 2**63 - 10) | st.sampled_from([*EXTREME_COINS, 2**
 POSITIONS = st.just(0) | st.integers(-(2**63), 2**63 - 1) | st.integers(0, 2**20)
 
 
-def recipes(**fixed):
+def recipes(mixed=False, **fixed):
     choices = {
         "batch_size": st.integers(0, 4),
         "spec_len": st.integers(0, 5),
@@ -40,6 +40,9 @@ def recipes(**fixed):
         "per_request": st.booleans(),
         "contents": st.integers(0, 2**31 - 1),
     }
+    if mixed:
+        choices["draft_vocab_size"] = st.none() | st.integers(1, 80)
+        choices["draft_dtype"] = st.none() | st.sampled_from(DTYPES)
     return st.builds(Recipe, **{**choices, **{k: st.just(v) for k, v in fixed.items()}})
 
 
@@ -60,7 +63,7 @@ def same(one, other):
 # --- all implementations agree
 
 
-@given(recipe=recipes())
+@given(recipe=recipes(mixed=True))
 @example(Recipe(vocab_size=1, rows=("empty",)))
 @example(Recipe(spec_len=128, vocab_size=9, rows=("near",)))
 @example(Recipe(batch_size=3, vocab_size=70_001, rows=("uniform", "sparse", "subnormal")))
@@ -73,8 +76,9 @@ def test_backends_agree(recipe):
 
 
 @pytest.mark.parametrize("name", list(rsk.KERNELS))
-@given(recipe=recipes())
+@given(recipe=recipes(mixed=True))
 @example(Recipe(vocab_size=1, rows=("empty",)))
+@example(Recipe(vocab_size=4096, draft_vocab_size=4104, rows=("near", "uniform")))
 @example(Recipe(spec_len=40, vocab_size=9, rows=("equal",)))
 @example(Recipe(batch_size=2, vocab_size=5000, rows=("uniform", "sparse")))
 @examples(40)

@@ -75,7 +75,7 @@ def test_the_compiler_is_tried(monkeypatch):
         pytest.skip("no C++ compiler")
     finding = doctor.check_compiler()
     assert finding.status == "ok"
-    assert build.find_compiler() in finding.detail
+    assert build.find_compiler()[0] in finding.detail
 
 
 def test_a_missing_compiler_is_a_warning_that_says_what_to_install(monkeypatch):
@@ -89,7 +89,7 @@ def test_a_missing_compiler_is_a_warning_that_says_what_to_install(monkeypatch):
 @pytest.mark.skipif(sys.platform == "win32", reason="shell script")
 def test_a_broken_compiler_is_a_problem(tmp_path, monkeypatch):
     broken = script(tmp_path / "c++", "echo 'fatal error: no headers' >&2; exit 1")
-    monkeypatch.setattr(build, "find_compiler", lambda: str(broken))
+    monkeypatch.setattr(build, "find_compiler", lambda: [str(broken)])
     finding = doctor.check_compiler()
     assert finding.status == "problem"
     assert "fatal error: no headers" in finding.detail

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -44,13 +45,17 @@ def test_a_failure_has_the_last_words(tmp_path):
 
 
 def test_a_program_out_of_time_is_ended_and_what_it_started_too(tmp_path):
-    child = "import time; time.sleep(0.1); open('alive', 'a'); time.sleep(99)"
+    child = "import os, time; print(os.getpid(), flush=True); time.sleep(99)"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     begin = time.monotonic()
-    outcome = run(program("slow", code), tmp_path, 1.0)
+    outcome = run(program("slow", code), tmp_path, 2.0)
     assert time.monotonic() - begin < 15
     assert outcome.status == OUT_OF_TIME
     assert outcome.failures[0].startswith("slow: out of time: ")
+    grandchild = int((tmp_path / "slow.log").read_text().split()[0])
+    time.sleep(0.5)
+    with pytest.raises(ProcessLookupError):
+        os.kill(grandchild, 0)
 
 
 def test_things_that_a_program_checked_are_read(tmp_path):

@@ -123,7 +123,7 @@ class TestMemory:
             assert texts[0] in text
             (sources / header).write_text(text.replace(*texts))
         program = folder / "program"
-        command = [build.find_compiler(), "-O1", "-g", "-fsanitize=address", "-std=c++17"]
+        command = [*build.find_compiler(), "-O1", "-g", "-fsanitize=address", "-std=c++17"]
         command += ["-DRSK_CUDA", f"-I{sources / 'emulator'}", f"-I{sources}"]
         command += [str(Path(__file__).parent / "memory_check.cpp"), "-o", str(program)]
         built = subprocess.run(command, capture_output=True, text=True, check=False)
