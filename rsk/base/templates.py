@@ -146,9 +146,9 @@ def exhibit(label: str, values: Mapping[str, object], language: str = LANGUAGE) 
     return Exhibit(**found)
 
 
-def labels(language: str = LANGUAGE) -> Mapping[str, Any]:
-    """Words that the exports put beside numbers, such as "Figure": ``labels.toml``."""
-    return tomllib.loads((folder(language) / "labels.toml").read_text(encoding="utf-8"))
+def phrases(language: str = LANGUAGE) -> Mapping[str, Any]:
+    """Words that the exports put beside numbers, such as "Figure": ``phrases.toml``."""
+    return tomllib.loads((folder(language) / "phrases.toml").read_text(encoding="utf-8"))
 
 
 # --- blocks of a file -------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from rsk.sampler.kernels import KERNELS, runs_on
 if TYPE_CHECKING:
     from rsk.course.lesson import Prediction
 
+
 @dataclass(frozen=True)
 class KernelTimes:
     """Where the times of the kernels come from: this machine, or a recorded run."""

@@ -2,14 +2,9 @@
 
 What is published here is readable in a plain notebook viewer and in JupyterLab, and
 :mod:`rsk.export` carries it into the HTML and the PDF: numbered, captioned, cross-referenced and
-readable by those who cannot see the pictures.
+readable by those who cannot see the pictures. A figure, a table, a paragraph whose numbers come
+from the data, a function of the real source file, and where results are from::
 
-A figure and a paragraph whose numbers come from the data::
-
-    from rsk.course import publish
-    from rsk.figures import benchmarks
-
-    publish.banner("cpu")                                  # this machine is asked for the rest
     publish.figure(
         fig,                                               # matplotlib, pandas or seaborn
         label="fig-latency",
@@ -18,23 +13,12 @@ A figure and a paragraph whose numbers come from the data::
         data=frame,
     )
     publish.figure(**benchmarks.speed_up(benchmark)._asdict())  # its words are in report/en/
+    publish.table(frame, label="tab-latency", caption="Median time of one call.")
     publish.prose(
-        """At $B = 64$ the fused kernel takes {{ fused }} ms, {{ speedup | fixed(1) }} times less than the
-        baseline ([@fig-latency]).""",
+        """At $B = 64$ the fused kernel takes {{ fused | fixed(1) }} ms ([@fig-latency]).""",
         fused=fused,
-        speedup=baseline / fused,
     )
-
-A table, a function of the real source file, and a recorded result::
-
-    publish.table(
-        frame,
-        label="tab-latency",
-        caption="Median time of one call.",
-        formats={"batch size": "d", "fused (ms)": ".3f"},
-    )
-    publish.source("cuda/fused_cpu.cpp", "sample_row")     # a function or a `// region NAME`
-    publish.source(rsk.sampler.vectorized.rejection_sample)        # or the object itself
+    publish.source("cuda/fused_cpu.cpp", "decide")         # a function or a `// region NAME`
     publish.banner("recorded", benchmark.provenance)       # gpu, driver, torch, date
 
 Captions, prose and Markdown cells may hold formulas and references: ``[@fig-latency]`` becomes
@@ -57,7 +41,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsk.base import excerpt, templates
-from rsk.course import frames
+from rsk.course import frames, labels
 from rsk.export.document import MIME, TOKEN_KINDS
 
 if TYPE_CHECKING:
@@ -67,9 +51,6 @@ if TYPE_CHECKING:
 PNG_DPI = 200
 SVG_LIMIT = 300_000
 """Largest SVG in bytes; a figure with more marks than that is published as PNG only."""
-
-_LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-_published: dict[str, tuple[str, int | None]] = {}
 
 
 # --- what notebooks call ----------------------------------------------------------------------
@@ -119,7 +100,7 @@ def figure(
     content: dict[str, Any] = {"kind": "figure", "caption": caption, "alt": alt}
     if data is not None:
         content["data"] = {**frames.cells(data, None), "csv": frames.csv(data)}
-    _claim(label)
+    labels.claim(label)
     content["label"] = label
 
     import matplotlib.pyplot as plt
@@ -166,7 +147,7 @@ def table(
     content = {"kind": "table", "caption": caption, **frames.cells(frame, formats, label)}
     if not content["rows"]:
         raise ValueError(f"table {label!r} is empty: it has no rows")
-    _claim(label)
+    labels.claim(label)
     content["label"] = label
     plain = "\n".join("\t".join(row) for row in [content["columns"], *content["rows"]])
     _display(
@@ -182,8 +163,8 @@ def prose(text: str, /, **values: object) -> None:
     """Publish a notebook's own Markdown whose numbers come from data.
 
     Args:
-        text: Markdown. ``{{ name }}`` is replaced by the value of that name, ``{{ name | fixed(1) }}``
-            by what one of the filters in :mod:`rsk.base.numbers` makes of it.
+        text: Markdown. ``{{ name }}`` is replaced by the value of that name, and
+            ``{{ name | fixed(1) }}`` by what a filter of :mod:`rsk.base.numbers` makes of it.
         values: what to fill in.
 
     Raises:
@@ -308,7 +289,7 @@ def source(
     }
     if label is not None:
         content["caption"] = _text(caption or "", "caption", label)
-        _claim(label)
+        labels.claim(label)
         content["label"] = label
     elif caption is not None:
         raise ValueError("source: a caption needs a label")
@@ -346,7 +327,7 @@ def tokens(runs: Iterable[tuple[str, str]], *, label: str, caption: str) -> None
             f"expected one of {', '.join(TOKEN_KINDS)}"
         )
     caption = _text(caption, "caption", label)
-    _claim(label)
+    labels.claim(label)
     styles = {
         "accepted": "background:#cfe8d5;color:#000",
         "recovered": "background:#ffd9b8;color:#000;text-decoration:underline",
@@ -366,11 +347,6 @@ def tokens(runs: Iterable[tuple[str, str]], *, label: str, caption: str) -> None
     )
 
 
-def reset() -> None:
-    """Forget which labels were published, as a new kernel does."""
-    _published.clear()
-
-
 # --- how it is done ---------------------------------------------------------------------------
 
 
@@ -378,34 +354,6 @@ def _text(value: str, what: str, label: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{label!r} needs a {what} that is not empty, got {value!r}")
     return value.strip("\n") if what == "text" else " ".join(value.split())
-
-
-def _claim(label: str) -> None:
-    """Take a label, or refuse it. Running the same cell again is not a second use."""
-    if not isinstance(label, str) or not _LABEL.fullmatch(label):
-        raise ValueError(
-            f"a label is letters, digits, '-' and '_', such as 'fig-latency', not {label!r}"
-        )
-    cell, count = _running_cell()
-    if label in _published:
-        owner, last = _published[label]
-        if owner != cell or last == count:
-            raise ValueError(
-                f"the label {label!r} is used already in this notebook; labels are unique "
-                "(if you changed that cell, restart the kernel)"
-            )
-    _published[label] = (cell, count)
-
-
-def _running_cell() -> tuple[str, int | None]:
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    if shell is None:
-        return "", None
-    metadata = (shell.get_parent() if hasattr(shell, "get_parent") else {}).get("metadata") or {}
-    history = shell.user_ns.get("In") or [""]
-    return metadata.get("cellId") or history[-1], shell.execution_count
 
 
 def _display(bundle: dict[str, Any]) -> None:

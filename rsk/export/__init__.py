@@ -95,7 +95,7 @@ def export_site(source: Path | Sequence[Path], out_dir: Path | None = None) -> l
             documents.append(read(notebook, all_code=True, pages=pages))
         except PandocError as error:
             raise ExportError(f"{notebook.name}: pandoc: {error}") from error
-    words = templates.labels()
+    words = templates.phrases()
     title = words["site_title"]
     titles = [document.plain_title for document in documents]
     files: dict[Path, bytes] = {}
@@ -134,15 +134,15 @@ def export_talk(source: Path, material: Material, out_dir: Path) -> list[Path]:
         ExportError: something is unknown, missing or too large for its slide; older files are left
             as they were.
     """
-    from rsk.export import talk
+    from rsk.export import slides, talk
 
     try:
         read_talk = talk.read(source, material)
-        slides, previews = talk.write_slides(read_talk)
-        script = talk.write_script(read_talk, previews)
+        pages, previews = slides.write_slides(read_talk)
+        script = slides.write_script(read_talk, previews)
     except PandocError as error:
         raise ExportError(f"{source.name}: pandoc: {error}") from error
-    return replace({out_dir / "slides.pdf": slides, out_dir / "script.pdf": script})
+    return replace({out_dir / "slides.pdf": pages, out_dir / "script.pdf": script})
 
 
 def replace(files: Mapping[Path, bytes]) -> list[Path]:

@@ -57,7 +57,7 @@ class Labelled:
     label: str
     caption: list[Node]
     word = ""
-    """Key of its name in ``labels.toml``."""
+    """Key of its name in ``phrases.toml``."""
     number = 0
 
     def name(self, words: Mapping[str, Any]) -> str:
@@ -157,7 +157,7 @@ class Document:
     @property
     def words(self) -> Mapping[str, Any]:
         """What the exports put beside numbers, in the document's language."""
-        return templates.labels(self.language)
+        return templates.phrases(self.language)
 
     @property
     def file(self) -> str:

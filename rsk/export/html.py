@@ -36,7 +36,7 @@ MOST_ROWS = 200
 _POINT = 4 / 3  # CSS pixels
 
 Words = Mapping[str, Any]
-"""What stands beside numbers and links: :func:`rsk.base.templates.labels`."""
+"""What stands beside numbers and links: :func:`rsk.base.templates.phrases`."""
 
 
 def write(document: Document, navigation: str = "") -> str:
@@ -344,7 +344,7 @@ def index(documents: Sequence[Document], extra: Sequence[tuple[str, str]]) -> st
         f'<li><a href="{escape(address)}">{escape(name)}</a><p>{escape(summary)}</p></li>'
         for address, name, summary in entries
     )
-    words = templates.labels()
+    words = templates.phrases()
     body = f'<p>{escape(words["site"])}</p><ul class="index">{body}</ul>'
     title = words["site_title"]
     return page(title=title, heading=escape(title), byline="", contents="", body=body, words=words)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rsk.base.numbers import DASH, byte_size, duration, percent, quartiles
-from rsk.base.templates import LANGUAGE, labels
+from rsk.base.templates import LANGUAGE, phrases
 from rsk.measure import comparison, latency
 from rsk.measure.comparison import BASELINE, roof_share, usual_line
 from rsk.measure.records import Benchmark, Provenance, Quoted, Record
@@ -89,7 +89,7 @@ def times(benchmark: Benchmark, run: object) -> Table:
 def kernels(benchmark: Benchmark, run: object, language: str = LANGUAGE) -> Table:
     """The kernels, what each adds to the one before, and its time on a GPU; a dash without one."""
     records = last_on_line(benchmark)
-    translated = labels(language).get("ideas", {})
+    translated = phrases(language).get("ideas", {})
     rows = [
         {
             "kernel": name,

@@ -51,7 +51,7 @@ See [@fig-a] and {{ run.time | us }}.
 
 ![](figure:fig-a)
 """,
-    "labels.toml": 'figure = "Figure"\n',
+    "phrases.toml": 'figure = "Figure"\n',
 }
 
 

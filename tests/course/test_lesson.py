@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("pandas")
 
-from rsk.course import lesson, publish
+from rsk.course import labels, lesson
 from rsk.figures import lessons, plotting
 from rsk.measure.records import Benchmark, Operations, RecordError
 from rsk.measure.workload import Pool
@@ -22,7 +22,7 @@ from rsk.measure.workload import Pool
 def _run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RSK_RUN_DIR", str(tmp_path))
     monkeypatch.setattr(lesson, "_here", measured.CPU_PROVENANCE)  # as after begin()
-    publish.reset()
+    labels.reset()
 
 
 # --- beginning --------------------------------------------------------------------------------
@@ -184,9 +184,9 @@ def test_pick_names_what_is_missing() -> None:
 def test_the_ladder_grows_in_the_order_of_the_story(capsys: pytest.CaptureFixture[str]) -> None:
     baseline, fused = measured.record("baseline", 1000.0), measured.record("fused", 20.0)
     lesson.ladder_row("fused", fused, baseline=baseline)
-    publish.reset()
+    labels.reset()
     lesson.ladder_row("baseline", baseline)
-    publish.reset()
+    labels.reset()
     lesson.ladder_row(lesson.ROOF, measured.record(lesson.ROOF, 10.0))
     assert "% of the memory roof" in capsys.readouterr().out
     frame = lesson.load_ladder().frame()
@@ -194,7 +194,7 @@ def test_the_ladder_grows_in_the_order_of_the_story(capsys: pytest.CaptureFixtur
     assert list(frame["× baseline"]) == [100, 1, 50]  # the roof's from the baseline of the run
     assert list(frame["% of the memory roof"]) == [100, 1, 50]
 
-    publish.reset()
+    labels.reset()
     lesson.ladder_row("fused", measured.record("fused", 40.0), baseline=baseline)
     assert list(lesson.load_ladder().frame()["× baseline"]) == [100, 1, 25], "the row is replaced"
 
@@ -202,7 +202,7 @@ def test_the_ladder_grows_in_the_order_of_the_story(capsys: pytest.CaptureFixtur
 def test_recorded_rows_stand_beside_measured_ones_and_say_so() -> None:
     gpu = measured.record("fused", 20.0, device=measured.spread(20.0, "graph replay"))
     lesson.ladder_row("fused", gpu, machine=measured.GPU_PROVENANCE)
-    publish.reset()
+    labels.reset()
     lesson.ladder_row("fused", measured.record("fused", 30.0))
     frame = lesson.load_ladder().frame()
     assert frame["× baseline"].isna().all(), "no baseline was measured beside either"

@@ -11,7 +11,7 @@ pytest.importorskip("pandas")
 from measured import GPU_PROVENANCE
 
 from rsk.base import templates
-from rsk.course import outcomes, publish
+from rsk.course import labels, outcomes
 from rsk.measure import ideas
 
 
@@ -84,7 +84,7 @@ def test_ideas_are_shown_with_prediction_and_outcome(tmp_path, monkeypatch, caps
     text["again_us"] = [5.2, 200.0]  # a difference of 30 % is noise, then
     text["ideas"][1]["times_us"] = [3.0, 200.0]
     (tmp_path / "kernels" / "ideas-b-gpu.json").write_text(json.dumps(text))
-    publish.reset()
+    labels.reset()
     outcomes.show()
     said = " ".join(capsys.readouterr().out.split(" ")).replace(chr(10), " ")
     assert "no more than 30.0%" in said and "0 only hurt and 3 did neither." in said

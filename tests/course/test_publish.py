@@ -16,14 +16,14 @@ import pandas as pd
 import pytest
 
 from rsk.base import excerpt, templates
-from rsk.course import publish
+from rsk.course import labels, publish
 from rsk.export.document import MIME
 
 
 @pytest.fixture(autouse=True)
 def shown(monkeypatch):
     """What the notebook would show, in order."""
-    publish.reset()
+    labels.reset()
     bundles = []
     monkeypatch.setattr(publish, "_display", bundles.append)
     yield bundles
@@ -138,7 +138,7 @@ def test_a_label_is_used_once():
 
 def test_running_a_cell_again_is_no_second_use(monkeypatch):
     cell = ("cell 1", 1)
-    monkeypatch.setattr(publish, "_running_cell", lambda: cell)
+    monkeypatch.setattr(labels, "_running_cell", lambda: cell)
     a_figure()
     cell = ("cell 1", 2)
     a_figure()

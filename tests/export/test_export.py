@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -19,8 +20,8 @@ import pypdf
 import pytest
 from nbformat import v4
 
-from rsk.base import folders
-from rsk.course import publish
+from rsk.base import folders, templates
+from rsk.course import labels, publish
 from rsk.export import ExportError, export_report, export_site, formula, markdown, notebook, pandoc
 from rsk.export.document import MIME
 
@@ -37,7 +38,7 @@ START = "2026-11-20T09:30:00+00:00"
 @pytest.fixture(autouse=True)
 def _new_kernel(monkeypatch):
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
-    publish.reset()
+    labels.reset()
 
 
 def text(source, *tags):
@@ -219,7 +220,7 @@ def an_error(name="ValueError", value="\x1b[31mtoo bad\x1b[0m"):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The report with everything in it: page, PDF reader, PDF text."""
-    publish.reset()
+    labels.reset()
     folder = tmp_path_factory.mktemp("whole")
     cells = whole_report()
     path = save(cells, folder / "07_report.ipynb", authors=[{"name": "Ana Müller"}, "Łukasz"])
@@ -306,6 +307,37 @@ def test_the_page_can_be_heard(whole):
     assert {use["href"][1:] for use in page.all("use")} <= set(names)
     contents = [link["href"] for link in page.all("a") if link["href"].startswith("#sec-")]
     assert {"#sec-abstract", "#sec-the-rule", "#sec-code", "#sec-references"} <= set(contents)
+
+
+def test_a_document_says_its_language_and_the_exports_follow(tmp_path, monkeypatch):
+    words = tmp_path / "report"
+    shutil.copytree(templates.folder(), words / "de")
+    path = words / "de" / "phrases.toml"
+    text = path.read_text(encoding="utf-8")
+    german = {"en": "de", "Figure": "Bild", "Section": "Abschnitt", "Contents": "Inhalt"}
+    german |= {"Data of {}": "Daten zu {}", "Skip to the content": "Zum Inhalt"}
+    for old, new in german.items():
+        assert f'"{old}"' in text
+        text = text.replace(f'"{old}"', f'"{new}"')
+    path.write_text(text, encoding="utf-8")
+    style = folders.style_dir()
+    monkeypatch.setattr(folders, "report_dir", lambda: words)
+    monkeypatch.setattr(folders, "style_dir", lambda: style)
+    cells = [
+        shows(
+            publish.markdown, "# Ein Titel\n\n## Das Bild\n\nSiehe [@fig-a], [@sec-das-bild].", "de"
+        ),
+        a_figure(caption="Zeit.", data=FRAME),
+    ]
+    html, pdf = export_report(save(cells, tmp_path / "run.ipynb", title=""))
+    page = Page(html.read_text(encoding="utf-8"))
+    assert page.all("html") == [{"lang": "de"}]
+    shown = page.text.replace("\u00a0", " ")
+    for text in ("Siehe Bild 1, Abschnitt 1.", "Bild 1. Zeit.", "Inhalt", "Daten zu Bild 1"):
+        assert text in shown, text
+    reader = pypdf.PdfReader(pdf)
+    assert reader.trailer["/Root"]["/Lang"] == "de"
+    assert "Bild 1. Zeit." in pdf_text(pdf)
 
 
 def test_the_data_behind_a_figure_goes_along(whole):
@@ -477,7 +509,7 @@ def test_what_is_wrong_is_named_with_its_cell(what, tmp_path):
 
 def test_a_label_in_two_cells_is_refused(export):
     first = a_figure(caption="A.")
-    publish.reset()
+    labels.reset()
     with pytest.raises(ExportError, match=r"cell 3 .* label 'fig-a' is used twice"):
         export(first, a_figure(caption="B."))
 

@@ -15,7 +15,7 @@ from test_values import found
 pytest.importorskip("matplotlib")
 
 from rsk.base import folders, templates
-from rsk.course import publish
+from rsk.course import labels, publish
 from rsk.figures import plotting
 from rsk.report import chapters, measurements, talk
 from rsk.report.chapters import Report
@@ -39,8 +39,8 @@ def differences(language):
         for kind in ("values", "exhibits", "references"):
             here, there = getattr(first[name], kind), getattr(other[name], kind)
             faults += [f"{name}: {kind}: {one}" for one in here ^ there]
-    keys = set(templates.labels()) ^ set(templates.labels(language))
-    return sorted(faults + [f"labels.toml: {key}" for key in keys - {"ideas"}])
+    keys = set(templates.phrases()) ^ set(templates.phrases(language))
+    return sorted(faults + [f"phrases.toml: {key}" for key in keys - {"ideas"}])
 
 
 @pytest.mark.parametrize("language", templates.languages())
@@ -71,14 +71,14 @@ def test_what_a_language_leaves_out_or_adds_is_found(second):
     second("abstract.md", "study.usual.expected", "study.usual.acceptance")
     second("results.md", "![](figure:fig-vocab)\n", "")
     second("problem.md", "[@tab-earlier]", "The table")
-    second("labels.toml", 'csv = "CSV file"\n', "")
+    second("phrases.toml", 'csv = "CSV file"\n', "")
     second("exhibits.md", "## fig-vocab\n", "## fig-words\n")
     assert differences("xx") == [
         "abstract.md: values: study.usual.acceptance",
         "abstract.md: values: study.usual.expected",
         "exhibits.md: exhibits: fig-vocab",
         "exhibits.md: exhibits: fig-words",
-        "labels.toml: csv",
+        "phrases.toml: csv",
         "problem.md: references: tab-earlier",
         "results.md: exhibits: figure:fig-vocab",
     ]
@@ -92,11 +92,11 @@ def test_a_report_in_a_second_language(second, monkeypatch):
     second("kernels.md", "## The kernel ladder", "## Die Leiter der Kerne")
     second("exhibits.md", "## fig-ladder\n\nTitle: From", "## fig-ladder\n\nTitle: Von")
     second("course.md", "**Recorded** on", "**Aufgezeichnet** auf")
-    second("labels.toml", 'language = "en"', 'language = "de"')
-    second("labels.toml", 'figure = "Figure"', 'figure = "Bild"')
+    second("phrases.toml", 'language = "en"', 'language = "de"')
+    second("phrases.toml", 'figure = "Figure"', 'figure = "Bild"')
     monkeypatch.setattr(measurements, "gather", lambda results=None: found())
     monkeypatch.setattr(build, "load", no_compiler)
-    publish.reset()
+    labels.reset()
     shown = []
     monkeypatch.setattr(publish, "_display", shown.append)
     report = Report(CPU, language="xx")
