@@ -22,18 +22,27 @@ struct Extent {
 
 constexpr int32_t OVER = 0x7FFFFFFF;  // no logit's order
 
-// The first pass, while the rows come in: p's, and q's if it is wanted.
+// Begin to bring the rows on chip: p's, and q's if it is wanted. Either comes in two halves, so that
+// measure() can begin with the first.
+template <class Logit>
+__device__ void begin_rows(const Two<LogitRow<Logit>>& rows, bool wants_q) {
+  const int32_t parts = wants_q ? 4 : 2;
+  const int32_t held = rows.p.tiles_held, half = (held + 1) / 2;
+#pragma unroll 1
+  for (int32_t part = 0; part < parts; ++part) {
+    rows.of(part / 2).begin_copies(part % 2 == 0 ? 0 : half, part % 2 == 0 ? half : held);
+  }
+}
+
+// The first pass, while the rows come in. Where more was begun than is wanted now, this waits for
+// all of it.
 template <class Logit>
 __device__ Extent measure(Team& team, TeamMemory& memory, const Two<LogitRow<Logit>>& rows,
                           bool wants_q, int64_t top_k, bool is_over) {
   Two<int32_t> largest{LEAST_ORDER, LEAST_ORDER};
   if (!is_over) {
-    const int32_t parts = wants_q ? 4 : 2;  // either row in two halves, to begin with the first
-    const int32_t held = rows.p.tiles_held, half = (held + 1) / 2;
-#pragma unroll 1
-    for (int32_t part = 0; part < parts; ++part) {
-      rows.of(part / 2).begin_copies(part % 2 == 0 ? 0 : half, part % 2 == 0 ? half : held);
-    }
+    const int32_t parts = wants_q ? 4 : 2;
+    const int32_t half = (rows.p.tiles_held + 1) / 2;
     Largest<Logit> of_row;
 #pragma unroll 1
     for (int32_t part = 0; part < parts; ++part) {
