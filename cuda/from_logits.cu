@@ -109,6 +109,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
   }
   const int64_t top_k =
       filter.temperature != 0.0f && filter.top_k < num_columns(batch) ? filter.top_k : 0;
+  const float scale = scale_of(filter.temperature);  // a division: while the rows come in
   Two<uint32_t> lists{0, 0};
   const int32_t first = succession.index * division.span;
   const int32_t last = min(first + division.span, batch.spec_len + 1);
@@ -148,7 +149,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
       }
       position.p = rows.p;
       position.q = rows.q;
-      position.laws = team_laws(team, memory, rows, wants_q, extent, filter, lists);
+      position.laws = team_laws(team, memory, rows, wants_q, extent, filter, scale, lists);
       RSK_MARK(2)
       if (knows_q) position.laws.q = call.draft_laws[(int64_t)b * batch.spec_len + k];
       position.min_p = filter.min_p;
@@ -215,7 +216,8 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     begin_rows(rows, false);
     const Extent extent = measure(team, memory, rows, false, top_k, false);
     Two<uint32_t> lists{0, 0};
-    law = team_laws(team, memory, rows, false, extent, filter, lists).p;
+    law = team_laws(team, memory, rows, false, extent, filter, scale_of(filter.temperature),
+                    lists).p;
   } else {
     wait_for_cluster();
   }

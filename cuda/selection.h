@@ -19,11 +19,13 @@ constexpr int32_t MAX_CANDIDATES = 1024;  // that the leader sorts
 
 // Of the two rows that a team works on at once.
 struct Candidates {
-  float list[2][MAX_CANDIDATES];
+  union {
+    float list[2][MAX_CANDIDATES];
+    int16_t largest[2][MAX_THREADS];  // of each thread, the upper half of its order: before the list
+  };
   Arrivals listed[2], decided[2];
   int64_t decision[2];
   uint32_t filled[2];                // by this block, of its part of the list
-  int16_t largest[2][MAX_THREADS];       // of each thread, the upper half of its order
   int32_t bound[2][2];
   int64_t of_warps[2][MAX_WARPS];
   int32_t count, first;

@@ -178,13 +178,12 @@ __device__ RowLaw narrowed_law(Team& team, TeamMemory& memory, const LogitRow<Lo
   return law;
 }
 
-// From the maxima to the laws. `lists`: how many lists of either row were gathered so far.
+// From the maxima to the laws. `scale`: of the temperature, if that is not 0. `lists`: how many lists of either row were gathered so far.
 template <class Logit>
 __device__ Two<RowLaw> team_laws(Team& team, TeamMemory& memory, const Two<LogitRow<Logit>>& rows,
                                  bool wants_q, const Extent& extent, const Filter& filter,
-                                 Two<uint32_t>& lists) {
+                                 float scale, Two<uint32_t>& lists) {
   Two<RowLaw> laws{invalid_law(), invalid_law()};
-  const float scale = filter.temperature == 0.0f ? 0.0f : scale_of(filter.temperature);
   const float p_maximum = in_order(extent.maximum.p), q_maximum = in_order(extent.maximum.q);
   const Two<bool> wanted{is_finite(p_maximum), wants_q && is_finite(q_maximum)};
   if (wanted.p) laws.p = {p_maximum, scale, in_order(LEAST_ORDER), 0.0f};
