@@ -217,6 +217,11 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
 
 // -------------------------------------------------------------------------------------- launch
 
+// What a block may have beside TeamMemory, which the compiler may round up.
+int32_t dynamic_memory(const Device& device) {
+  return device.shared_memory - ((int32_t)sizeof(TeamMemory) + 127) / 128 * 128;
+}
+
 // A number that no other launch has, with a start that no other process has. The last two bits are 0.
 uint64_t number_of_launch() {
   static std::atomic<uint64_t> next{
@@ -255,7 +260,7 @@ Division divide(const LogitsBatch& call, const Device& device, int32_t pack_size
   division.tiling.piece = divided(packs, division.team_size * WARPS);
   division.tiling.tiles = divided(division.tiling.piece, 32);
   const int32_t rows = batch.draft_probs ? 2 : 1;
-  const int32_t most = (device.shared_memory - (int32_t)sizeof(TeamMemory)) / (rows * THREADS * 16);
+  const int32_t most = dynamic_memory(device) / (rows * THREADS * 16);
   division.tiling.held = min(division.tiling.tiles, tuned("RSK_HELD", most));
   return division;
 }
@@ -276,8 +281,7 @@ cudaError_t launch_teams(const LogitsBatch& call, const Division& division, cons
   static thread_local int prepared_for = -1;  // a device
   if (prepared_for != device.id) {
     cudaError_t error = cudaFuncSetAttribute(
-        (const void*)KERNEL, cudaFuncAttributeMaxDynamicSharedMemorySize,
-        device.shared_memory - (int32_t)sizeof(TeamMemory));
+        (const void*)KERNEL, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic_memory(device));
     if (error == cudaSuccess && device.capability >= 90) {
       error = cudaFuncSetAttribute((const void*)KERNEL,
                                    cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
