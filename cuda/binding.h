@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 #include <torch/headeronly/version.h>
 
 #include <initializer_list>
@@ -47,8 +48,9 @@ int32_t aoti_torch_delete_device_guard(DeviceGuardHandle);
 int32_t aoti_torch_get_current_cuda_stream(int32_t device_index, void**);
 int32_t torch_parallel_for(int64_t begin, int64_t end, int64_t grain,
                            void (*)(int64_t begin, int64_t end, void*), void*);
-int32_t aoti_torch_library_init_def(const char* space, const char* file, uint32_t line,
-                                    TorchLibraryHandle*);
+int32_t torch_get_num_threads(uint32_t*);
+int32_t aoti_torch_library_init_fragment(const char* space, const char* file, uint32_t line,
+                                         TorchLibraryHandle*);
 int32_t aoti_torch_library_init_impl(const char* space, const char* key, const char* file,
                                      uint32_t line, TorchLibraryHandle*);
 int32_t aoti_torch_library_def(TorchLibraryHandle, const char* schema);
@@ -114,16 +116,15 @@ struct Tensor {
   }
   explicit operator bool() const { return handle != nullptr; }
 
-  // Make this an int64 tensor, contiguous and not initialised, of N dimensions on a device.
+  // Make this a contiguous tensor, not initialised, of N dimensions on a device.
   template <int N>
-  Refusal become_int64(const int64_t (&shape)[N], const Tensor& like) {
+  Refusal become(const int64_t (&shape)[N], int32_t type, const Tensor& like) {
     int64_t steps[N];
     int64_t step = 1;
     for (int i = N; i-- > 0; step *= shape[i] > 1 ? shape[i] : 1) steps[i] = step;
-    RSK_EXPECT(aoti_torch_empty_strided(N, shape, steps, aoti_torch_dtype_int64(),
-                                        like.device_type, like.device_index,
-                                        &handle) == 0,
-               "rsk: PyTorch could not allocate %lld bytes", (long long)step * 8);
+    RSK_EXPECT(aoti_torch_empty_strided(N, shape, steps, type, like.device_type,
+                                        like.device_index, &handle) == 0,
+               "rsk: PyTorch could not allocate %lld elements", (long long)step);
     RSK_TRY_TORCH(torch_get_mutable_data_ptr(handle, &data));
     return nullptr;
   }
@@ -140,6 +141,11 @@ class Arguments {
  public:
   explicit Arguments(StableIValue* stack) : next_(stack) {}
   int64_t integer() { return (int64_t)*next_++; }
+  float number() {  // of Python's floats, which are doubles, the nearest float
+    double value;
+    memcpy(&value, next_++, sizeof value);
+    return (float)value;
+  }
   Tensor tensor() { return Tensor((AtenTensorHandle)*next_++); }
   Tensor optional_tensor() {
     StableIValue* const given = (StableIValue*)*next_++;
@@ -170,10 +176,10 @@ void boxed(StableIValue* stack, uint64_t, uint64_t) {
 #define RSK_OPERATOR __attribute__((noinline))
 #endif
 
-// The schemas of the operators; before any of them is implemented.
+// The schemas of operators; before any of them is implemented.
 inline bool define(std::initializer_list<const char*> schemas) {
   TorchLibraryHandle library = nullptr;
-  bool done = aoti_torch_library_init_def("rsk", "", 0, &library) == 0;
+  bool done = aoti_torch_library_init_fragment("rsk", "", 0, &library) == 0;
   for (const char* schema : schemas) done = done && aoti_torch_library_def(library, schema) == 0;
   return done;
 }

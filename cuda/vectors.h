@@ -13,6 +13,12 @@ namespace rsk {
 namespace {
 
 #if (defined(__GNUC__) || defined(__clang__)) && !defined(RSK_SCALAR)
+#define RSK_HAS_VECTORS 1
+#else
+#define RSK_HAS_VECTORS 0
+#endif
+
+#if RSK_HAS_VECTORS
 
 #if defined(__AVX512F__)
 constexpr int32_t WIDTH = 16;
@@ -41,7 +47,6 @@ inline Ints as_ints(Floats x) {
 inline Floats all(float x) { return Floats{} + x; }
 inline Floats larger(Floats x, Floats y) { return x > y ? x : y; }
 inline Floats smaller(Floats x, Floats y) { return x < y ? x : y; }
-inline Ints larger(Ints x, Ints y) { return x > y ? x : y; }
 inline Ints is_at_least(Floats x, Floats y) { return x >= y; }
 inline Ints is_at_least(Ints x, Ints y) { return x >= y; }
 inline Ints is_equal(Ints x, Ints y) { return x == y; }
@@ -82,7 +87,6 @@ inline Ints as_ints(Floats x) { return (int32_t)bits_of(x); }
 inline Floats all(float x) { return x; }
 inline Floats larger(Floats x, Floats y) { return x > y ? x : y; }
 inline Floats smaller(Floats x, Floats y) { return x < y ? x : y; }
-inline Ints larger(Ints x, Ints y) { return x > y ? x : y; }
 inline Ints is_at_least(Floats x, Floats y) { return -(x >= y); }
 inline Ints is_at_least(Ints x, Ints y) { return -(x >= y); }
 inline Ints is_equal(Ints x, Ints y) { return -(x == y); }
@@ -97,6 +101,16 @@ inline Element reduce(Element x, Function) {
 }
 
 #endif
+
+// min(max(x, 0), 1), as integers: the bits of floats of one sign order as the floats do, and there is
+// an instruction for it. Of NaN it is 0 or 1.
+inline Floats clamped(Floats x) {
+  const Ints bits = as_ints(x), unit = as_ints(all(1.0f));
+  const Ints positive = bits > 0 ? bits : Ints{};
+  return as_floats(positive < unit ? positive : unit);
+}
+
+inline Floats absolute(Floats x) { return as_floats(as_ints(x) & 0x7FFFFFFF); }
 
 constexpr int32_t PAIR = 2 * WIDTH;
 
@@ -162,36 +176,76 @@ struct Lanes {
   Element operator[](int32_t i) const { return lane[i]; }
 };
 
-inline int32_t sum_lanes(Ints x) {
-  return reduce<int32_t>(x, [](auto a, auto b) { return a + b; });
+inline int64_t sum_lanes(Ints x) {
+  const auto sum = [](auto a, auto b) { return a + b; };  // of halves of 16 bits: no overflow
+  return ((int64_t)reduce<int32_t>(x >> 16, sum) << 16) + reduce<int32_t>(x & 0xFFFF, sum);
+}
+
+inline bool any(Ints x) {
+  return reduce<int32_t>(x, [](auto a, auto b) { return a | b; }) != 0;
 }
 
 inline float largest_lane(Floats x) {
   return reduce<float>(x, [](auto a, auto b) { return a > b ? a : b; });
 }
 
-// Rows are read a block at a time.
-constexpr int32_t BLOCK = 512;
-constexpr int32_t MAX_BLOCKS = (1 << 20) / BLOCK;
-static_assert(BLOCK % PAIR == 0, "a block is a whole number of pairs");
+// A sum of weights floor(w * 2^42), 0 <= w <= 1, of which at most MAX_ADDED are added.
+constexpr int32_t MAX_ADDED = 128;  // vectors; a lane's sums stay below 2^31
 
-inline int32_t num_blocks(int32_t size) { return (size + BLOCK - 1) / BLOCK; }
+#if RSK_HAS_VECTORS
 
-// A sum of weights floor(w * 2^42), 0 <= w <= 1, of at most a block. Converting a float to int64 one
-// at a time keeps a compiler from vectorising; so each weight is split in two halves of 21 bits,
-// which convert to int32 in vector registers of any instruction set, and they are summed apart.
+// region split sum
+// Converting a float to int64 one at a time keeps a compiler from vectorising. So w is split, exactly,
+// in the nearest multiple of 2^-18 and the rest, which is at most 2^-19 either way, and both are
+// summed as int32. The rest times 2^42 is an integer, unless w is below 2^-19; then the multiple is 0
+// and the rest is w. So to truncate the rest is to round it down, even where it is negative.
 struct FixedPointSum {
-  Ints high{}, low{};  // at most BLOCK * 2^21, all lanes together: no overflow
+  typedef uint32_t Bits __attribute__((vector_size(4 * WIDTH)));
+  Bits multiples{};  // the bits of floats between 48 and 49, so in units of 2^-18; modulo 2^32
+  Ints rests{};      // in units of 2^-42
+  uint32_t count = 0;
 
-  void add(Floats weight) {
-    const Floats scale = all(2097152.0f);  // 2^21
-    const Floats scaled = weight * scale;
-    const Ints upper = truncated(scaled);
-    high += upper;
-    low += truncated((scaled - to_floats(upper)) * scale);  // exact
+  void add(Floats w) {
+    const Floats magic = all(48.0f);  // the floats between 32 and 64 are multiples of 2^-18
+    const Floats sum = w + magic;
+    multiples += (Bits)sum;
+    rests += truncated((w - (sum - magic)) * 4398046511104.0f);
+    ++count;
   }
-  int64_t total() const { return ((int64_t)sum_lanes(high) << 21) + sum_lanes(low); }
+  int64_t total() const {
+    const Bits without_magic = multiples - count * bits_of(48.0f);
+    return (sum_lanes((Ints)without_magic) << 24) + sum_lanes(rests);
+  }
 };
+// endregion
+
+#else
+
+struct FixedPointSum {
+  int64_t sum = 0;
+
+  void add(float w) { sum += fixed_point(w); }
+  int64_t total() const { return sum; }
+};
+
+#endif
+
+// Where in [begin, end) the running sum of weights first exceeds `rest`: a part of at most PAIR, and
+// `rest` less what is before it. weight(begin, end) is the sum of a part.
+template <class Weight>
+int32_t find_pair(int32_t begin, int32_t end, int64_t& rest, Weight weight) {
+  while (end - begin > PAIR) {
+    const int32_t middle = begin + (end - begin + 2 * PAIR - 1) / (2 * PAIR) * PAIR;
+    const int64_t first = weight(begin, middle);
+    if (rest < first) {
+      end = middle;
+    } else {
+      rest -= first;
+      begin = middle;
+    }
+  }
+  return begin;
+}
 
 // Call f with a value of the type.
 template <class Function>

@@ -18,6 +18,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import rsk
+from rsk.base import terminal
 
 DEBUG_VARIABLE = "RSK_DEBUG"
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -363,4 +364,5 @@ def doctor() -> None:
 
 def main() -> None:
     """Entry point of the command ``rsk``."""
+    terminal.accept_any_text()
     app(prog_name="rsk")

@@ -68,7 +68,12 @@ def _commit() -> str:
     return commit + ("+changes" if machine.output_of(*git, "status", "--porcelain") else "")
 
 
-CPU_SOURCES = ("binding.cpp", "binding.h", "fused_cpu.cpp", "kernels.h", "specification.h")
+CPU_SOURCES = (
+    *("binding.cpp", "binding_logits.cpp", "binding_sharded.cpp", "binding.h", "arguments.h"),
+    *("kernels.h", "ladder.h", "sharded.h"),
+    *("fused_cpu.cpp", "fused_cpu_logits.cpp", "vectors.h"),
+    *("specification.h", "row_law.h", "logits_batch.h"),
+)
 """What the CPU's kernel is compiled from, in ``cuda/``."""
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rsk.base import terminal
 from rsk.base.folders import cuda_dir, data_dir
 from rsk.measure.records import RecordError, parse
 from rsk.sampler import build, registry
@@ -161,6 +162,7 @@ def measure() -> dict[str, object]:
 
 def main() -> None:
     """Print the table; with ``--save``, write it to ``data/kernels/resources.json``."""
+    terminal.accept_any_text()
     parser = argparse.ArgumentParser(description="Registers, shared memory and spills.")
     parser.add_argument("--save", action="store_true", help="write data/kernels/resources.json")
     save = parser.parse_args().save

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -49,6 +49,7 @@ __all__ = [
 
 CUDA_FLAGS = ["-O3", "-std=c++17", "-fmad=false", "-DRSK_CUDA"]
 """For ``nvcc``, besides the architecture; never ``--use_fast_math``."""
+_BINDINGS = ("binding.cpp", "binding_logits.cpp", "binding_sharded.cpp")
 _loaded: set[str] = set()
 _failed: dict[str, BuildError] = {}
 _mutex = threading.RLock()
@@ -149,12 +150,12 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
     else:
         flags = ["-O3", "-ffp-contract=off", "-std=c++17", *cpu_flags()]
     if device_type == "cpu":
-        return ["fused_cpu.cpp", "binding.cpp"], flags, []
+        return ["fused_cpu.cpp", "fused_cpu_logits.cpp", *_BINDINGS], flags, []
     if device_type == "emulator":
         if sys.platform == "win32":
             raise BuildError("the CUDA emulator needs Linux or macOS, or WSL on Windows")
         flags = [*flags, "-DRSK_CUDA", "-DRSK_EMULATED", "-Icuda/emulator"]
-        return [*_cuda_sources(), "binding.cpp"], flags, []
+        return [*_cuda_sources(), *_BINDINGS], flags, []
     if find_nvcc() is None:
         raise BuildError("nvcc was not found: install the CUDA toolkit of PyTorch's version")
     capabilities = {
@@ -165,7 +166,7 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
         for major, minor in sorted(capabilities)
     ]
     flags = [*flags, "-DRSK_CUDA", "-DUSE_CUDA"]
-    return ["binding.cpp"], flags, [*CUDA_FLAGS, *architectures]
+    return [*_BINDINGS], flags, [*CUDA_FLAGS, *architectures]
 
 
 def _cuda_sources() -> list[str]:
@@ -271,21 +272,33 @@ def _register_fakes() -> None:
 
     def fake_samples(*arguments: object) -> tuple[Tensor, Tensor]:
         check_devices(arguments)
-        draft_tokens, _, target_probs, *_ = arguments
-        assert isinstance(draft_tokens, Tensor) and isinstance(target_probs, Tensor)
+        draft_tokens = arguments[0]
+        assert isinstance(draft_tokens, Tensor)
         batch_size, spec_len = draft_tokens.shape
         return (
-            target_probs.new_empty((batch_size, spec_len + 1), dtype=torch.int64),
-            target_probs.new_empty((batch_size,), dtype=torch.int64),
+            draft_tokens.new_empty((batch_size, spec_len + 1), dtype=torch.int64),
+            draft_tokens.new_empty((batch_size,), dtype=torch.int64),
         )
 
-    torch.library.register_fake("rsk::rejection_sample", fake_samples)
+    def fake_sample(rows: Tensor, *arguments: object) -> Tensor:
+        check_devices((rows, *arguments))
+        return rows.new_empty((rows.shape[0],), dtype=torch.int64)
 
-    @torch.library.register_fake("rsk::launch")
-    def _(kernel: int, *arguments: object) -> object:
-        return fake_samples(*arguments)
+    def fake_sample_and_laws(rows: Tensor, *arguments: object) -> tuple[Tensor, Tensor]:
+        laws = rows.new_empty((rows.shape[0], 4), dtype=torch.float32)
+        return fake_sample(rows, *arguments), laws
 
-    @torch.library.register_fake("rsk::sample")
-    def _(probs: Tensor, *arguments: object) -> object:
-        check_devices((probs, *arguments))
-        return probs.new_empty((probs.shape[0],), dtype=torch.int64)
+    def fake_probabilities(rows: Tensor, *arguments: object) -> Tensor:
+        check_devices((rows, *arguments))
+        return rows.new_empty(rows.shape, dtype=torch.float32)
+
+    fakes: dict[str, Callable[..., object]] = {
+        "rejection_sample": fake_samples,
+        "launch": lambda kernel, *arguments: fake_samples(*arguments),
+        "sample": fake_sample,
+        "probabilities": fake_probabilities,
+        "sample_from_logits": fake_sample_and_laws,
+        "rejection_sample_from_logits": fake_samples,
+    }
+    for name, fake in fakes.items():
+        torch.library.register_fake(f"rsk::{name}", fake)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rsk.sampler.row_law import Filters
+
 
 def rejection_sample(
     draft_tokens: Tensor,
@@ -28,9 +30,56 @@ def sample(probs: Tensor, seed: int | Tensor, position: int | Tensor) -> Tensor:
     return torch.ops.rsk.sample.default(probs, *tensor_and_int(seed), *tensor_and_int(position))
 
 
-def takes_logits() -> bool:
-    """Whether the loaded library has the operators that begin with logits."""
-    return hasattr(torch.ops.rsk, "rejection_sample_from_logits")
+def probabilities(logits: Tensor, filters: Filters) -> Tensor:
+    """Run the kernel. Arguments as in :func:`rsk.probabilities`; the library is loaded."""
+    return torch.ops.rsk.probabilities.default(logits, *_filters(filters))
+
+
+def sample_from_logits(
+    logits: Tensor, filters: Filters, seed: int | Tensor, position: int | Tensor
+) -> tuple[Tensor, Tensor]:
+    """Tokens and row laws. Arguments as in :func:`rsk.sample_from_logits`."""
+    return torch.ops.rsk.sample_from_logits.default(
+        logits, *_filters(filters), *tensor_and_int(seed), *tensor_and_int(position)
+    )
+
+
+def rejection_sample_from_logits(
+    draft_tokens: Tensor,
+    draft_logits: Tensor | None,
+    draft_laws: Tensor | None,
+    target_logits: Tensor,
+    filters: Filters,
+    seed: int | Tensor,
+    position: int | Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Run the kernel. Arguments as in :func:`rsk.rejection_sample_from_logits`."""
+    return torch.ops.rsk.rejection_sample_from_logits.default(
+        draft_tokens,
+        draft_logits,
+        None if draft_laws is None else draft_laws.contiguous(),
+        target_logits,
+        *_filters(filters),
+        *tensor_and_int(seed),
+        *tensor_and_int(position),
+    )
+
+
+def takes_logits(device_type: str) -> bool:
+    """Whether the library for "cpu" or "cuda" has the operators that begin with logits."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(
+        "rsk::rejection_sample_from_logits", device_type.upper()
+    )
+
+
+takes_logits._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _filters(filters: Filters) -> list[Tensor | float | None]:
+    """Each filter as a tensor and a number, one of which counts."""
+    return [
+        x for value in filters for x in ((value, 0) if isinstance(value, Tensor) else (None, value))
+    ]
 
 
 def tensor_and_int(value: int | Tensor) -> tuple[Tensor | None, int]:

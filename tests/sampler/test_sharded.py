@@ -13,8 +13,12 @@ import torch.distributed as dist
 from process_group import Group, Raised
 
 import rsk
-from rsk.check.calls import random_recipe
+from rsk.check.recipes import random_recipe
+from rsk.sampler import build, sharded
+from rsk.sampler.arguments import check_filters
 from rsk.sampler.channel import Channel
+from rsk.sampler.fused_slices import Kernels
+from rsk.sampler.slice_laws import plan_for
 
 SIZES = (2, 3, 4)
 
@@ -93,6 +97,170 @@ def test_random_calls(groups, size):
     told = groups(size).run(random_calls, {2: 120, 3: 60, 4: 40}[size], size)
     assert all(each == told[0] for each in told)
     assert all(number > 3 for number in told[0].values()), told[0]
+
+
+def random_filters(rng, batch_size, vocab_size):
+    """Each filter off, a number or one a request; now and then a wrong one."""
+    g = torch.Generator().manual_seed(rng.randrange(2**31))
+    k = rng.choice((1, 2, 5, 5, 20, 128, 129, vocab_size, vocab_size + 1))
+    numbers = {
+        "temperature": rng.choice((0.0, 0.3, 0.8, 1.0, 1.7)),
+        "top_k": k,
+        "top_p": rng.choice((0.0, 0.3, 0.9, 0.999)),
+        "min_p": rng.choice((0.01, 0.2, 1.0)),
+    }
+    filters = {}
+    for name, number in numbers.items():
+        sort = rng.random()
+        if sort < 0.35:
+            filters[name] = number
+        elif sort < 0.5:
+            values = torch.rand(batch_size, generator=g)
+            if name == "temperature":
+                values = values * 2 * (values > 0.2)
+            if name == "top_k":
+                values = (values * min(vocab_size, 300)).to(rng.choice((torch.int32, torch.int64)))
+            if rng.random() < 0.2:
+                values[:1] = -1
+            filters[name] = values
+    return filters
+
+
+def random_logits(rng, g, *shape):
+    """Rows with ties, masks, or an invalid value among them."""
+    logits = torch.randn(shape, generator=g) * rng.choice((0.5, 3.0, 12.0))
+    if rng.random() < 0.5:
+        logits = logits.round()
+    if rng.random() < 0.2:
+        logits[torch.rand(shape, generator=g) < 0.5] = -torch.inf
+    if rng.random() < 0.15 and logits.numel():
+        where = torch.randint(logits.numel(), (1,), generator=g)
+        logits.view(-1)[where] = rng.choice((torch.nan, torch.inf))
+    return logits.to(rng.choice((torch.float32, torch.bfloat16, torch.float16)))
+
+
+def random_calls_from_logits(rank, size, count, seed):
+    """Compare random calls with the whole rows' result; returns how many of each plan."""
+    rng = random.Random(seed)
+    told = {}
+    for _ in range(count):
+        g = torch.Generator().manual_seed(rng.randrange(2**31))
+        batch_size, spec_len = rng.choice((0, 1, 2, 3)), rng.choice((0, 1, 2, 4))
+        vocab_sizes = [rng.choice((1, 7, 60, 300))] * 2
+        if rng.random() < 0.3:
+            vocab_sizes[rng.randrange(2)] = rng.randint(1, vocab_sizes[0])
+        target = random_logits(rng, g, batch_size, spec_len + 1, vocab_sizes[0])
+        draft = random_logits(rng, g, batch_size, spec_len, vocab_sizes[1])
+        filters = random_filters(rng, batch_size, max(vocab_sizes))
+        keywords = {"seed": rng.randrange(2**40), "position": rng.randrange(2**20)} | filters
+        vocab_size = vocab_sizes[0]
+        laws = tokens = None
+        if rng.random() < 0.2:
+            draft = None
+        else:
+            vocab_size = max(vocab_sizes)
+            drawn = [
+                rsk.sample_from_logits(draft[:, k], **keywords, return_laws=True)
+                for k in range(spec_len)
+            ]
+            if spec_len and rng.random() < 0.6:
+                tokens = torch.stack([each[0] for each in drawn], 1)
+            if spec_len and rng.random() < 0.3:
+                laws = torch.stack([each[1] for each in drawn], 1)
+        if tokens is None:
+            tokens = torch.randint(-1, vocab_size, (batch_size, spec_len), generator=g)
+        bounds = bounds_of(rng, vocab_size, size)
+        whole = rsk.rejection_sample_from_logits(tokens, draft, target, **keywords)
+        split = rsk.sharded.rejection_sample_from_logits(
+            tokens,
+            sliced(draft, bounds, rank),
+            sliced(target, bounds, rank),
+            **keywords,
+            draft_laws=laws,
+        )
+        what = (filters, bounds, draft, target, split, whole)
+        assert torch.equal(split.tokens, whole.tokens), what
+        assert torch.equal(split.num_accepted, whole.num_accepted), what
+
+        token, law = rsk.sample_from_logits(target[:, 0], **keywords, return_laws=True)
+        got, got_law = rsk.sharded.sample_from_logits(
+            sliced(target[:, 0], bounds, rank), **keywords, return_laws=True
+        )
+        assert torch.equal(got, token), what
+        assert torch.equal(got_law.nan_to_num(7), law.nan_to_num(7)), (got_law, law, what)
+        plan = plan_for(check_filters(**DEFAULTS | filters, logits=target), [target])
+        key = "greedy" if plan.greedy else "listed" if plan.listed else (plan.top_k, plan.top_p)
+        told[key] = told.get(key, 0) + batch_size
+        told["invalid"] = told.get("invalid", 0) + int((whole.num_accepted < 0).sum())
+        told["rejected"] = told.get("rejected", 0) + int((whole.num_accepted < spec_len).sum())
+    return told
+
+
+DEFAULTS = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_random_calls_from_logits(groups, size):
+    told = groups(size).run(random_calls_from_logits, {2: 80, 3: 40, 4: 40}[size], size)
+    assert all(each == told[0] for each in told)
+    assert len(told[0]) == 8 and all(told[0].values()), told[0]
+
+
+# --- the kernels, in the emulator ----------------------------------------------------------------
+
+
+def with_kernels(rank, size, ranks, seed, function, *arguments):
+    """Run a function where some ranks use the emulated kernels, the others PyTorch's operators."""
+    if rank not in ranks:
+        return function(rank, size, *arguments)
+    build.load("emulator")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RSK_EMULATOR_SEED", str(seed))
+        patch.setattr(sharded, "_choose", lambda backend, device: Kernels)
+        return function(rank, size, *arguments)
+
+
+@pytest.mark.parametrize("ranks", [(0, 1), (1,)])
+def test_emulated_kernels(groups, ranks):
+    told = groups(2).run(with_kernels, ranks, 1, random_calls, 16, 11)
+    assert told[0] == told[1] and told[0]["rejected"] > 3
+
+
+@pytest.mark.parametrize("ranks", [(0, 1), (1,)])
+def test_emulated_kernels_from_logits(groups, ranks):
+    told = groups(2).run(with_kernels, ranks, 2, random_calls_from_logits, 16, 12)
+    assert told[0] == told[1] and told[0]["listed"] > 3
+
+
+def long_rows(rank, size, dtype, aligned):
+    """Rows of several pieces for each rank; ties that do not fit into a block's memory."""
+    g = torch.Generator().manual_seed(7)
+    vocab_size = 9000
+    bounds = [0, 4504 if aligned else 4501, vocab_size]
+    p, q = (torch.rand(2, n, vocab_size, generator=g) ** 8 for n in (3, 2))
+    p, q = ((rows / rows.sum(-1, keepdim=True)).to(dtype) for rows in (p, q))
+    for d in ([[5, 8999], [4500, 4503]], [[4504, 0], [8999, -1]]):
+        for draft in (q, None):
+            whole = rsk.rejection_sample(torch.tensor(d), draft, p, seed=3)
+            got = rsk.sharded.rejection_sample(
+                torch.tensor(d), sliced(draft, bounds, rank), sliced(p, bounds, rank), seed=3
+            )
+            assert torch.equal(got.tokens, whole.tokens)
+    for spread, filters in ((0.5, {"top_k": 9}), (4.0, {"top_k": 128, "top_p": 0.9}), (2.0, {})):
+        logits = (torch.randn(2, vocab_size, generator=g) * spread).round().to(dtype)
+        logits[1, 100:] = -torch.inf
+        for seed in range(3):
+            whole, laws = rsk.sample_from_logits(logits, seed=seed, **filters, return_laws=True)
+            got, got_laws = rsk.sharded.sample_from_logits(
+                sliced(logits, bounds, rank), seed=seed, **filters, return_laws=True
+            )
+            assert torch.equal(got, whole) and torch.equal(got_laws, laws), (spread, filters)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_emulated_kernels_on_long_rows(groups, dtype, aligned):
+    groups(2).run(with_kernels, (0, 1), 3, long_rows, dtype, aligned)
 
 
 # --- bad input ---------------------------------------------------------------------------------
@@ -330,10 +498,13 @@ def is_nothing(told):
     return isinstance(told, list) and {token for row in told for token in row} == {-1}
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_without_looking_nobody_gets_tokens_and_the_next_call_raises(groups, name):
+@pytest.mark.parametrize(
+    ("name", "kernels"), [*((name, ()) for name in CHANGES), ("K", (0, 1, 2)), ("seed", (0, 1))]
+)
+def test_without_looking_nobody_gets_tokens_and_the_next_call_raises(groups, name, kernels):
     message = CHANGES[name][1].format(others="ranks 0 and 2")
-    for rank, (first, then, last) in enumerate(groups(3).run(without_looking, name, -1)):
+    told = groups(3).run(with_kernels, kernels, 4, without_looking, name, -1)
+    for rank, (first, then, last) in enumerate(told):
         if rank == 1 and name.startswith(("wrong", "a far", "no draft")):  # it saw that itself
             assert message in first
             assert is_nothing(then)  # the others raised
