@@ -24,6 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
 
+from rsk.base import terminal
 from rsk.base.programs import FAILED, LINE, OUT_OF_TIME, PASSED, Found, Outcome, Program
 
 SCHEMA = "rsk-gpu-check/1"
@@ -166,6 +167,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the stages; the exit status is 1 if one of them did not pass."""
     from rich.console import Console
     from rich.table import Table
+
+    terminal.accept_any_text()
 
     from rsk.base.folders import checkout
     from rsk.measure.benchmark import check_device
