@@ -168,12 +168,11 @@ def main(arguments: list[str] | None = None) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    terminal.accept_any_text()
-
     from rsk.base.folders import checkout
     from rsk.measure.benchmark import check_device
     from rsk.measure.provenance import provenance
 
+    terminal.accept_any_text()
     parser = argparse.ArgumentParser(prog="python -m rsk.gpu_check", description=__doc__)
     parser.add_argument("--only", help="stages with commas between them: " + ", ".join(STAGES))
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: a dry run")
