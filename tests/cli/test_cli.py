@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import rsk
 from rsk import cli, doctor
 from rsk.course import running
-from rsk.report import talk
+from rsk.report import measurements, talk
 
 COMMANDS = ["demo", "benchmark", "generate", "report", "doctor"]
 
@@ -166,12 +166,14 @@ def test_report_passes_its_options_on(monkeypatch, tmp_path):
     arguments = ["-p", "batch_sizes=[1, 4]", "-p", "seed=3", "--full", "--only", "05"]
     result = run("report", *arguments, "--output", str(tmp_path), "--no-export")
     assert result.exit_code == 0, result.output
+    more = seen.pop("more")
+    assert (more.func, more.keywords) == (talk.write, {"language": "en"})
     assert seen == {
         "parameters": {"batch_sizes": [1, 4], "seed": 3, "quick": False},
         "only": ["05"],
         "output": tmp_path,
         "export": False,
-        "more": talk.write,
+        "ready": measurements.gather,
     }
     assert run("report").exit_code == 0
     assert seen["parameters"] == {}
