@@ -329,7 +329,7 @@ def report(
     from rsk.base import templates
     from rsk.course import running
     from rsk.course.parameters import parse_parameters
-    from rsk.report import published, talk
+    from rsk.report import measurements, published, talk
 
     templates.folder(lang)
     if publish:
@@ -347,6 +347,7 @@ def report(
         only=only or (),
         output=output,
         export=export,
+        ready=measurements.gather,
         more=functools.partial(talk.write, language=lang),
     )
 
