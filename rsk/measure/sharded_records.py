@@ -1,4 +1,4 @@
-"""What a measurement of the sharded sampler is made of: the schema of the files in ``data/sharded``."""
+"""What a measurement of the sharded sampler is made of: the schema of ``data/sharded``."""
 
 from __future__ import annotations
 

@@ -241,6 +241,19 @@ def sample_from_logits(
     return (tokens.squeeze(1), laws.squeeze(1)) if return_laws else tokens.squeeze(1)
 
 
+def forget(group: dist.ProcessGroup | None = None) -> None:
+    """Forget the slices that the ranks of a group have agreed on, and how long their messages are.
+
+    On a CPU, and with ``validate``, ranks notice by themselves that slices have changed. On a GPU
+    one whose own slice has not changed would not look: call this on every rank before the next
+    call. It is also a way back to short messages after a large batch.
+
+    Raises:
+        ValueError: there is no such group.
+    """
+    channel_of(group).forget()
+
+
 def _choose(backend: str, device: torch.device) -> Callable[[Call, Channel], Hands]:
     """Who computes a rank's part.
 

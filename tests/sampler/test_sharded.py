@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import collections
 import os
-import random
 import signal
 import time
 
@@ -14,13 +12,10 @@ import torch.distributed as dist
 from process_group import Group, Raised
 
 import rsk
-from rsk.check.logit_recipes import FILTERS, random_logit_recipe
-from rsk.check.recipes import random_recipe
+from rsk.check.sharded import columns_of, compare_random_calls, compare_random_logit_calls
 from rsk.sampler import build, sharded
-from rsk.sampler.arguments import check_filters
 from rsk.sampler.channel import Channel
 from rsk.sampler.fused_slices import Kernels
-from rsk.sampler.slice_laws import plan_for
 
 SIZES = (2, 3, 4)
 
@@ -40,53 +35,12 @@ def groups():
         each.close()
 
 
-def bounds_of(rng, vocab_size, size):
-    """Where slices begin and end: even, uneven, or with empty ones among them."""
-    if rng.random() < 0.3:
-        return [vocab_size * rank // size for rank in range(size + 1)]
-    return [0, *sorted(rng.randint(0, vocab_size) for _ in range(size - 1)), vocab_size]
+def random_calls(rank, size, *arguments):
+    return compare_random_calls(*arguments)
 
 
-def sliced(probs, bounds, rank):
-    """This rank's columns; a smaller vocabulary ends before the last slices do."""
-    if probs is None:
-        return None
-    return probs[..., bounds[rank] : max(bounds[rank], min(bounds[rank + 1], probs.shape[-1]))]
-
-
-def split_over(call, bounds, rank):
-    """The arguments of a call on one rank."""
-    keywords = call.arguments()
-    for name in keywords.keys() & {"draft_probs", "target_probs", "draft_logits", "target_logits"}:
-        keywords[name] = sliced(keywords[name], bounds, rank)
-    return keywords
-
-
-def random_calls(rank, size, count, seed):
-    """Compare random calls of every kind with the whole rows' result; returns how many of each."""
-    rng = random.Random(seed)
-    told = {"requests": 0, "invalid": 0, "rejected": 0, "mixed": 0}
-    for _ in range(count):
-        recipe = random_recipe(rng, max_elements=1 << 12, mixed=True)
-        call = recipe.make()
-        batch_size, spec_len, vocab_size = call.shape
-        bounds = bounds_of(rng, vocab_size, size)
-        whole = rsk.rejection_sample(**call.arguments(), backend="fused")
-        split = rsk.sharded.rejection_sample(**split_over(call, bounds, rank))
-        assert split.tokens.dtype == split.num_accepted.dtype == torch.int64
-        assert torch.equal(split.tokens, whole.tokens), (recipe, bounds, split, whole)
-        assert torch.equal(split.num_accepted, whole.num_accepted), (recipe, bounds)
-
-        probs, where = call.target_rows[:, 0], {"seed": call.seed, "position": call.position}
-        bounds = bounds_of(rng, probs.shape[1], size)
-        drawn = rsk.sharded.sample(sliced(probs, bounds, rank), **where)
-        assert torch.equal(drawn, rsk.sample(probs, **where, backend="fused")), recipe
-        told["requests"] += batch_size
-        told["invalid"] += int((whole.num_accepted < 0).sum())
-        told["rejected"] += int((whole.num_accepted < spec_len).sum())
-        draft = call.draft_rows
-        told["mixed"] += draft is not None and draft.shape[2] != call.target_rows.shape[2]
-    return told
+def random_logit_calls(rank, size, count, seed, max_elements=1 << 11):
+    return compare_random_logit_calls(count, seed, max_elements=max_elements)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -96,47 +50,9 @@ def test_random_calls(groups, size):
     assert all(number > 3 for number in told[0].values()), told[0]
 
 
-def random_calls_from_logits(rank, size, count, seed, max_elements=1 << 11):
-    """Compare random calls with the whole rows' result; returns how many of each plan."""
-    rng = random.Random(seed)
-    told = collections.Counter()
-    for _ in range(count):
-        recipe = random_logit_recipe(rng, max_elements)
-        call = recipe.make()
-        batch_size, spec_len, vocab_size = call.shape
-        bounds = bounds_of(rng, vocab_size, size)
-        keywords = split_over(call, bounds, rank)
-        drawing = {"seed": call.seed, "position": call.position, **call.filters}
-        if call.draft_rows is not None and spec_len and rng.random() < 0.3:
-            rows = call.draft_rows.unbind(1)
-            drawn = [rsk.sample_from_logits(row, **drawing, return_laws=True) for row in rows]
-            keywords["draft_laws"] = torch.stack([laws for _, laws in drawn], 1)
-        whole = rsk.rejection_sample_from_logits(**call.arguments(), backend="vectorized")
-        split = rsk.sharded.rejection_sample_from_logits(**keywords)
-        assert torch.equal(split.tokens, whole.tokens), (recipe, bounds, split, whole)
-        assert torch.equal(split.num_accepted, whole.num_accepted), (recipe, bounds)
-
-        logits = call.target_rows[:, 0]
-        bounds = bounds_of(rng, logits.shape[1], size)
-        token, law = rsk.sample_from_logits(
-            logits, **drawing, return_laws=True, backend="vectorized"
-        )
-        got, got_law = rsk.sharded.sample_from_logits(
-            sliced(logits, bounds, rank), **drawing, return_laws=True
-        )
-        assert torch.equal(got, token), recipe
-        assert torch.equal(got_law.nan_to_num(7), law.nan_to_num(7)), (recipe, got_law, law)
-        plan = plan_for(check_filters(**FILTERS | call.filters, logits=logits), [logits])
-        key = "greedy" if plan.greedy else "listed" if plan.listed else (plan.top_k, plan.top_p)
-        told[key] += batch_size
-        told["invalid"] += int((whole.num_accepted < 0).sum())
-        told["rejected"] += int((whole.num_accepted < spec_len).sum())
-    return told
-
-
 @pytest.mark.parametrize("size", SIZES)
 def test_random_calls_from_logits(groups, size):
-    told = groups(size).run(random_calls_from_logits, {2: 80, 3: 30, 4: 25}[size], size)
+    told = groups(size).run(random_logit_calls, {2: 80, 3: 30, 4: 25}[size], size)
     assert all(each == told[0] for each in told)
     assert len(told[0]) >= (8 if size == 2 else 6), told[0]  # each way to find laws
 
@@ -163,7 +79,7 @@ def test_emulated_kernels(groups, ranks):
 
 @pytest.mark.parametrize("ranks", [(0, 1), (1,)])
 def test_emulated_kernels_from_logits(groups, ranks):
-    told = groups(2).run(with_kernels, ranks, 2, random_calls_from_logits, 30, 12, 1 << 9)
+    told = groups(2).run(with_kernels, ranks, 2, random_logit_calls, 30, 12, 1 << 9)
     assert told[0] == told[1] and told[0]["listed"] > 3, told
 
 
@@ -178,7 +94,10 @@ def long_rows(rank, size, dtype, aligned):
         for draft in (q, None):
             whole = rsk.rejection_sample(torch.tensor(d), draft, p, seed=3)
             got = rsk.sharded.rejection_sample(
-                torch.tensor(d), sliced(draft, bounds, rank), sliced(p, bounds, rank), seed=3
+                torch.tensor(d),
+                columns_of(draft, bounds, rank),
+                columns_of(p, bounds, rank),
+                seed=3,
             )
             assert torch.equal(got.tokens, whole.tokens)
     for spread, filters in ((0.5, {"top_k": 9}), (4.0, {"top_k": 128, "top_p": 0.9}), (2.0, {})):
@@ -187,7 +106,7 @@ def long_rows(rank, size, dtype, aligned):
         for seed in range(3):
             whole, laws = rsk.sample_from_logits(logits, seed=seed, **filters, return_laws=True)
             got, got_laws = rsk.sharded.sample_from_logits(
-                sliced(logits, bounds, rank), seed=seed, **filters, return_laws=True
+                columns_of(logits, bounds, rank), seed=seed, **filters, return_laws=True
             )
             assert torch.equal(got, whole) and torch.equal(got_laws, laws), (spread, filters)
 
@@ -215,8 +134,8 @@ def usual_call(rank, size, *, is_right=True, **changes):
     arguments = {
         "validate": False,
         "draft_tokens": tokens,
-        "draft_probs": sliced(draft, bounds, rank),
-        "target_probs": sliced(target, bounds, rank),
+        "draft_probs": columns_of(draft, bounds, rank),
+        "target_probs": columns_of(target, bounds, rank),
         "seed": 5,
         "position": 7,
     }
