@@ -23,9 +23,10 @@ constexpr uint32_t MINUS_INFINITY<BFloat16> = 0xFF80u;
 template <>
 constexpr uint32_t MINUS_INFINITY<Float16> = 0xFC00u;
 
-// Floats in the order of integers. A NaN is the largest of all.
+// Floats in the order of integers. A NaN is the largest of all. Both zeros have the order of +0, as
+// they are equal in every comparison; the order before it, of -0, is that of no logit.
 __device__ __forceinline__ int32_t order_of(float x) {
-  const int32_t bits = (int32_t)bits_of(x);
+  const int32_t bits = (int32_t)bits_of(rounded_sum(x, 0.0f));
   return x != x ? 0x7FC00000 : bits ^ ((bits >> 31) & 0x7FFFFFFF);
 }
 __device__ __forceinline__ float in_order(int32_t order) {

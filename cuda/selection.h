@@ -326,6 +326,7 @@ __device__ inline Decision decide(const Team& team, Candidates& candidates, cons
   if (question.top_p < 1.0f) {
     const int64_t running = running_sum(own, team.lane);
     if (team.lane == 31) candidates.of_warps[0][team.warp] = running;
+    if (threadIdx.x == 0) candidates.first = 0;  // so that it is in the list whatever comes
     __syncthreads();
     const int64_t share = team.lane < WARPS ? candidates.of_warps[0][team.lane] : 0;
     const int64_t before = Sum::over_warp(team.lane < team.warp ? share : 0) + running - own;

@@ -23,6 +23,7 @@ import torch
 
 import rsk
 from rsk import check
+from rsk.base import terminal
 from rsk.check.calls import Sampler
 from rsk.check.logit_mutants import LOGIT_MUTANTS
 from rsk.check.mutants import MUTANTS, Exhibit
@@ -43,6 +44,7 @@ class Subject(NamedTuple):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what the arguments ask for; the exit status is 1 if a sampler is wrong."""
+    terminal.accept_any_text()
     options = _parse(arguments)
     samplers = _samplers(options.sampler, options.from_logits)
     if options.mutants:

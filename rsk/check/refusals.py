@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 import rsk
+from rsk.base import terminal
 from rsk.sampler import build
 from rsk.sampler.fused import tensor_and_int
 
@@ -191,6 +192,7 @@ def make_apart(name: str, device: str, emulator: bool) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Make every bad call; the exit status is 1 if one was not refused."""
+    terminal.accept_any_text()
     parser = argparse.ArgumentParser(
         prog="python -m rsk.check.refusals",
         description=__doc__,

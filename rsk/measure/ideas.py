@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from rsk.base import terminal
 from rsk.base.folders import cuda_dir, data_dir
 from rsk.measure.provenance import provenance
 from rsk.measure.records import Point, RecordError
@@ -348,6 +349,7 @@ def run() -> Ideas:
 
 def main() -> int:
     """Measure the ideas and save them."""
+    terminal.accept_any_text()
     parser = argparse.ArgumentParser(description="Time changes of the fused CUDA kernel.")
     parser.add_argument("--save", type=Path, help="write the result to this JSON file")
     parser.add_argument("--build", action="store_true", help=argparse.SUPPRESS)

@@ -180,9 +180,9 @@ def _check_number(
         return _check_each(name, value, (torch.float32,), batch_size, device)
     if type(value) is not float:  # the common case, and the one that torch.compile traces
         try:
-            if isinstance(value, bool):
-                raise TypeError
-            value = float(value)  # type: ignore[arg-type]
+            if isinstance(value, bool) or not hasattr(value, "__float__"):
+                raise TypeError  # float() reads texts, too
+            value = float(value)
         except (TypeError, ValueError):
             raise TypeError(
                 f"{name}: expected a number or a float32 tensor [B], got {type(value).__name__}"

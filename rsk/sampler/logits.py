@@ -28,6 +28,7 @@ from rsk.sampler.arguments import (
     check_tensors,
     raise_if_invalid,
 )
+from rsk.sampler.validation import check_drawn
 
 _MODULES: dict[str, ModuleType] = {
     "baseline": baseline_logits,
@@ -148,7 +149,10 @@ def rejection_sample_from_logits(
             model lacks have probability 0 there.
         target_logits: float32, bfloat16 or float16 [B, K+1, V].
         temperature, top_k, top_p, min_p: as in :func:`rsk.probabilities`, for both models.
-        seed, position, backend, validate: as in :func:`rsk.rejection_sample`.
+        seed, position, backend: as in :func:`rsk.rejection_sample`.
+        validate: raise if a request is invalid, or if a draft token that was judged cannot have
+            been drawn from its row under these parameters. This reads all rows of the draft and
+            waits for the device.
         draft_laws: float32 [B, K, 4]: what :func:`rsk.sample_from_logits` returned for each row of
             ``draft_logits`` under the same parameters, so that it need not be computed again. The
             result is the same.
@@ -175,6 +179,9 @@ def rejection_sample_from_logits(
     )
     if validate:
         raise_if_invalid(samples.num_accepted, UNREADABLE_LOGITS)
+        if draft_logits is not None:
+            draft_probs = module.probabilities(draft_logits, filters)
+            check_drawn("draft_logits", draft_tokens, draft_probs, samples.num_accepted)
     return samples
 
 
