@@ -7,14 +7,17 @@ puts the columns side by side) and samples there with the fused kernel, so that 
 tokens, as after a sharded call.
 
 Without the GPUs the backend is gloo, on the CPU: the tokens are compared and nothing is timed.
+Either way random calls of every kind are compared first.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import json
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,13 +27,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.multiprocessing.spawn import ProcessRaisedException, spawn
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
 import rsk
 from rsk.base import machine
+from rsk.check.sharded import compare_random_calls, compare_random_logit_calls
 from rsk.check.synthetic import make_batch
 from rsk.measure import clocks
 from rsk.measure.provenance import provenance
@@ -44,17 +49,23 @@ from rsk.measure.sharded_records import (
     ShardedRecord,
     Times,
 )
-from rsk.sampler import build, sharded
+from rsk.sampler import build, fused, sharded
 from rsk.sampler.api import RejectionSamples
 from rsk.sampler.channel import WORDS, channel_of
 
 SPEC_LEN = 4
 ACCEPTANCE = 0.7
 TEMPERATURE, TOP_P = 0.8, 0.9
+CALLS = 40
+"""Random calls of each sort that are compared first."""
 SAMPLES = 15
 SET_BYTES = 200 << 20
 """The inputs of a case rotate over so many bytes, so that no cache holds them."""
-TIMEOUT_S = 300
+TIMEOUT_S = 120
+
+
+class RankError(RuntimeError):
+    """A rank of a measurement failed; the message is its error."""
 
 
 def run(ranks: int, *, quick: bool = False, console: Console | None = None) -> Sharded:
@@ -67,7 +78,7 @@ def run(ranks: int, *, quick: bool = False, console: Console | None = None) -> S
 
     Raises:
         ValueError: less than one rank.
-        RuntimeError: a rank failed; the message is its error.
+        RankError: a rank failed.
     """
     if ranks < 1:
         raise ValueError(f"--sharded: expected at least 1 rank, got {ranks}")
@@ -78,8 +89,8 @@ def run(ranks: int, *, quick: bool = False, console: Console | None = None) -> S
     with tempfile.TemporaryDirectory() as folder:
         try:
             spawn(_rank, (ranks, folder, on_gpu, quick), nprocs=ranks)
-        except ProcessRaisedException as error:
-            raise RuntimeError(f"a rank failed:\n{error}") from None
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            raise RankError(f"a rank failed: {error}") from None
         found = json.loads((Path(folder) / "result.json").read_text())
     data = {
         "schema": SCHEMA,
@@ -88,6 +99,7 @@ def run(ranks: int, *, quick: bool = False, console: Console | None = None) -> S
         "ranks": ranks,
         "nccl": ".".join(map(str, torch.cuda.nccl.version())) if on_gpu else None,
         "topology": _topology() if on_gpu else "one host",
+        "rival": "fused" if fused.takes_logits("cuda" if on_gpu else "cpu") else "vectorized",
         **found,
     }
     return parse(Sharded, data)
@@ -141,6 +153,13 @@ def show(result: Sharded, console: Console) -> None:
         console.print("A correctness run: nothing was timed.")
 
 
+def _line(record: ShardedRecord) -> str:
+    words = [record.start, f"V={record.vocab_size}", f"B={record.batch_size}"]
+    if record.sharded is not None and record.gathered is not None:
+        words += [_us(record.sharded.graph), "against", _us(record.gathered.graph)]
+    return " ".join([*words, "equal" if record.equal else "NOT EQUAL"])
+
+
 def _bytes(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
@@ -176,8 +195,14 @@ def _rank(rank: int, ranks: int, folder: str, on_gpu: bool, quick: bool) -> None
         device_id=device if on_gpu else None,
     )
     try:
+        compare_random_calls(CALLS, 1, device)
+        compare_random_logit_calls(CALLS, 2, device)
         link = _measure_link(ranks, device) if on_gpu else None
-        records = [_measure(case, rank, device) for case in cases(ranks, on_gpu, quick)]
+        records = []
+        for case in cases(ranks, on_gpu, quick):
+            records.append(_measure(case, rank, device))
+            if rank == 0:  # the table comes last, and a run may not come so far
+                print(_line(records[-1]), file=sys.stderr, flush=True)
         if rank == 0:
             found = {
                 "link": None if link is None else dataclasses.asdict(link),
@@ -202,7 +227,7 @@ def _measure(case: Case, rank: int, device: torch.device) -> ShardedRecord:
     times: list[Times | None] = []
     equal = True
     channel = channel_of(None)
-    channel.words = WORDS  # as in a group that has had no larger batch
+    sharded.forget()  # a larger batch before it would leave longer messages
     ways[0](0)
     before = channel.collectives, channel.sent_bytes
     ways[0](0)
@@ -280,11 +305,16 @@ def _whole(
     return call(tokens, draft, target, seed=seed, **_filters(case))
 
 
+def _slices(case: Case) -> list[tuple[int, int]]:
+    bounds = [case.vocab_size * rank // case.ranks for rank in range(case.ranks + 1)]
+    return list(itertools.pairwise(bounds))
+
+
 def _part(
     case: Case, rank: int, tokens: Tensor, draft: Tensor, target: Tensor, seed: int
 ) -> Inputs:
     """One rank's columns, in memory of their own."""
-    begin, end = (case.vocab_size * r // case.ranks for r in (rank, rank + 1))
+    begin, end = _slices(case)[rank]
     return (
         tokens,
         draft[..., begin:end].contiguous(),
@@ -305,18 +335,21 @@ def _sharded(
 def _gathered(
     case: Case, tokens: Tensor, draft: Tensor, target: Tensor, seed: int
 ) -> RejectionSamples:
-    whole = (_gather_columns(rows, case.ranks) for rows in (draft, target))
-    return _whole(case, tokens, *whole, seed=seed)
+    draft, target = (_gather_columns(rows, case) for rows in (draft, target))
+    return _whole(case, tokens, draft, target, seed)
 
 
-def _gather_columns(part: Tensor, ranks: int) -> Tensor:
-    """All ranks' columns of rows, [B, N, V], on each of them; the slices are of one size."""
-    received = torch.empty(
-        (ranks * part.shape[0], *part.shape[1:]), dtype=part.dtype, device=part.device
-    )
+def _gather_columns(part: Tensor, case: Case) -> Tensor:
+    """All ranks' columns of rows, [B, N, V], on each of them."""
+    sizes = [end - begin for begin, end in _slices(case)]
+    filled = F.pad(part, (0, max(sizes) - part.shape[2]))  # a collective takes them of one size
+    received = filled.new_empty((case.ranks * len(filled), *filled.shape[1:]))
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    gather(received, part)
-    return received.view(ranks, *part.shape).movedim(0, 2).flatten(2)
+    gather(received, filled)
+    columns = received.view(case.ranks, *filled.shape)
+    if len(set(sizes)) == 1:
+        return columns.movedim(0, 2).flatten(2)
+    return torch.cat([one[..., :size] for one, size in zip(columns, sizes, strict=True)], 2)
 
 
 def _same(outputs: list[RejectionSamples], expected: list[RejectionSamples]) -> bool:

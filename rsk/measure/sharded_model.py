@@ -74,7 +74,8 @@ class Case(NamedTuple):
     def gathered_bytes(self) -> int:
         """What one rank receives if the rows are gathered."""
         rows = self.batch_size * (2 * self.spec_len + 1)
-        return rows * self.vocab_size * self.item_bytes * (self.ranks - 1) // self.ranks
+        columns = math.ceil(self.vocab_size / self.ranks)  # of the largest slice
+        return rows * columns * self.item_bytes * (self.ranks - 1)
 
 
 class Cost(NamedTuple):

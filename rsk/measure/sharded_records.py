@@ -110,6 +110,8 @@ class Sharded:
     nccl: str | None
     topology: str
     """How the GPUs are connected, as nvidia-smi says."""
+    rival: str
+    """The backend that samples gathered logits: ``fused``; ``vectorized`` where it cannot."""
     link: Link | None
     records: tuple[ShardedRecord, ...]
 
