@@ -108,6 +108,7 @@ inline Refusal fill_drafts(Batch& batch, const Tensor& draft_tokens, const Tenso
 template <class Launch>
 Refusal launch_on_device(const Tensor& like, Launch launch) {
 #if defined(RSK_EMULATED)
+  (void)like;
   return launch((cudaStream_t) nullptr);
 #else
   int current = -1;  // most often it is the tensors' device already, and a guard costs time
@@ -137,12 +138,15 @@ inline Refusal check_launch(cudaError_t error) {
 
 #else
 
-// Call some(begin, end) on the parts of [0, count), on several threads if they are worth waking: an
-// item has `elements` numbers to read, and 131072 of them take about 20 us. On a busy machine a
-// thread that is woken for less may be waited for much longer.
+// Numbers to read, in about 20 us, for which another thread is woken. On a busy machine, one that is
+// woken for less may be waited for much longer.
+constexpr int64_t WORTH_A_THREAD = 1 << 17;
+
+// Call some(begin, end) on the parts of [0, count), on several threads if that is worth it: an item
+// has `elements` numbers to read.
 template <class Some>
 Refusal on_threads(int64_t count, int64_t elements, Some some) {
-  const int64_t grain = elements < 1 << 17 ? (1 << 17) / elements : 1;
+  const int64_t grain = elements < WORTH_A_THREAD ? WORTH_A_THREAD / elements : 1;
   const auto call = [](int64_t begin, int64_t end, void* all) { (*(Some*)all)(begin, end); };
   RSK_TRY_TORCH(torch_parallel_for(0, count, grain, call, &some));
   return nullptr;

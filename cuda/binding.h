@@ -48,6 +48,7 @@ int32_t aoti_torch_delete_device_guard(DeviceGuardHandle);
 int32_t aoti_torch_get_current_cuda_stream(int32_t device_index, void**);
 int32_t torch_parallel_for(int64_t begin, int64_t end, int64_t grain,
                            void (*)(int64_t begin, int64_t end, void*), void*);
+int32_t torch_get_num_threads(uint32_t*);
 int32_t aoti_torch_library_init_fragment(const char* space, const char* file, uint32_t line,
                                          TorchLibraryHandle*);
 int32_t aoti_torch_library_init_impl(const char* space, const char* key, const char* file,

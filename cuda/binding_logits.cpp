@@ -76,6 +76,16 @@ Refusal fill(rsk::Filters& filters, const FilterArguments& from, const Tensor& l
   return nullptr;
 }
 
+#if !defined(RSK_CUDA)
+void run_all(int32_t count, int64_t elements, void (*task)(int32_t, const void*),
+             const void* argument) {
+  const auto some = [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) task((int32_t)i, argument);
+  };
+  if (rsk::on_threads(count, 2 * elements, some)) some(0, count);
+}
+#endif
+
 Refusal run(const LogitsBatch& call, const Tensor& like) {
   if (call.batch.batch_size == 0) return nullptr;
 #if defined(RSK_CUDA)
@@ -86,8 +96,16 @@ Refusal run(const LogitsBatch& call, const Tensor& like) {
   });
 #else
   (void)like;
-  const int64_t elements = 4 * (int64_t)call.batch.vocab_size;  // some rows, and some work on each
-  return rsk::on_threads(call.batch.batch_size, elements, [&](int64_t begin, int64_t end) {
+  const rsk::Batch& batch = call.batch;
+  uint32_t num_threads = 1;
+  RSK_TRY_TORCH(torch_get_num_threads(&num_threads));
+  const int64_t width = (num_threads + 1) / 2;  // two rows a position
+  if (batch.batch_size < num_threads && 2 * width * batch.vocab_size >= rsk::WORTH_A_THREAD) {
+    rsk::fused_cpu_logits_ahead(call, (int32_t)width, run_all);
+    return nullptr;
+  }
+  const int64_t elements = 4 * (int64_t)batch.vocab_size;  // some rows, and some work on each
+  return rsk::on_threads(batch.batch_size, elements, [&](int64_t begin, int64_t end) {
     rsk::fused_cpu_logits(call, (int32_t)begin, (int32_t)end);
   });
 #endif

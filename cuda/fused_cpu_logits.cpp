@@ -3,6 +3,7 @@
 // of parts of the row give; or else in further passes over a row that the cache still holds.
 #include <algorithm>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "kernels.h"
@@ -473,40 +474,43 @@ Distribution read_draft(const LogitsBatch& call, int32_t b, int32_t k, const Fil
   });
 }
 
-// judge() of specification.h for a token with the probabilities p and q.
-Verdict judge(const Batch& batch, int32_t b, int32_t k, float p, float q) {
-  const uint64_t word = random_word(seed_of(batch, b), position_of(batch, b) + (uint64_t)k, COIN);
-  const double u = (double)(int32_t)(word >> 35) * (1.0 / (1 << 29));
-  if (!is_finite(p) || !is_finite(q)) return Verdict::invalid;
-  return u * (double)q < (double)p ? Verdict::accepted : Verdict::rejected;
-}
-
-void decide(const LogitsBatch& call, int32_t b, Scratch& scratch) {
-  const Batch& batch = call.batch;
-  const int32_t num_columns = std::max(batch.vocab_size, batch.draft_vocab_size);
-  const Filter filter = filter_of(call.filters, b);
+// Both distributions at a position, and what is known of the row p.
+struct Position {
   Distribution p, q;
+  Scratch* scratch;
+};
+
+// read(k, has_draft) gives position k; only with has_draft the draft's row is needed.
+template <class Read>
+void decide(const LogitsBatch& call, int32_t b, Read read) {
+  const Batch& batch = call.batch;
+  const bool has_row = batch.draft_probs;
   int32_t n = 0;
   Verdict verdict = Verdict::ended;
+  Position at;
   for (; n < batch.spec_len; ++n) {
     const int64_t d = draft_token(batch, b, n);
-    verdict = d == -1                       ? Verdict::ended
-              : d < 0 || d >= num_columns ? Verdict::invalid
-                                            : Verdict::accepted;
+    verdict = d == -1                              ? Verdict::ended
+              : d < 0 || d >= num_columns(batch) ? Verdict::invalid
+                                                   : Verdict::accepted;
     if (verdict != Verdict::accepted) break;
-    if (batch.draft_probs) q = read_draft(call, b, n, filter, scratch);
-    p = read_target(call, b, n, filter, scratch);  // after q: the scratch knows the row p
-    verdict = judge(batch, b, n, p[d], batch.draft_probs ? q[d] : 1.0f);
+    at = read(n, has_row);
+    const float p = at.p[d], q = has_row ? at.q[d] : 1.0f;
+    if (!is_finite(p) || !is_finite(q)) {
+      verdict = Verdict::invalid;
+    } else if (!(coin(batch, b, n) * (double)q < (double)p)) {
+      verdict = Verdict::rejected;
+    }
     if (verdict != Verdict::accepted) break;
   }
   int64_t token = -1;
   if (verdict != Verdict::invalid) {
     const bool is_rejected = verdict == Verdict::rejected;
-    if (!is_rejected) p = read_target(call, b, n, filter, scratch);
-    const bool has_row = is_rejected && batch.draft_probs;
+    if (!is_rejected) at = read(n, false);
+    const Distribution* const q = is_rejected && has_row ? &at.q : nullptr;
     const int64_t certain = is_rejected && !has_row ? draft_token(batch, b, n) : -1;
-    token = draw(sample_word(batch, b, n), p, has_row ? &q : nullptr, certain, scratch);
-    if (call.laws) call.laws[b] = p.law;
+    token = draw(sample_word(batch, b, n), at.p, q, certain, *at.scratch);
+    if (call.laws) call.laws[b] = at.p.law;
   }
   write_result(batch, b, n, token);
 }
@@ -515,7 +519,44 @@ void decide(const LogitsBatch& call, int32_t b, Scratch& scratch) {
 
 void fused_cpu_logits(const LogitsBatch& call, int32_t begin, int32_t end) {
   Scratch scratch;
-  for (int32_t b = begin; b < end; ++b) decide(call, b, scratch);
+  for (int32_t b = begin; b < end; ++b) {
+    const Filter filter = filter_of(call.filters, b);
+    decide(call, b, [&](int32_t k, bool has_draft) {
+      Position at{{}, {}, &scratch};
+      if (has_draft) at.q = read_draft(call, b, k, filter, scratch);
+      at.p = read_target(call, b, k, filter, scratch);  // last: the scratch is to know this row
+      return at;
+    });
+  }
+}
+
+void fused_cpu_logits_ahead(const LogitsBatch& call, int32_t width, RunAll* run_all) {
+  const Batch& batch = call.batch;
+  // The target's and the draft's row of a position stand side by side.
+  const std::unique_ptr<Scratch[]> scratch(new Scratch[2 * width]);
+  const std::unique_ptr<Distribution[]> rows(new Distribution[2 * width]);
+  for (int32_t b = 0; b < batch.batch_size; ++b) {
+    const Filter filter = filter_of(call.filters, b);
+    int32_t begin = 0, end = 0;
+    const auto read_row = [&](int32_t i) {
+      const int32_t k = begin + i / 2;
+      if (i % 2 == 0) {
+        rows[i] = read_target(call, b, k, filter, scratch[i]);
+      } else if (batch.draft_probs && k < batch.spec_len) {
+        rows[i] = read_draft(call, b, k, filter, scratch[i]);
+      }
+    };
+    decide(call, b, [&](int32_t k, bool) -> Position {
+      if (k >= end) {
+        begin = k;
+        end = std::min(k + width, batch.spec_len + 1);
+        const auto call_it = [](int32_t i, const void* task) { (*(decltype(read_row)*)task)(i); };
+        run_all(2 * (end - begin), num_columns(batch), call_it, &read_row);
+      }
+      const int32_t i = 2 * (k - begin);
+      return {rows[i], rows[i + 1], &scratch[i]};
+    });
+  }
 }
 
 void probabilities_cpu(const LogitsBatch& call, float* out, int64_t begin, int64_t end) {

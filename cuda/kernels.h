@@ -16,6 +16,14 @@ void fused_cpu(const Batch& batch, int32_t begin, int32_t end);
 // The same from logits.
 void fused_cpu_logits(const LogitsBatch& call, int32_t begin, int32_t end);
 
+// Calls task(i, argument) for all i in [0, count), on several threads. `elements`: that a task reads.
+typedef void RunAll(int32_t count, int64_t elements, void (*task)(int32_t i, const void* argument),
+                    const void* argument);
+
+// All requests one after the other, for fewer requests than threads: the rows of `width` positions
+// of a request are read side by side, as if each were reached.
+void fused_cpu_logits_ahead(const LogitsBatch& call, int32_t width, RunAll* run_all);
+
 // The probabilities of rows [begin, end) of the target's logits, counted over requests and
 // positions: out is [B, K+1, V], contiguous.
 void probabilities_cpu(const LogitsBatch& call, float* out, int64_t begin, int64_t end);

@@ -185,13 +185,18 @@ RSK_FUNCTION int64_t draft_token(const Batch& batch, int32_t b, int32_t k) {
 
 enum class Verdict : int32_t { accepted, rejected, ended, invalid };
 
+// The coin u of draft token k of request b, in [0, 1). It has 29 bits and q 24, so their product is
+// exact in a double, and p = q > 0 always accepts.
+RSK_FUNCTION double coin(const Batch& batch, int32_t b, int32_t k) {
+  const uint64_t word = random_word(seed_of(batch, b), position_of(batch, b) + (uint64_t)k, COIN);
+  return (double)(int32_t)(word >> 35) * (1.0 / (1 << 29));
+}
+
 // Judge draft token k of request b, on its own: it counts only if all before it were accepted.
-// u has 29 bits and q 24, so their product is exact in a double, and p = q > 0 always accepts.
 template <class Probability>
 RSK_FUNCTION Verdict judge(const Batch& batch, int32_t b, int32_t k) {
   // First, so that a GPU computes it while it waits for the token and its probabilities.
-  const uint64_t word = random_word(seed_of(batch, b), position_of(batch, b) + (uint64_t)k, COIN);
-  const double u = (double)(int32_t)(word >> 35) * (1.0 / (1 << 29));
+  const double u = coin(batch, b, k);
   const int64_t d = draft_token(batch, b, k);
   if (d == -1) return Verdict::ended;
   if (d < 0 || d >= num_columns<Probability>(batch)) return Verdict::invalid;
