@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import rsk
 from rsk import cli, doctor
+from rsk.base import templates
 from rsk.course import running
 from rsk.report import talk
 
@@ -171,10 +172,22 @@ def test_report_passes_its_options_on(monkeypatch, tmp_path):
         "only": ["05"],
         "output": tmp_path,
         "export": False,
-        "more": talk.write,
+        "more": seen["more"],
     }
+    assert (seen["more"].func, seen["more"].keywords) == (talk.write, {"language": "en"})
     assert run("report").exit_code == 0
     assert seen["parameters"] == {}
+
+
+def test_report_is_made_in_the_language_asked_for(monkeypatch, tmp_path):
+    seen = {}
+    monkeypatch.setattr(running, "run_course", lambda *a, **k: seen.update(k, parameters=a[0]))
+    monkeypatch.setattr(templates, "languages", lambda: ["de", "en"])
+    assert run("report", "--lang", "de").exit_code == 0
+    assert seen["parameters"] == {"language": "de"}
+    assert seen["more"].keywords == {"language": "de"}
+    result = run("report", "--lang", "xx")
+    assert result.exit_code == 2 and "no words in 'xx'; languages: de, en" in result.output
 
 
 def test_report_refuses_a_parameter_that_cannot_be_read():

@@ -100,6 +100,33 @@ def test_notebooks_run_in_order_and_hand_results_on(write_notebook, tmp_path, mo
     assert list(elsewhere.iterdir()) == [elsewhere / "rsk"]
 
 
+def test_notebooks_of_a_run_share_a_process_and_nothing_else(write_notebook, tmp_path):
+    """What one left, its names, history, labels and parameters, the next does not find."""
+    sources = write_notebook(
+        "00_first",
+        "import os; from rsk.course import lesson, publish\nleft = lesson.begin(device)",
+        "publish.tokens([('a', 'prompt')], label='lst-a', caption='C.'); print(os.getpid())",
+        parameters="device = 'cpu'\nquick = True",
+    ).parent
+    write_notebook(
+        "01_second",
+        "assert 'left' not in globals() and len(In) == 3 + injected, In",
+        "import os; from rsk.course import lesson, publish\nassert lesson._here is None",
+        "lesson.begin()",
+        "publish.tokens([('a', 'prompt')], label='lst-a', caption='C.'); print(os.getpid())",
+        parameters="injected = False\nquick = True",
+    )
+    for given, extra in (({}, 0), ({"quick": False, "injected": True}, 1)):
+        running.run_course(given, sources=sources, output=tmp_path / "out", console=console())
+        texts = [outputs(path) for path in sorted((tmp_path / "out" / "notebooks").iterdir())]
+        assert texts[0].splitlines()[-1] == texts[1].splitlines()[-1]
+        counts = [
+            cell.execution_count
+            for cell in nbformat.read(tmp_path / "out/notebooks/01_second.ipynb", 4).cells
+        ]
+        assert counts == list(range(1, 6 + extra))
+
+
 def test_cells_are_counted_as_they_run(write_notebook, tmp_path):
     path = write_notebook("00_a", "1", "", "2")
     seen = []
