@@ -279,6 +279,9 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Keep this share of the probability.")] = 1.0,
+    min_p: Annotated[
+        float, typer.Option(help="Keep tokens this probable relative to the likeliest.")
+    ] = 0.0,
     seed: Annotated[
         int | None,
         typer.Option(help="Repeats a text if all else is the same; by default a new one."),
@@ -301,6 +304,7 @@ def generate(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        min_p=min_p,
         seed=seed,
         backend=backend,
         device=_device(device),

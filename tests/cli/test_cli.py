@@ -379,7 +379,7 @@ def test_generate_passes_its_options_on(monkeypatch):
     seen = {}
     monkeypatch.setattr(command_line, "run", lambda *a, **k: seen.update(k, prompt=a[0]))
     arguments = "--target t --draft ngram --spec-len 3 --max-new-tokens 9 --temperature 0.5"
-    arguments += " --top-k 4 --top-p 0.9 --seed 1 --backend fused --device cpu --plain"
+    arguments += " --top-k 4 --top-p 0.9 --min-p 0.1 --seed 1 --backend fused --device cpu --plain"
     result = run("generate", "Once upon", *arguments.split())
     assert result.exit_code == 0, result.output
     assert seen == {
@@ -391,6 +391,7 @@ def test_generate_passes_its_options_on(monkeypatch):
         "temperature": 0.5,
         "top_k": 4,
         "top_p": 0.9,
+        "min_p": 0.1,
         "seed": 1,
         "backend": "fused",
         "device": "cpu",
