@@ -7,6 +7,7 @@ packages are missing does not keep the others from working.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 from pathlib import Path
@@ -196,10 +197,10 @@ def benchmark(
     seed: Seed = 0,
 ) -> None:
     """Measure the implementations; save and compare records."""
-    from rsk.base.folders import data_dir
     from rsk.measure import benchmark as bench
+    from rsk.measure import recorded_runs
     from rsk.measure.provenance import provenance
-    from rsk.measure.records import Benchmark, Quoted
+    from rsk.measure.records import Benchmark
 
     console = _console()
     if compare != bool(files):
@@ -239,7 +240,7 @@ def benchmark(
         )
     except bench.Interrupted as error:
         measured, interruption = error.benchmark, error
-    bench.show(measured, console, Quoted.load(data_dir() / "benchmarks" / "earlier-work.json"))
+    bench.show(measured, console, recorded_runs.earlier_work())
     if path is not None:
         console.print(f"saved to {path}", soft_wrap=True)
     if interruption is not None:
@@ -320,21 +321,34 @@ def report(
             "--publish", help="From recorded data alone, make the copies that report/ holds."
         ),
     ] = False,
+    lang: Annotated[
+        str, typer.Option(help="Language of report and talk: a folder of report/.")
+    ] = "en",
 ) -> None:
     """Run the notebooks, and make the report and the talk."""
+    from rsk.base import templates
     from rsk.course import running
     from rsk.course.parameters import parse_parameters
     from rsk.report import published, talk
 
+    templates.folder(lang)
     if publish:
         if param or only or quick is not None or not export:
-            raise ValueError("--publish goes with no other option than --output")
-        published.rebuild(output, _console())
+            raise ValueError("--publish goes with no other option than --output and --lang")
+        published.rebuild(output, _console(), lang)
         return
     parameters = parse_parameters(param or [])
     if quick is not None:
         parameters["quick"] = quick
-    running.run_course(parameters, only=only or (), output=output, export=export, more=talk.write)
+    if lang != templates.LANGUAGE:
+        parameters["language"] = lang
+    running.run_course(
+        parameters,
+        only=only or (),
+        output=output,
+        export=export,
+        more=functools.partial(talk.write, language=lang),
+    )
 
 
 @app.command()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rsk.base import folders
 from rsk.course.parameters import declared_parameters, match_parameters
 from rsk.course.progress import Part, Progress
-from rsk.course.publish import MIME
+from rsk.export.document import MIME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

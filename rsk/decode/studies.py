@@ -38,6 +38,8 @@ USUAL_TEMPERATURE = 1.0
 ROUNDING_GAP = 1e-3
 """Logits of a float32 model that are closer may come out in either order."""
 PARTS = ("draft", "target", "sampler", "rest")
+TWO = 2.0
+"""Standard errors within which two numbers are called the same."""
 
 
 def expected_tokens(acceptance: float, spec_len: int) -> float:
@@ -121,6 +123,21 @@ class Trial:
     def sampler_share(self) -> float:
         """The sampler's part of the time."""
         return self.seconds["sampler"] / sum(self.seconds.values())
+
+    @property
+    def rest_share(self) -> float:
+        """The part of the loop around models and sampler."""
+        return self.seconds["rest"] / sum(self.seconds.values())
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the formula misses the tokens per pass by more than two standard errors."""
+        return abs(self.tokens_per_pass - self.expected) > TWO * self.tokens_per_pass_error
+
+    def is_like(self, other: Trial) -> bool:
+        """Whether the acceptance rates differ by no more than two standard errors."""
+        error = math.hypot(self.acceptance_error, other.acceptance_error)
+        return abs(self.acceptance - other.acceptance) <= TWO * error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +247,25 @@ class Study:
     def fastest(self) -> Race:
         """The race with the largest speed-up."""
         return max(self.speculative, key=self.speed_up)
+
+    @property
+    def losing(self) -> list[Race]:
+        """Races that took longer than plain decoding."""
+        races = [*self.speculative, *self.other_drafts]
+        return [race for race in races if self.speed_up(race) <= 1]
+
+    @property
+    def dearest_check(self) -> Race:
+        """The race in which the target's pass on K + 1 tokens takes longest, beside one on one."""
+        return max(self.speculative, key=self.verify_cost)
+
+    def yield_of(self, race: Race) -> float:
+        """Tokens per pass that the trial of a race's draft, at the usual K and temperature, had."""
+        return next(
+            trial.tokens_per_pass
+            for trial in self.by_temperature()[race.draft]
+            if trial.temperature == USUAL_TEMPERATURE
+        )
 
     @property
     def cost(self) -> float:

@@ -1,4 +1,4 @@
-"""Save the bit-for-bit agreement of the CUDA kernels on a GPU, with where it was seen.
+"""Save and load the bit-for-bit agreement of the CUDA kernels on a GPU, with where it was seen.
 
 ``python -m rsk.measure.agreement --save FILE`` runs :mod:`rsk.check.grid`.
 """
@@ -8,12 +8,49 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from rsk.base import folders
 from rsk.check import grid
 from rsk.measure.provenance import provenance
+from rsk.measure.records import Provenance, RecordError, parse
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How many shapes the CUDA kernels were compared on, and where; all agreed."""
+
+    provenance: Provenance
+    planned: int
+    done: int
+
+
+def newest() -> Grid:
+    """The newest record.
+
+    Raises:
+        RecordError: there is none, one is damaged, or in the newest a kernel was wrong.
+    """
+    found = []
+    for path in (folders.data_dir() / "kernels").glob("agreement*.json"):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            made = parse(Provenance, content["provenance"])
+            counts = content["grid"]["planned"], content["grid"]["done"]
+            found.append((Grid(made, *counts), grid.wrong(content)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RecordError(f"{path}: expected a record of agreement: {error!r}") from error
+    if not found:
+        raise RecordError(
+            "data/kernels/agreement*.json is missing; python -m rsk.measure.agreement makes it"
+        )
+    latest, wrong = max(found, key=lambda pair: pair[0].provenance.date)
+    if wrong:
+        raise RecordError(f"data/kernels: in the newest agreement, kernels differ: {wrong}")
+    return latest
 
 
 def main() -> int:

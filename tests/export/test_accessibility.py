@@ -16,7 +16,7 @@ import pytest
 from test_export import save, whole_report
 
 from rsk.base import folders
-from rsk.course import publish
+from rsk.course import labels
 from rsk.export import export_report, export_site
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def chromium() -> Iterator[Browser]:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A report and a site that hold one of everything."""
     folder = tmp_path_factory.mktemp("pages")
-    publish.reset()
+    labels.reset()
     notebook = save(whole_report(), folder / "notebooks" / "07_report.ipynb")
     report, _ = export_report(notebook, folder)
     return [report, *export_site(folder)]
