@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from rsk.decode.command_line import shipped_prompts
-from rsk.decode.kv_cache import CachedModel, Clock, Sampling
+from rsk.decode.kv_cache import CachedModel, Clock
 from rsk.decode.loading import NGRAM, Pair, fitting_threads, load_pair, parameters, shipped_pair
 from rsk.decode.loop import ACCEPTED, RECOVERED, Generation, speculative_generate
 from rsk.measure.provenance import provenance
@@ -399,9 +399,9 @@ def reading_seconds(
     """Wall time in which target and draft read prompts, before the first step."""
     clock = Clock(pair.target.device)
     ids = [list(pair.tokenizer(prompt).input_ids) for prompt in prompts]
-    CachedModel(pair.target, Sampling(), "target", clock).read([row[:-1] for row in ids])
+    CachedModel(pair.target, "target", clock).read([row[:-1] for row in ids])
     if draft is not None and not isinstance(draft, str):
-        CachedModel(draft, Sampling(), "draft", clock).read([row[:-2] for row in ids])
+        CachedModel(draft, "draft", clock).read([row[:-2] for row in ids])
     return {part: clock.seconds.get(part, 0.0) for part in PARTS}
 
 

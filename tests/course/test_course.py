@@ -300,23 +300,25 @@ def test_chapter_04_says_what_it_could_not_run(tmp_path, monkeypatch):
         assert f"04_cuda_kernel.ipynb: {name}: " in str(error.value)
 
 
-def test_a_talk_without_records_is_left_out_and_a_bad_record_is_named(
-    write_notebook, tmp_path, monkeypatch
-):
-    def no_talk(folder):
-        raise records.RecordError("the talk needs a run on a GPU, and none is recorded")
-
-    monkeypatch.setattr(running, "_export", lambda folder: [folder / "report.html"])
+def test_a_bad_record_is_named(write_notebook, tmp_path, monkeypatch):
     monkeypatch.setattr(records, "recorded", lambda: ([], ["data/x.json: schema: newer"]))
-    sources = write_notebook("07_report", "1").parent
+    sources = write_notebook("00_a", "1").parent
     printed = console()
-    running.run_course(sources=sources, output=tmp_path, more=no_talk, console=printed)
-    lines = [line.strip() for line in printed.file.getvalue().splitlines()[-3:]]
-    assert lines == [
-        str(tmp_path / "report.html"),
-        "left out: data/x.json: schema: newer",
-        "not made: the talk needs a run on a GPU, and none is recorded",
-    ]
+    running.run_course(sources=sources, output=tmp_path, console=printed)
+    assert printed.file.getvalue().endswith("  left out: data/x.json: schema: newer\n")
+
+
+def test_without_records_the_report_is_refused_before_anything_runs(write_notebook, tmp_path):
+    def ready():
+        raise records.RecordError("data/benchmarks: expected a run on cuda")
+
+    sources = write_notebook("00_a", "1").parent
+    write_notebook("07_report", "1")
+    options = {"sources": sources, "output": tmp_path / "o", "ready": ready, "console": console()}
+    with pytest.raises(records.RecordError, match="expected a run on cuda"):
+        running.run_course(**options)
+    assert not (tmp_path / "o").exists()
+    running.run_course(**options, only=["00"])  # which needs none
 
 
 def test_a_device_that_is_not_there_stops_the_run_before_it_starts(
