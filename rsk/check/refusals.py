@@ -12,6 +12,7 @@ makes of a refusal, and a good call afterwards still works.
 from __future__ import annotations
 
 import argparse
+import functools
 import multiprocessing
 import os
 import signal
@@ -24,15 +25,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import rsk
 from rsk.base import terminal
 from rsk.sampler import build
-from rsk.sampler.fused import tensor_and_int
 
 Arguments = dict[str, Any]  # wrong ones, so of any type
 Call = Callable[[], object]
 
+OPERATOR = "torch.ops.rsk."
 SECONDS = 120
 """For one call and the start of its process."""
 
@@ -91,48 +93,106 @@ def bad_arguments(device: str) -> Iterator[tuple[str, Arguments]]:
 
 
 def bad_calls(device: str) -> dict[str, Call]:
-    """The faults in the functions that take them, by function and fault.
+    """The faults in every function that takes them, by function and fault.
 
     The kernels are among them if they are loaded: for CPU tensors, the emulator's.
     """
     calls: dict[str, Call] = {}
-    operators = torch.ops.rsk
-    kernel = list(rsk.KERNELS.values())[-1]
-    has_kernels = build.is_loaded("cuda" if device == "cuda" else "emulator")
+    decide: list[Callable[..., object]] = [rsk.rejection_sample, rsk.rejection_sample_from_logits]
+    draw: list[Callable[..., object]] = [rsk.sample, rsk.sample_from_logits]
+    if _has_kernels(device):
+        decide.append(list(rsk.KERNELS.values())[-1])
     for fault, changed in bad_arguments(device):
         arguments = good_arguments(device) | changed
         numbers = {name: arguments[name] for name in ("seed", "position")}
-        operands = [part for value in numbers.values() for part in _operands(value)]
         tensors = [arguments[name] for name in ("draft_tokens", "draft_probs", "target_probs")]
-        functions: dict[str, Call] = {
-            "rsk.rejection_sample": partial(rsk.rejection_sample, *tensors, **numbers),
-            "rsk.rejection_sample_from_logits": partial(
-                rsk.rejection_sample_from_logits, *tensors, **numbers
-            ),
-            "torch.ops.rsk.rejection_sample": partial(
-                operators.rejection_sample, *tensors, *operands
-            ),
-        }
-        if has_kernels:
-            functions["rsk.KERNELS"] = partial(kernel, *tensors, **numbers)
-            functions["torch.ops.rsk.launch"] = partial(operators.launch, 0, *tensors, *operands)
+        for function in decide:
+            calls[f"{function.__name__}, {fault}"] = partial(function, *tensors, **numbers)
         if changed.keys() <= {"target_probs", "seed", "position"}:
             rows = _rows(arguments["target_probs"])
-            functions["rsk.sample"] = partial(rsk.sample, rows, **numbers)
-            functions["rsk.sample_from_logits"] = partial(rsk.sample_from_logits, rows, **numbers)
-            functions["torch.ops.rsk.sample"] = partial(operators.sample, rows, *operands)
-        calls |= {f"{name}, {fault}": function for name, function in functions.items()}
-    if has_kernels:
-        tensors = list(good_arguments(device).values())[:3]
-        for index in (-2, len(rsk.KERNELS), 1 << 40):
-            calls[f"torch.ops.rsk.launch, kernel {index}"] = partial(
-                operators.launch, index, *tensors, None, 0, None, 0
-            )
+            for function in draw:
+                calls[f"{function.__name__}, {fault}"] = partial(function, rows, **numbers)
+    for name, (operator, given) in good_operator_calls(device).items():
+        is_alone = sum(isinstance(value, Tensor) for value in given) == 1
+        for place, value in enumerate(given):
+            for fault, wrong in _bad_tensors(value, device, is_alone).items():
+                changed_call = partial(operator, *given[:place], wrong, *given[place + 1 :])
+                calls[f"{OPERATOR}{name}, argument {place} {fault}"] = changed_call
+        if name == "launch":
+            for index in (-2, len(rsk.KERNELS), 1 << 40):
+                calls[f"{OPERATOR}launch, kernel {index}"] = partial(operator, index, *given[1:])
     return calls
 
 
-def _operands(value: Any) -> tuple[Any, Any]:
-    return tensor_and_int(value) if isinstance(value, (Tensor, int)) else (value, 0)
+def _has_kernels(device: str) -> bool:
+    return build.is_loaded("cuda" if device == "cuda" else "emulator")
+
+
+@functools.cache
+def good_operator_calls(device: str) -> dict[str, tuple[Any, list[Any]]]:
+    """Every operator that is loaded, by name, with arguments as the public functions give it."""
+    found: dict[str, tuple[Any, list[Any]]] = {}
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            key = "CUDA" if device == "cuda" else "CPU"
+            if func.namespace == "rsk" and _is_implemented(func.name(), key):
+                found[func.name().removeprefix("rsk::")] = func, list(args)
+            return func(*args, **(kwargs or {}))
+
+    good = good_arguments(device)
+    tokens, draft, target = (good[name] for name in list(good)[:3])
+    filters: Arguments = {
+        "temperature": torch.ones(2, device=device),
+        "top_p": torch.ones(2, device=device),
+    }
+    filters["top_k"] = torch.zeros(2, dtype=torch.int64, device=device)
+    filters["min_p"] = torch.zeros(2, device=device)
+    numbers: Arguments = dict.fromkeys(("seed", "position"), good["seed"])
+    with Recorder():
+        rsk.sample(target[:, 0], **numbers, backend="fused")
+        rsk.rejection_sample(tokens, draft, target, **numbers, backend="fused")
+        rsk.probabilities(target, **filters, backend="fused")
+        drawn = rsk.sample_from_logits(target[:, 0], **filters, **numbers, return_laws=True)
+        laws = drawn[1][:, None].expand(-1, 3, -1)
+        rsk.rejection_sample_from_logits(
+            tokens, draft, target, **filters, **numbers, draft_laws=laws, backend="fused"
+        )
+        if _has_kernels(device):
+            next(iter(rsk.KERNELS.values()))(tokens, draft, target, **numbers)
+    for name, (_, given) in list(found.items()):
+        if _is_implemented(f"rsk::emulated_{name}", "CPU") and device == "cpu":
+            emulated = f"emulated_{name}"
+            found[emulated] = getattr(torch.ops.rsk, emulated).default, given
+    return found
+
+
+def _is_implemented(name: str, key: str) -> bool:
+    names = torch._C._dispatch_get_all_op_names()
+    return name in names and torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
+
+
+def _bad_tensors(value: Any, device: str, is_alone: bool) -> Arguments:
+    """What to put in place of a tensor; one alone may have any size and be anywhere."""
+    if not isinstance(value, Tensor):
+        return {}
+    wrong: Arguments = {
+        "of int16": value.to(torch.int16),
+        "of complex64": value.to(torch.complex64),
+        "without dimensions": value.new_zeros(()),
+        "sparse": value.to_sparse(),
+        "a list": value.tolist(),
+        "a str": "3",
+    }
+    if not is_alone:
+        wrong["on meta"] = value.to("meta")
+        wrong["on another device"] = value.to("meta" if device == "cpu" else "cpu")
+        wrong["of a dimension more"] = value[None]
+        wrong["of a batch more"] = torch.cat([value, value])
+        wrong["of no batch"] = value[:0]
+    return wrong
 
 
 def _rows(target_probs: Any) -> Any:
@@ -149,7 +209,7 @@ def make(name: str, device: str) -> str:
     except (ValueError, TypeError):
         pass
     except Exception as error:
-        if not name.startswith("torch.ops"):
+        if not name.startswith(OPERATOR):
             return f"raised {type(error).__name__}: {error}"
     else:
         return f"was accepted and returned {result}"
@@ -174,7 +234,7 @@ def make_apart(name: str, device: str, emulator: bool) -> str:
     """:func:`make` in a process of its own, whose end is an answer too."""
     # A fork has all libraries already, but CUDA does not survive one; so for CUDA the forks are of
     # a server that has only imported them.
-    context = multiprocessing.get_context("forkserver" if device == "cuda" else "fork")
+    context: Any = multiprocessing.get_context("forkserver" if device == "cuda" else "fork")
     context.set_forkserver_preload([__name__ if __name__ != "__main__" else "rsk.check.refusals"])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(name, device, emulator, sender))
