@@ -35,7 +35,7 @@ def test_recorded_times_are_shown_with_where_they_are_from(shown, monkeypatch, t
     from_logits.show_recorded()
     banner, table = shown
     assert banner["text/plain"].startswith("Recorded")
-    assert "of 2 whole runs" in table["text/plain"]
+    assert "of 2 whole runs" in table[publish.MIME]["caption"]
     frame = from_logits.recorded_frame(LogitsBenchmark.load(file))
     assert list(frame["logits"]) == ["bfloat16", "float32"]
     assert list(frame.columns[3:]) == [
