@@ -23,9 +23,10 @@ constexpr uint32_t MINUS_INFINITY<BFloat16> = 0xFF80u;
 template <>
 constexpr uint32_t MINUS_INFINITY<Float16> = 0xFC00u;
 
-// Floats in the order of integers. A NaN is the largest of all.
+// Floats in the order of integers. A NaN is the largest of all. Both zeros have the order of +0, as
+// they are equal in every comparison; the order before it, of -0, is that of no logit.
 __device__ __forceinline__ int32_t order_of(float x) {
-  const int32_t bits = (int32_t)bits_of(x);
+  const int32_t bits = (int32_t)bits_of(rounded_sum(x, 0.0f));
   return x != x ? 0x7FC00000 : bits ^ ((bits >> 31) & 0x7FFFFFFF);
 }
 __device__ __forceinline__ float in_order(int32_t order) {
@@ -180,14 +181,14 @@ struct LogitRow {
   // `which` of the rows that are held at once: 0 or 1.
   __device__ static LogitRow make(const Team& team, const Tiling& tiling, RowPointer<Logit> x,
                                   int32_t size, int32_t which) {
-    const int32_t first = (team.rank * WARPS + team.warp) * tiling.piece;
+    const int32_t first = (team.rank * team.warps + team.warp) * tiling.piece;
     bool is_aligned = false;
     if constexpr (std::is_pointer_v<RowPointer<Logit>>) is_aligned = (uintptr_t)x % 16 == 0;
     return {computed(x),
             size,
             (first + team.lane) * PACK,
             (first + tiling.piece) * PACK,
-            place_in_shared((which * WARPS + team.warp) * tiling.held * 32 + team.lane),
+            place_in_shared((which * team.warps + team.warp) * tiling.held * 32 + team.lane),
             tiling.tiles,
             tiling.held,
             is_aligned};

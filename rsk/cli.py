@@ -7,6 +7,7 @@ packages are missing does not keep the others from working.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 from pathlib import Path
@@ -17,6 +18,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import rsk
+from rsk.base import terminal
 
 DEBUG_VARIABLE = "RSK_DEBUG"
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -191,14 +193,22 @@ def benchmark(
     budget: Annotated[float, typer.Option(min=0.001, help="Seconds for each time.")] = 0.3,
     time_limit: Annotated[float | None, typer.Option(help="Seconds for everything.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of PyTorch.")] = None,
+    sharded: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="The sharded sampler on N GPUs instead; without them on N processes, "
+            "which compare tokens and time nothing.",
+        ),
+    ] = None,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
     """Measure the implementations; save and compare records."""
-    from rsk.base.folders import data_dir
     from rsk.measure import benchmark as bench
+    from rsk.measure import recorded_runs
     from rsk.measure.provenance import provenance
-    from rsk.measure.records import Benchmark, Quoted
+    from rsk.measure.records import Benchmark
 
     console = _console()
     if compare != bool(files):
@@ -206,6 +216,14 @@ def benchmark(
     if files:
         found = [Benchmark.load(path) for path in files]
         console.print(bench.compare(found, [path.stem for path in files]))
+        return
+    if sharded is not None:
+        from rsk.measure import sharded as over_ranks
+
+        result = over_ranks.run(sharded, quick=not full, console=console)
+        over_ranks.show(result, console)
+        if save is not None:
+            result.save(bench.save_path(save, result.provenance))
         return
     where = _device(device)
     chosen: dict[str, Any] = {
@@ -238,7 +256,7 @@ def benchmark(
         )
     except bench.Interrupted as error:
         measured, interruption = error.benchmark, error
-    bench.show(measured, console, Quoted.load(data_dir() / "benchmarks" / "earlier-work.json"))
+    bench.show(measured, console, recorded_runs.earlier_work())
     if path is not None:
         console.print(f"saved to {path}", soft_wrap=True)
     if interruption is not None:
@@ -261,6 +279,9 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Keep this share of the probability.")] = 1.0,
+    min_p: Annotated[
+        float, typer.Option(help="Keep tokens this probable relative to the likeliest.")
+    ] = 0.0,
     seed: Annotated[
         int | None,
         typer.Option(help="Repeats a text if all else is the same; by default a new one."),
@@ -283,6 +304,7 @@ def generate(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        min_p=min_p,
         seed=seed,
         backend=backend,
         device=_device(device),
@@ -319,21 +341,35 @@ def report(
             "--publish", help="From recorded data alone, make the copies that report/ holds."
         ),
     ] = False,
+    lang: Annotated[
+        str, typer.Option(help="Language of report and talk: a folder of report/.")
+    ] = "en",
 ) -> None:
     """Run the notebooks, and make the report and the talk."""
+    from rsk.base import templates
     from rsk.course import running
     from rsk.course.parameters import parse_parameters
-    from rsk.report import published, talk
+    from rsk.report import measurements, published, talk
 
+    templates.folder(lang)
     if publish:
         if param or only or quick is not None or not export:
-            raise ValueError("--publish goes with no other option than --output")
-        published.rebuild(output, _console())
+            raise ValueError("--publish goes with no other option than --output and --lang")
+        published.rebuild(output, _console(), lang)
         return
     parameters = parse_parameters(param or [])
     if quick is not None:
         parameters["quick"] = quick
-    running.run_course(parameters, only=only or (), output=output, export=export, more=talk.write)
+    if lang != templates.LANGUAGE:
+        parameters["language"] = lang
+    running.run_course(
+        parameters,
+        only=only or (),
+        output=output,
+        export=export,
+        ready=measurements.gather,
+        more=functools.partial(talk.write, language=lang),
+    )
 
 
 @app.command()
@@ -349,4 +385,5 @@ def doctor() -> None:
 
 def main() -> None:
     """Entry point of the command ``rsk``."""
+    terminal.accept_any_text()
     app(prog_name="rsk")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from rsk.base import folders
+from rsk.base import folders, templates
 from rsk.sampler import build
 
 if TYPE_CHECKING:
@@ -193,13 +193,14 @@ def check_leftovers() -> Finding:
 
 
 def check_own_files() -> Finding:
-    """The project's own files beside the package: kernels, notebooks, data, templates."""
+    """The project's own files beside the package: kernels, notebooks, data, words, style."""
     name, missing = "own files", []
     for find, inside in (
         (folders.cuda_dir, ("specification.h",)),
         (folders.notebooks_dir, ()),
         (folders.data_dir, ("benchmarks", "models", "prompts.json")),
-        (folders.templates_dir, ()),
+        (folders.style_dir, ("report.typ",)),
+        (folders.report_dir, (f"{templates.LANGUAGE}/talk.md",)),
     ):
         try:
             folder = find()
@@ -210,7 +211,7 @@ def check_own_files() -> Finding:
                 f"{folder / one} is missing" for one in inside if not (folder / one).exists()
             ]
     if not missing:
-        return Finding(name, "ok", "kernels, notebooks, data and templates are there")
+        return Finding(name, "ok", "kernels, notebooks, data, words and style are there")
     return Finding(name, "problem", "; ".join(missing), _restore())
 
 

@@ -136,3 +136,9 @@ def story(gpu: bool = False) -> Benchmark:
             records.append(record(name, base * 4 * (1 + 0.02 * k), spec_len=k, accepted=1.0))
         records.append(record(name, base, vocab_size=1000, bytes_moved=30_000, roof=spread(1.5)))
     return benchmark(records, operations, provenance=GPU_PROVENANCE if gpu else CPU_PROVENANCE)
+
+
+def twice(benchmark: Benchmark) -> Benchmark:
+    """The same sweep, run a second time with the same times: as a run that may be published."""
+    again = (dataclasses.replace(record, run=1) for record in benchmark.records)
+    return dataclasses.replace(benchmark, records=(*benchmark.records, *again))

@@ -323,6 +323,18 @@ T atomicAdd(T* address, T value) {
   *address += value;
   return before;
 }
+template <class T>
+T atomicMax(T* address, T value) {
+  const T before = *address;
+  *address = std::max(before, value);
+  return before;
+}
+template <class T>
+T atomicOr(T* address, T value) {
+  const T before = *address;
+  *address |= value;
+  return before;
+}
 
 namespace rsk {
 // One struct of shared memory per block.

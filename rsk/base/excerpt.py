@@ -4,7 +4,34 @@ from __future__ import annotations
 
 import ast
 import re
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
+
+LANGUAGES = {
+    ".py": "python",
+    ".cu": "cuda",
+    ".cuh": "cuda",
+    ".h": "cpp",
+    ".hpp": "cpp",
+    ".cpp": "cpp",
+    ".sh": "bash",
+    ".toml": "toml",
+    ".yml": "yaml",
+    ".yaml": "yaml",
+    ".json": "json",
+    ".md": "markdown",
+}
+
+
+def language(path: Path) -> str:
+    """What a file is written in, as highlighters call it."""
+    return LANGUAGES.get(path.suffix, "text")
+
+
+def dedented(lines: Iterable[str]) -> str:
+    """Lines of code without the indentation that they share."""
+    return textwrap.dedent("\n".join(lines)).strip("\n")
 
 
 def find(path: Path) -> Path:

@@ -38,6 +38,11 @@ def data_dir() -> Path:
     return _room("data")
 
 
-def templates_dir() -> Path:
-    """Templates and style of the exported report."""
-    return _room("report") / "templates"
+def style_dir() -> Path:
+    """Styles and page templates of the exported report and talk."""
+    return _room("report") / "style"
+
+
+def report_dir() -> Path:
+    """The words of the report, the talk and the demo: a folder for each language."""
+    return _room("report")

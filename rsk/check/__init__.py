@@ -5,12 +5,14 @@
 - :func:`assert_well_formed`: is what it returns well-formed, and its input left alone?
 - :func:`assert_reproducible`: does a request's output depend on that request alone?
 
-Each raises ``AssertionError`` and says what is wrong. ``python -m rsk.check`` runs them all.
+Each raises ``AssertionError`` and says what is wrong; each takes samplers that begin with logits
+too, with ``from_logits=True``. ``python -m rsk.check`` runs them all.
 """
 
 from rsk.check.agreement import assert_agrees
 from rsk.check.cases import Case, default_cases, small_cases
 from rsk.check.form import assert_well_formed
+from rsk.check.logit_cases import logit_cases
 from rsk.check.lossless import assert_lossless, examine
 from rsk.check.reproducible import assert_reproducible
 from rsk.check.verdict import NotLossless, Verdict
@@ -25,5 +27,6 @@ __all__ = [
     "assert_well_formed",
     "default_cases",
     "examine",
+    "logit_cases",
     "small_cases",
 ]

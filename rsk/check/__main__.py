@@ -17,24 +17,36 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 import rsk
 from rsk import check
+from rsk.base import terminal
 from rsk.check.calls import Sampler
-from rsk.check.mutants import MUTANTS
+from rsk.check.logit_mutants import LOGIT_MUTANTS
+from rsk.check.mutants import MUTANTS, Exhibit
 
 Check = Callable[..., Any]
 
 _EXAMPLES_PER_TURN = 20
 
 
+class Subject(NamedTuple):
+    """A sampler to check, and what it is called with."""
+
+    sampler: Sampler
+    from_logits: bool = False
+    mixed: bool = False
+    """Draft and target may have different dtypes and vocabularies."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run what the arguments ask for; the exit status is 1 if a sampler is wrong."""
+    terminal.accept_any_text()
     options = _parse(arguments)
-    samplers = _samplers(options.sampler)
+    samplers = _samplers(options.sampler, options.from_logits)
     if options.mutants:
         return 0 if gallery() else 1
     if options.minutes is not None:
@@ -54,6 +66,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=_positive, help="compare random calls for this long")
     parser.add_argument("--mutants", action="store_true", help="show the gallery of mutants")
     parser.add_argument("--sampler", action="append", metavar="MODULE:NAME", default=[])
+    parser.add_argument(
+        "--from-logits", action="store_true", help="those samplers begin with logits"
+    )
     parser.add_argument("--seed", type=int, help="of everything random (default: 0, or fresh)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     return parser.parse_args(arguments)
@@ -66,60 +81,62 @@ def _positive(text: str) -> float:
     return value
 
 
-def _samplers(names: list[str]) -> Mapping[str, Sampler]:
+def _samplers(names: list[str], from_logits: bool) -> Mapping[str, Subject]:
     """What to check: the given samplers, or all that there are.
 
     Raises:
         SystemExit: a sampler cannot be imported.
     """
     if not names:
-        backends = {name: partial(rsk.rejection_sample, backend=name) for name in rsk.BACKENDS}
-        return {**backends, **rsk.KERNELS}
+        found = {}
+        for name in rsk.BACKENDS:
+            found[name] = Subject(partial(rsk.rejection_sample, backend=name), mixed=True)
+        for name in rsk.BACKENDS:
+            sampler = partial(rsk.rejection_sample_from_logits, backend=name)
+            found[f"logits, {name}"] = Subject(sampler, from_logits=True)
+        kernels = {name: Subject(kernel, mixed=True) for name, kernel in rsk.KERNELS.items()}
+        return found | kernels
     sys.path.insert(0, str(Path.cwd()))
     found = {}
     for name in names:
         module, _, attribute = name.partition(":")
         try:
-            found[name] = getattr(importlib.import_module(module), attribute)
+            sampler = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:
             raise SystemExit(f"--sampler {name}: expected MODULE:NAME; {error}") from None
+        found[name] = Subject(sampler, from_logits)
     return found
 
 
-def is_ours(name: str) -> bool:
-    """Whether it is a backend or a kernel: those take rows of different size and dtype."""
-    return name in (*rsk.BACKENDS, *rsk.KERNELS)
-
-
-def check_all(samplers: Mapping[str, Sampler], seed: int, device: str) -> int:
+def check_all(samplers: Mapping[str, Subject], seed: int, device: str) -> int:
     """Run every check on every sampler; return how many failed."""
     wrong = 0
-    for name, sampler in samplers.items():
+    for name, (sampler, from_logits, mixed) in samplers.items():
         emulated = name in rsk.KERNELS and device == "cpu"
-        slow = emulated or name == "baseline"
+        slow = emulated or name.endswith("baseline")
         thorough: dict[str, Any] = {}
         if slow:
-            thorough = {"bias": 0.3 if emulated else 0.1, "cases": check.small_cases()}
+            cases = [*check.small_cases(), *(check.logit_cases() if from_logits else [])]
+            thorough = {"bias": 0.3 if emulated or from_logits else 0.1, "cases": cases}
         checks: list[Check] = [
             check.assert_well_formed,
             partial(check.assert_reproducible, num_seeds=2 if emulated else 16),
-            partial(check.assert_agrees, seed=seed, large_vocabulary=not slow, mixed=is_ours(name)),
+            partial(check.assert_agrees, seed=seed, mixed=mixed, large_vocabulary=not slow),
             partial(check.assert_lossless, seed=seed, **thorough),
         ]
         for one in checks:
-            wrong += not _report(
-                f"{name:20}  {_name(one):20}", partial(one, device=device), sampler
-            )
+            tried = partial(one, from_logits=from_logits, device=device)
+            wrong += not _report(f"{name:20}  {_name(one):20}", tried, sampler)
     return wrong
 
 
-def fuzz(samplers: Mapping[str, Sampler], seconds: float, seed: int, device: str) -> int:
+def fuzz(samplers: Mapping[str, Subject], seconds: float, seed: int, device: str) -> int:
     """Compare random calls with the baseline, in turn, until time is up; return how many failed."""
     end = time.monotonic() + seconds
     compared = dict.fromkeys(samplers, 0)
     wrong: set[str] = set()
     for turn in itertools.count():
-        for name, sampler in samplers.items():
+        for name, (sampler, from_logits, mixed) in samplers.items():
             if time.monotonic() > end or len(wrong) == len(samplers):
                 for each, calls in compared.items():
                     verdict = "WRONG" if each in wrong else "agrees"
@@ -131,11 +148,12 @@ def fuzz(samplers: Mapping[str, Sampler], seconds: float, seed: int, device: str
             try:
                 compared[name] += check.assert_agrees(
                     sampler,
+                    from_logits=from_logits,
+                    mixed=mixed,
                     examples=_EXAMPLES_PER_TURN,
                     seed=seed + turn,
                     max_elements=1 << (16 if emulated else 18),
                     large_vocabulary=False,
-                    mixed=is_ours(name),
                     device=device,
                 )
             except AssertionError as error:
@@ -147,9 +165,12 @@ def fuzz(samplers: Mapping[str, Sampler], seconds: float, seed: int, device: str
 def gallery() -> bool:
     """Print each mutant with what the check that names it says; return whether all are caught."""
     caught = True
-    for name, mutant in MUTANTS.items():
+    shown: dict[str, Exhibit] = {**MUTANTS, **LOGIT_MUTANTS}
+    for name, mutant in shown.items():
         print(f"{name}: {mutant.description}\n  seen: {mutant.seen}")
-        caught &= not _report(f"  {mutant.caught_by:20}", getattr(check, mutant.caught_by), mutant)
+        one = partial(getattr(check, mutant.caught_by), from_logits=name in LOGIT_MUTANTS)
+        sampler: Any = mutant
+        caught &= not _report(f"  {mutant.caught_by:20}", one, sampler)
     return caught
 
 

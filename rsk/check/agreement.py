@@ -8,7 +8,7 @@ import random
 import secrets
 import textwrap
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -70,13 +70,15 @@ def assert_agrees(
         function = rejection_sample_from_logits if from_logits else rejection_sample
         reference = partial(function, backend="baseline")
     rng = random.Random(seed)
-    if from_logits:
-        random_calls = (random_logit_recipe(rng, max_elements) for _ in itertools.count())
-    else:
-        random_calls = (random_recipe(rng, max_elements, mixed=mixed) for _ in itertools.count())
     start = time.monotonic()
     compared = 0
-    for call in _calls(random_calls, from_logits, large_vocabulary, device):
+    recipes: Iterator[Recipe] = (
+        random_logit_recipe(rng, max_elements)
+        if from_logits
+        else random_recipe(rng, max_elements, mixed=mixed)
+        for _ in itertools.count()
+    )
+    for call in _calls(recipes, from_logits, large_vocabulary, device):
         if compared >= examples if seconds is None else time.monotonic() - start >= seconds:
             break
         difference = _difference(sampler, reference, call)
@@ -98,7 +100,7 @@ def assert_agrees(
 
 
 def _calls(
-    recipes: Iterable[Recipe],
+    recipes: Iterator[Recipe],
     from_logits: bool,
     large_vocabulary: bool,
     device: str | torch.device,

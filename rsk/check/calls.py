@@ -82,8 +82,11 @@ class Call:
         return type(self)(**fields)
 
     def from_logits(self, logits: bool = True) -> Self:
-        """The call for a sampler that begins with logits: the logarithms of the probabilities."""
-        if not logits:
+        """The call for a sampler that begins with logits: the logarithms of the probabilities.
+
+        The same call if ``logits`` is false, or if it has logits already.
+        """
+        if not logits or self.filters is not None:
             return self
         draft = None if self.draft_rows is None else self.draft_rows.log()
         rows = self.target_rows.log()

@@ -93,7 +93,7 @@ class Case:
         return cls(name, tuple(rows), draft, target, lengths, bins, certain, seeds, fault)
 
     def rows(self, kind: Tensor, from_logits: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Draft rows, target rows and filters to call a sampler with, for requests of these kinds."""
+        """Draft rows, target rows and filters of requests of these kinds, for a sampler."""
         if from_logits and self.logits is not None:
             draft, target = self.logits
             filters = (self.filters or {}).items()

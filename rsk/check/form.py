@@ -181,7 +181,7 @@ def _invalid_calls(device: str | torch.device) -> Iterator[tuple[str, Call]]:
         yield f"draft token {token} of a vocabulary of {vocab_size}", broken
     broken = call()
     broken.target_rows[1, spec_len] = 0
-    yield "a row of zeros to draw the bonus token from", broken
+    yield "a row without any probability to draw the bonus token from", broken
 
 
 def _invalid_logits(device: str | torch.device) -> Iterator[tuple[str, Call]]:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rsk.base import terminal
 from rsk.check.synthetic import make_batch
 from rsk.sampler.api import RejectionSamples, rejection_sample
 from rsk.sampler.kernels import KERNELS
@@ -259,6 +260,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run everything and print a summary."""
+    terminal.accept_any_text()
     options = parser()
     options.add_argument(
         "--few",

@@ -51,18 +51,16 @@ def make_case(
     """Make a case from (draft logits, target logits, filters) per kind; see ``Case.make``."""
     draft = torch.tensor([q for q, _, _ in rows.values()], dtype=torch.float32)
     target = torch.tensor([p for _, p, _ in rows.values()], dtype=torch.float32)
-    filters = [filters for _, _, filters in rows.values()]
-    probs = {
-        kind: tuple(
-            torch.stack([filtered_softmax(row, **filters[r]) for row in logits[r]]).float()
-            for logits in (draft, target)
-        )
-        for r, kind in enumerate(rows)
-    }
+    filters: list[Mapping[str, Any]] = [filters for _, _, filters in rows.values()]
+
+    def probs(logits: Tensor, r: int) -> Tensor:
+        return torch.stack([filtered_softmax(row, **filters[r]) for row in logits[r]])
+
     columns = {
         key: torch.tensor([each.get(key, off) for each in filters]) for key, off in _OFF.items()
     }
-    case = Case.make(name, probs, **options)
+    laws = {kind: (probs(draft, r), probs(target, r)) for r, kind in enumerate(rows)}
+    case = Case.make(name, laws, **options)
     return dataclasses.replace(case, logits=(draft, target), filters=columns)
 
 

@@ -101,7 +101,8 @@ def examine(
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     if cases is None:
-        cases = [*default_cases(), *(logit_cases() if from_logits else [])]
+        *quick, last = default_cases()
+        cases = [*quick, *(logit_cases() if from_logits else []), last]
     laws = [Outcomes(case) for case in cases]
     if not laws:
         raise ValueError("cases: expected at least one")

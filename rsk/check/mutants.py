@@ -27,10 +27,10 @@ UNIT = 2.0**42
 """Fixed point: a weight of 1."""
 
 
-class Correct:
-    """The rule of speculative sampling, step by step: the same tokens as every backend."""
+class Exhibit:
+    """What the gallery tells of a sampler."""
 
-    name = "correct"
+    name: ClassVar[str]
     seen: ClassVar[str] = ""
     """Where such a bug was found."""
     caught_by: ClassVar[str] = ""
@@ -42,6 +42,12 @@ class Correct:
     def description(self) -> str:
         """What is wrong, in a line."""
         return (type(self).__doc__ or "").splitlines()[0]
+
+
+class Correct(Exhibit):
+    """The rule of speculative sampling, step by step: the same tokens as every backend."""
+
+    name = "correct"
 
     @torch.no_grad()
     def __call__(

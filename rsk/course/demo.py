@@ -6,9 +6,11 @@ Synthetic data, nothing to download, under half a minute with the first compilat
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -16,10 +18,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from rsk.base import templates
+from rsk.base.numbers import digits, duration
 from rsk.check.synthetic import make_batch
 from rsk.measure import benchmark, comparison
-from rsk.measure.comparison import BASELINE, digits, duration, megabytes, plural
-from rsk.measure.records import Benchmark, Operations, Record
+from rsk.measure.comparison import BASELINE
+from rsk.measure.records import Benchmark, Record
 from rsk.measure.timing import MeasurementError, difference
 from rsk.measure.workload import Inputs, backend
 from rsk.sampler import build
@@ -42,11 +46,7 @@ class Agreement:
     """Tokens that were sampled: one a request."""
 
     def __str__(self) -> str:
-        names = f"{', '.join(self.backends[:-1])} and {self.backends[-1]}"
-        return (
-            f"{self.requests:,} requests, {self.accepted:,} draft tokens accepted, "
-            f"{self.sampled:,} tokens sampled: {names} return the same tokens, bit for bit."
-        )
+        return templates.render("demo.md#agreement", {"agreement": self})
 
 
 @dataclass(frozen=True)
@@ -91,50 +91,47 @@ def run(
     sweep = benchmark.Sweep(
         batch_sizes=tuple(batch_sizes), spec_lens=(spec_len,), vocab_sizes=(vocab_size,), seed=seed
     )
-    console.print("\n[bold]The rejection sampler of speculative decoding[/]\n")
-    _say(
-        console,
-        f"A draft model has proposed K = {spec_len} tokens for each of B requests, and the target "
-        f"model has scored them over V = {vocab_size:,} tokens. The sampler decides how many to "
-        "keep and draws the token that follows, so that the text is distributed as the target's "
-        "own. Three implementations of it, on synthetic data of which "
-        f"{sweep.acceptances[0]:.0%} is accepted:",
-    )
-    for name, what in (
-        ("baseline", "a Python loop over requests and tokens"),
-        ("vectorized", "PyTorch operators on the whole batch"),
-        ("fused", f"one {'CUDA' if device.startswith('cuda') else 'C++'} kernel"),
-    ):
-        console.print(f"  [bold]{name:11}[/] {what}")
+    values = {
+        "spec_len": spec_len,
+        "vocab_size": vocab_size,
+        "acceptance": sweep.acceptances[0],
+        "on_gpu": device.startswith("cuda"),
+    }
+    _say(console, "opening", **values)
 
     names = available(device)
-    console.print("\n[bold]1  Do they agree?[/]\n")
     agreed = agreement(names, batch_sizes, spec_len, vocab_size, device=device, seed=seed)
-    _say(console, str(agreed))
+    _say(console, "agreement", agreement=agreed)
 
-    console.print("[bold]2  How long do they take?[/]\n")
+    _say(console, "times")
     found = benchmark.run(sweep, device=device, chosen=names, budget_s=BUDGET_S, console=console)
     console.print(bars(found))
     console.print(f"  {found.provenance.label}\n", style="dim", highlight=False)
 
-    console.print("[bold]3  Why?[/]\n")
     explanation = explain(found)
-    for sentence in explanation:
-        _say(console, sentence)
+    _say(console, "reasons", reasons=explanation)
     for line in found.refused:
         console.print(f"[red]refused[/] {line}", highlight=False)
     if figure is not None:
-        from rsk.figures import benchmarks
+        from rsk.figures import benchmarks, plotting
 
         path = Path(figure)
         path.parent.mkdir(parents=True, exist_ok=True)
-        benchmarks.latency_by_batch(found).fig.savefig(path, dpi=160)
+        picture = benchmarks.latency_by_batch(found)
+        plotting.entitle(picture.fig, plotting.words(picture).title)
+        picture.fig.savefig(path, dpi=160)
         console.print(f"Figure: {path}\n", soft_wrap=True)
     return Demo(agreed, found, explanation)
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(Padding(Text(text), (0, 4, 1, 2)))
+def _say(console: Console, block: str, **values: object) -> None:
+    """Print a block of ``demo.md``: its headings and paragraphs."""
+    for paragraph in templates.render(f"demo.md#{block}", values).split("\n\n"):
+        heading = paragraph.startswith("**") and paragraph.endswith("**")
+        text = Text.from_markup(
+            re.sub(r"\*\*(.+?)\*\*", r"[bold]\1[/]", paragraph.replace("[", "\\["))
+        )
+        console.print(Padding(text, (0, 4, 1, 0 if heading else 2)))
 
 
 def available(device: torch.device | str) -> list[str]:
@@ -191,7 +188,7 @@ def bars(found: Benchmark) -> Table:
     table.add_column("", width=BAR_WIDTH)
     table.add_column("speed-up", justify="right")
     colors = {"baseline": "white", "vectorized": "yellow", "fused": "cyan"}
-    for size, by_name in benchmark.usual_line(found).items():
+    for size, by_name in comparison.usual_line(found).items():
         slowest = max(record.call.median_us for record in by_name.values())
         for i, (name, record) in enumerate(by_name.items()):
             color = colors.get(name, "magenta")
@@ -216,48 +213,32 @@ def bar(share: float, width: int = BAR_WIDTH) -> str:
 
 
 def explain(found: Benchmark) -> list[str]:
-    """Why fused is faster, in two sentences; and where vectorized is not faster, one more.
+    """Why fused is faster, in two paragraphs; and where vectorized is not faster, one more.
 
     Every number is from the benchmark: the operators and the waits are counted by PyTorch's
     profiler, the memory roof is measured in the same run. Times that other processes disturbed
-    are passed over if there are others, and named. Without fused, the two sentences are left out.
+    are passed over if there are others, and named. Without fused, the two are left out.
     """
-    line = benchmark.usual_line(found)
-    counts = {(c.implementation, c.batch_size): c for c in found.operations}
+    line = comparison.usual_line(found)
     quiet = _quiet(line)
-    busy = [size for size in line if size not in quiet or any(map(_is_busy, line[size].values()))]
-    sentences = []
-    if sizes := [size for size, by_name in quiet.items() if "fused" in by_name]:
-        size = max(sizes)
-        base, fused = line[size][BASELINE], line[size]["fused"]
-        ratio = comparison.ratio(base, fused)
-        verdict = (
-            f"{digits(ratio)} times faster" if ratio > 1 else f"{digits(1 / ratio)} times slower"
-        )
-        sentences.append(
-            f"At B = {size} the baseline {_work(counts[BASELINE, size])}; the fused sampler "
-            f"{_work(counts['fused', size])}, and takes {duration(fused.call.median_us)} instead "
-            f"of {duration(base.call.median_us)}: {verdict}."
-        )
-        sentences.append(
-            "It ends each request at the first rejection and reads the rows that it samples from, "
-            f"{megabytes(fused.bytes_moved)} in all, once"
-            + (
-                "."
-                if fused.roof.busy  # such a roof is too slow, and says nothing
-                else f": this takes {digits(1 / fused.roof_share, 2)} times as long as only "
-                "reading so many bytes on this machine, where the baseline takes "
-                f"{digits(1 / base.roof_share, 2)} times as long."
-            )
-        )
-    if reasons := why_not_vectorized(found):
-        sentences.append(reasons)
-    if busy:
-        sentences.append(
-            f"Other programs kept the processor busy (at B = {', '.join(map(str, busy))}): the "
-            "times marked busy are too long. Run it again when the machine is quiet."
-        )
-    return sentences
+    sizes = [size for size, by_name in quiet.items() if "fused" in by_name]
+    values: dict[str, object] = {
+        "fused": None,
+        "losses": losses(found),
+        "cache_bytes": found.provenance.cache_bytes,
+        "busy": [size for size, by_name in line.items() if any(map(_is_busy, by_name.values()))],
+    }
+    if sizes:
+        by_name = line[max(sizes)]
+        counted = {c.implementation: c for c in found.operations if c.batch_size == max(sizes)}
+        values |= {
+            "fused": by_name["fused"],
+            "baseline": by_name[BASELINE],
+            "counted": counted,
+            "ratio": comparison.ratio(by_name[BASELINE], by_name["fused"]),
+        }
+    text = templates.render("demo.md#why", values)
+    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n") if paragraph.strip()]
 
 
 def _is_busy(record: Record) -> bool:
@@ -272,58 +253,36 @@ def _quiet(line: dict[int, dict[str, Record]]) -> dict[int, dict[str, Record]]:
     return quiet or line
 
 
-def _work(count: Operations) -> str:
-    """What one call asks for, in words."""
-    if count.launches is None:
-        work = f"calls {plural(count.operators, 'PyTorch operator')}"
-    else:
-        work = f"makes {plural(count.launches, 'GPU launch')}"
-    if count.synchronizations:
-        return f"{work} and waits {plural(count.synchronizations, 'time')} to read a value"
-    return f"{work} and never waits for a value"
+class Loss(NamedTuple):
+    """A batch size at which vectorized is not faster than the baseline."""
+
+    batch_size: int
+    vectorized: Record
+    baseline: Record
+    operators: int
+    """That one call of vectorized asks for."""
+    baseline_operators: int
+    allocated_bytes: int
+
+    @property
+    def more_operators(self) -> bool:
+        """Whether the number of operators explains it."""
+        return self.operators >= self.baseline_operators
 
 
-def why_not_vectorized(found: Benchmark) -> str:
-    """Where vectorized is not faster than the baseline, and why; empty if it is everywhere."""
-    line = benchmark.usual_line(found)
+def losses(found: Benchmark) -> list[Loss]:
+    """Where vectorized is not faster than the baseline, at batch sizes that nothing disturbed."""
     counts = {(c.implementation, c.batch_size): c for c in found.operations}
-    sizes = [
-        size
-        for size, by_name in _quiet(line).items()
+    return [
+        Loss(
+            size,
+            by_name["vectorized"],
+            by_name[BASELINE],
+            counts["vectorized", size].operators,
+            counts[BASELINE, size].operators,
+            counts["vectorized", size].allocated_bytes,
+        )
+        for size, by_name in _quiet(comparison.usual_line(found)).items()
         if "vectorized" in by_name
         and comparison.ratio(by_name[BASELINE], by_name["vectorized"]) <= 1
     ]
-    if not sizes:
-        return ""
-    few = [
-        size
-        for size in sizes
-        if counts["vectorized", size].operators >= counts[BASELINE, size].operators
-    ]
-    many = [size for size in sizes if size not in few]
-    times = ", ".join(
-        f"{duration(line[size]['vectorized'].call.median_us)} against "
-        f"{duration(line[size][BASELINE].call.median_us)} at B = {size}"
-        for size in sizes
-    )
-    reasons = []
-    if few:
-        size = max(few)
-        reasons.append(
-            f"for few requests its {counts['vectorized', size].operators} operators are more than "
-            f"the baseline's {counts[BASELINE, size].operators} (B = {size})"
-        )
-    if many:
-        size = max(many)
-        allocated = counts["vectorized", size].allocated_bytes
-        cache = found.provenance.cache_bytes
-        fits = (
-            f"more than the {megabytes(cache)} of the last-level cache"
-            if allocated > cache
-            else "although no request needs more than two rows at a time"
-        )
-        reasons.append(
-            f"at B = {size} it has fewer operators, but each makes a tensor of the whole batch, "
-            f"{megabytes(allocated)} in all, {fits}"
-        )
-    return f"The vectorized sampler is not always faster ({times}): {'; and '.join(reasons)}."

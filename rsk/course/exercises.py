@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rsk.base import templates
 from rsk.base.folders import cuda_dir
 from rsk.check import assert_agrees
 from rsk.check.synthetic import Batch, make_batch
@@ -179,7 +180,7 @@ def show_missing_barrier(text: str, barrier: str, batch: Batch, *, seed: int = 0
     publish.table(
         frame,
         label="tab-orders",
-        caption=f"A kernel with and without `{barrier}`, in {len(frame)} orders of its threads.",
+        values={"barrier": barrier, "orders": len(frame)},
     )
     assert (frame["whole kernel"] == "right").all(), "the whole kernel depends on the order"
     assert (frame["without the barrier"] != "right").any(), "the missing barrier is not noticed"
@@ -219,11 +220,13 @@ def check_kernel(name: str, batch: Batch, *, seed: int = 0, examples: int = 15) 
     calls = assert_agrees(
         KERNELS[name], examples=examples, large_vocabulary=False, seed=seed, device=device
     )
-    where = "on the GPU" if device.type == "cuda" else "in the emulator"
-    print(
-        f"{name}, {where}: the baseline's tokens at V = {batch.target_probs.shape[2]:,} and in "
-        f"{calls} random calls.\nThe Python version, on its tiny GPU: the same tokens too."
-    )
+    values = {
+        "name": name,
+        "on_gpu": device.type == "cuda",
+        "vocab_size": batch.target_probs.shape[2],
+        "calls": calls,
+    }
+    print(templates.render("course.md#kernel-checked", values))
 
 
 @contextmanager

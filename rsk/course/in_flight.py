@@ -10,7 +10,6 @@ import torch
 from rsk.base import folders
 from rsk.course import publish
 from rsk.course.kernel_records import KernelTimes
-from rsk.measure.comparison import megabytes
 
 if TYPE_CHECKING:
     from rsk.course.lesson import Prediction
@@ -30,78 +29,40 @@ def show(times: KernelTimes, guess: Prediction, latency_us: float) -> None:
         guess: of the megabytes on their way, from :func:`rsk.course.lesson.predict`.
         latency_us: until memory answers while it is busy: an estimate, and shown as one.
     """
-    asked = () if times.benchmark is None else times.benchmark.records
-    known = [one for one in asked if one.implementation == KERNEL and not one.roof.busy]
-    if times.benchmark is None or not known:
-        publish.prose(
-            "**Not measured yet on a GPU.** How fast its memory is read would come from a run "
-            "there. The prediction waits."
-        )
+    known = [r for r in times.benchmark.records if r.implementation == KERNEL and not r.roof.busy]
+    if not known:
+        publish.passage("course.md#not-measured", name=KERNEL)
         return
     record = max(known, key=lambda one: one.bytes_moved)
-    if times.is_recorded:
-        publish.banner("recorded", times.benchmark.provenance)
+    times.show_banner()
     rate = record.bytes_moved / record.roof.median_us  # bytes a microsecond
-    pair = 2 * PACK_BYTES
-    packs = _packs_in_flight()
-    publish.prose(
-        """Reading {{bytes}} and doing nothing else takes {{roof}} µs here: {{rate:.1f}} TB/s.
-        Memory answers after some {{latency:g}} µs while it is busy; that is our estimate, not a
-        measurement. So {{rate:.1f}} TB/s × {{latency:g}} µs = {{flight}} have to be on their
-        way at every moment. A thread that waits for one pair of {{pack}}-byte loads has
-        {{pair}} bytes on their way: it takes {{one}} such threads, all waiting and none
-        computing. With {{packs}} pairs a thread it takes {{many}}. The law gives the least
-        that is needed: a thread that computes has nothing on its way.""",
-        bytes=megabytes(record.bytes_moved),
-        roof=record.roof.median_us,
+    flight, pair, packs = rate * latency_us, 2 * PACK_BYTES, _packs_in_flight()
+    publish.passage(
+        "course.md#in-flight",
+        record=record,
         rate=rate / 1e6,
-        latency=latency_us,
-        flight=megabytes(rate * latency_us),
+        latency_us=latency_us,
+        flight=flight,
         pack=PACK_BYTES,
         pair=pair,
-        one=f"{_rounded(rate * latency_us / pair):,}",
         packs=packs,
-        many=f"{_rounded(rate * latency_us / (packs * pair)):,}",
+        threads=[_rounded(flight / pair), _rounded(flight / (packs * pair))],
     )
     multiprocessors = _multiprocessors(times.benchmark.provenance.gpu, times.is_recorded)
     if multiprocessors:
         threads = _resident_threads(KERNEL)
-        publish.prose(
-            """Seen from one of the {{multiprocessors}} multiprocessors: {{share}} must be on
-            their way. `{{name}}` runs {{threads:,}} threads on each. With one pair a thread
-            that is {{one}} at the very best, if no thread ever computed; with {{packs}} pairs
-            it is {{many}}, which {{verdict}}.""",
+        publish.passage(
+            "course.md#in-flight-of-one",
             multiprocessors=multiprocessors,
-            share=megabytes(rate * latency_us / multiprocessors),
-            verdict="leaves time for the rest of the work"
-            if threads * packs * pair > rate * latency_us / multiprocessors
-            else "is not enough either",
+            share=flight / multiprocessors,
             name=KERNEL,
             threads=threads,
-            one=megabytes(threads * pair),
+            one=threads * pair,
             packs=packs,
-            many=megabytes(threads * packs * pair),
+            many=threads * packs * pair,
         )
-    flight = rate * latency_us / 1e6
-    publish.prose(
-        "**{{name}}** — predicted: {{predicted:g}} {{unit}}; by this run and the estimate: "
-        "{{flight}} {{unit}}. {{verdict}}",
-        name=guess.name[:1].upper() + guess.name[1:],
-        predicted=guess.value,
-        unit=guess.unit,
-        flight=flight,
-        verdict=guess.verdict(flight),
-    )
-    publish.prose(
-        """At B = {{batch}}, K = {{spec}}, V = {{vocab}}, {{dtype}}, `{{name}}` takes
-        {{ratio:.2f}} times as long as only reading the bytes.""",
-        batch=record.batch_size,
-        spec=record.spec_len,
-        vocab=record.vocab_size,
-        dtype=record.dtype,
-        name=KERNEL,
-        ratio=1 / record.roof_share,
-    )
+    publish.passage("course.md#in-flight-guessed", guess=guess, flight=flight / 1e6)
+    publish.passage("course.md#beside-reading", record=record)
 
 
 def _rounded(count: float) -> int:

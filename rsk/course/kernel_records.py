@@ -2,51 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from rsk.base import folders
 from rsk.course import publish
-from rsk.measure.benchmark import usual_line
-from rsk.measure.comparison import roof_share
-from rsk.measure.records import Benchmark, Record, RecordError, parse, recorded
-from rsk.measure.resources import Resources
+from rsk.measure import recorded_runs, resources
+from rsk.measure.comparison import roof_share, usual_line
+from rsk.measure.records import Benchmark, Record, RecordError
 from rsk.sampler import registry
 from rsk.sampler.kernels import KERNELS, runs_on
 
 if TYPE_CHECKING:
     from rsk.course.lesson import Prediction
 
-RESOURCES = "kernels/resources.json"
-
-
-@dataclass(frozen=True)
-class ResourceTable:
-    """The file that ``python -m rsk.measure.resources --save`` writes."""
-
-    nvcc: str
-    flags: str
-    kernels: tuple[Resources, ...]
-
-
-def gpu_runs() -> list[Benchmark]:
-    """The runs in ``data/benchmarks`` that were made on a GPU, oldest first."""
-    return [one for one in recorded()[0] if one.provenance.device == "cuda"]
-
 
 @dataclass(frozen=True)
 class KernelTimes:
-    """Where the times of the kernels come from: this machine, a recorded run, or nowhere yet."""
+    """Where the times of the kernels come from: this machine, or a recorded run."""
 
-    benchmark: Benchmark | None
+    benchmark: Benchmark
     is_recorded: bool
 
     def at(self, batch_size: int) -> dict[str, Record]:
         """Records by implementation at the largest measured batch size up to this one."""
-        line = {} if self.benchmark is None else usual_line(self.benchmark)
+        line = usual_line(self.benchmark)
         sizes = [size for size in line if size <= batch_size]
         return line[max(sizes)] if sizes else {}
 
@@ -60,54 +41,37 @@ class KernelTimes:
         """
         record = self.at(batch_size).get(name)
         if record is None:
-            publish.prose(
-                "**Not measured yet on a GPU.** This machine has none that runs this kernel, and "
-                "no recorded run in `data/benchmarks` holds it. The emulator is never timed: it "
-                "says nothing about speed. The prediction waits."
-            )
+            publish.passage("course.md#not-measured", name=name)
             return
-        if self.is_recorded and self.benchmark is not None:
-            publish.banner("recorded", self.benchmark.provenance)
-        publish.prose(
-            "At B = {{batch}}, K = {{spec}}, V = {{vocab}}, {{dtype}}, {{cache}} cache, median "
-            "time on the device ({{clock}}); reading the same bytes and doing nothing else takes "
-            "{{roof}} µs, so this is {{share}} of the memory roof.",
-            batch=record.batch_size,
-            spec=record.spec_len,
-            vocab=record.vocab_size,
-            dtype=record.dtype,
-            cache=record.cache,
-            clock=record.device.clock,
-            roof=record.roof.median_us,
-            share=roof_share(record),
-        )
+        self.show_banner()
+        publish.passage("course.md#kernel-time", record=record, share=roof_share(record))
         guess.compare(record.device.median_us)
 
     def show_choice(self, batch_size: int) -> None:
-        """Show the kernels' times against batch size, and how good the choice of ``fused`` is."""
-        line = self.at(batch_size)
-        kernels = [line[name] for name in KERNELS if name in line]
-        if self.benchmark is None or not kernels:
-            publish.prose(
-                "Whether the rule picks well is **not measured yet**: there is no run of these "
-                "kernels on a GPU, here or in `data/benchmarks`."
-            )
-            return
+        """Show the kernels' times against batch size, and how good the choice of ``fused`` is.
+
+        Args:
+            batch_size: the largest at which to judge it.
+
+        Raises:
+            RecordError: nothing was measured up to there.
+        """
         from rsk.figures import benchmarks
 
+        line = self.at(batch_size)
+        kernels = [line[name] for name in KERNELS if name in line]
+        if not kernels or "fused" not in line:
+            raise RecordError(f"the kernels were not measured up to B = {batch_size}")
+        self.show_banner()
+        picture = benchmarks.latency_by_batch(self.benchmark, "device")
+        publish.figure(**picture.relabelled("fig-kernels")._asdict())
+        best = min(kernels, key=lambda record: record.device.median_us)
+        publish.passage("course.md#choice", best=best, fused=line["fused"])
+
+    def show_banner(self) -> None:
+        """Say where the times are from, if they are not from here."""
         if self.is_recorded:
             publish.banner("recorded", self.benchmark.provenance)
-        picture = benchmarks.latency_by_batch(self.benchmark, "device")
-        publish.figure(**picture._replace(label="fig-kernels")._asdict())
-        if "fused" in line:
-            best = min(kernels, key=lambda record: record.device.median_us)
-            publish.prose(
-                "At B = {{size}} the fastest kernel is `{{best}}`, and `fused` takes "
-                "{{ratio:.2f}} times its time on the device.",
-                size=best.batch_size,
-                best=best.implementation,
-                ratio=line["fused"].device.median_us / best.device.median_us,
-            )
 
 
 def show_kernels() -> None:
@@ -120,7 +84,7 @@ def show_kernels() -> None:
             for step, one in enumerate(registry.KERNELS.values(), start=1)
         ),
         label="tab-steps",
-        caption="The steps of this chapter.",
+        values={},
     )
 
 
@@ -139,66 +103,44 @@ def kernel_times(here: Benchmark | None = None) -> KernelTimes:
 
     Args:
         here: what was measured on this machine.
+
+    Raises:
+        RecordError: no recorded run may be published; says why.
     """
-    if here is not None and _holds_kernels(here):
+    if here is not None and any(record.implementation in KERNELS for record in here.records):
         return KernelTimes(here, is_recorded=False)
-    runs = [one for one in gpu_runs() if _holds_kernels(one)]
-    return KernelTimes(runs[-1] if runs else None, is_recorded=bool(runs))
-
-
-def _holds_kernels(benchmark: Benchmark) -> bool:
-    return any(record.implementation in KERNELS for record in benchmark.records)
+    return KernelTimes(recorded_runs.newest("cuda"), is_recorded=True)
 
 
 def show_gpu_run(here: Benchmark) -> None:
-    """Publish the newest recorded run on a GPU beside what was measured here, if there is one.
+    """Publish the newest recorded run on a GPU beside what was measured here.
 
     Args:
         here: the sweep of this run; a GPU's own needs no recorded one beside it.
+
+    Raises:
+        RecordError: no recorded run may be published; says why.
     """
     from rsk.figures import benchmarks
 
     if here.provenance.device == "cuda":
-        publish.prose("This run was made on a GPU; the figures above are its own.")
+        publish.passage("course.md#own-gpu")
         return
-    runs = gpu_runs()
-    if not runs:
-        publish.prose(
-            "**Not measured yet on a GPU.** This machine has none, and `data/benchmarks` holds no "
-            "recorded run. All of the above is about the CPU."
-        )
-        return
-    publish.banner("recorded", runs[-1].provenance)
-    for picture in (benchmarks.latency_by_batch(runs[-1], "device"), benchmarks.roofline(runs[-1])):
-        publish.figure(**picture._replace(label=f"{picture.label}-gpu")._asdict())
+    run = recorded_runs.newest("cuda")
+    publish.banner("recorded", run.provenance)
+    for picture in (benchmarks.latency_by_batch(run, "device"), benchmarks.roofline(run)):
+        publish.figure(**picture.relabelled(f"{picture.label}-gpu")._asdict())
 
 
-def resources() -> ResourceTable | None:
-    """What each kernel takes of a multiprocessor, or ``None`` if nothing was recorded.
+def show_resources(dtype: str = "float32") -> None:
+    """Publish what each kernel takes of a multiprocessor, one row a kernel.
 
     Raises:
-        RecordError: the file is not what it should be; names the field.
+        RecordError: nothing was recorded, or the file is damaged.
     """
-    path = folders.data_dir() / RESOURCES
-    if not path.is_file():
-        return None
-    try:
-        return parse(ResourceTable, json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, RecordError) as error:
-        raise RecordError(f"{path}: {error}") from error
-
-
-def show_resources(label: str = "tab-resources", dtype: str = "float32") -> None:
-    """Publish :func:`resources` as a table, one row a kernel, or say that there is none yet."""
     import pandas as pd
 
-    found = resources()
-    if found is None:
-        publish.prose(
-            "**Not recorded yet.** `data/kernels/resources.json` is made where the CUDA compiler "
-            "`nvcc` is installed; it is not there."
-        )
-        return
+    found = resources.load()
     rows: dict[str, dict[str, object]] = {}
     for one in found.kernels:
         if one.dtype == dtype:
@@ -209,23 +151,9 @@ def show_resources(label: str = "tab-resources", dtype: str = "float32") -> None
     shared = frame.pop("shared bytes")
     publish.table(
         frame.assign(**{"shared bytes": shared}),
-        label=label,
-        caption=f"Registers a thread, for each architecture, and shared memory a block, {dtype}. "
-        f"nvcc {found.nvcc}. A dash: the architecture has no clusters.",
+        label="tab-resources",
+        values={"dtype": dtype, "nvcc": found.nvcc},
         formats=dict.fromkeys((name for name in map(str, frame) if name.startswith("sm_")), ".0f"),
     )
-    spilled = sum(one.spill_stores + one.spill_loads for one in found.kernels)
-    publish.prose(
-        "Over all {{count}} combinations of kernel, dtype and architecture, {{spilled}}. The most "
-        "registers are {{most_registers}}, in `{{most_kernel}}` with {{most_dtype}} on "
-        "sm_{{most_architecture}}.",
-        count=len(found.kernels),
-        spilled="nothing is spilled" if spilled == 0 else f"{spilled:,} bytes are spilled",
-        **_most_registers(found),
-    )
-
-
-def _most_registers(found: ResourceTable) -> dict[str, object]:
     most = max(found.kernels, key=lambda one: one.registers)
-    names = ("registers", "kernel", "dtype", "architecture")
-    return {f"most_{name}": getattr(most, name) for name in names}
+    publish.passage("course.md#resources", resources=found, most=most)

@@ -32,12 +32,14 @@ import itertools
 import json
 import os
 import statistics
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from rsk.base import folders
+from rsk.base import folders, templates
+from rsk.base.numbers import number
 from rsk.course import publish
 from rsk.course.parameters import check_ranges, literals, match_parameters
 from rsk.course.running import run_dir
@@ -70,6 +72,12 @@ class NotAttempted(Exception):
     """An exercise whose skeleton was left as it is."""
 
 
+def reset() -> None:
+    """Forget where the notebook measures, as a new kernel does."""
+    global _here
+    _here = None
+
+
 # --- beginning --------------------------------------------------------------------------------
 
 
@@ -95,6 +103,8 @@ def begin(device: str = "auto") -> torch.device:
     if shell is not None:
         check_injected_parameters([cell for cell in shell.get("In", []) if cell])
         check_ranges(shell)  # what papermill injected, or the reader changed
+        # tqdm's, which loading a model imports: of widgets, which no export could show.
+        warnings.filterwarnings("ignore", message="IProgress not found")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     global _here
@@ -149,27 +159,18 @@ class Prediction:
 
     def compare(self, measured: float) -> None:
         """Show the prediction beside the measurement, and how far apart they are."""
-        publish.prose(
-            "**{{name}}** — predicted: {{predicted}} {{unit}}; measured: {{measured}} {{unit}}. "
-            "{{verdict}}",
-            name=self.name[:1].upper() + self.name[1:],
-            predicted=f"{self.value:,g}",
-            measured=measured,
-            unit=self.unit,
-            verdict=self.verdict(measured),
-        )
+        publish.passage("course.md#compared", guess=self, measured=measured)
 
-    def verdict(self, measured: float) -> str:
-        """How the measurement compares with the prediction, in a sentence."""
-        if measured == self.value:
-            return "Exactly as predicted."
+    @property
+    def heading(self) -> str:
+        """What was predicted, as a sentence begins."""
+        return self.name[:1].upper() + self.name[1:]
+
+    def factor(self, measured: float) -> float | None:
+        """How many times the larger is of the smaller; ``None`` if one is not positive."""
         if measured <= 0 or self.value <= 0:
-            return f"The difference is {publish.number(abs(measured - self.value))} {self.unit}."
-        factor = max(measured / self.value, self.value / measured)
-        if factor < 1.1:
-            return "Within 10 % of the prediction."
-        direction = "more" if measured > self.value else "less"
-        return f"{publish.number(factor, 2)} times {direction} than predicted."
+            return None
+        return max(measured / self.value, self.value / measured)
 
 
 def predict(name: str, value: float, unit: str) -> Prediction:
@@ -185,10 +186,9 @@ def predict(name: str, value: float, unit: str) -> Prediction:
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise ValueError(f"prediction {name!r}: expected a number, got {value!r}")
-    publish.prose(
-        "Prediction: {{name}}: **{{value}} {{unit}}**.", name=name, value=f"{value:,g}", unit=unit
-    )
-    return Prediction(name, value, unit)
+    guess = Prediction(name, value, unit)
+    publish.passage("course.md#predicted", guess=guess)
+    return guess
 
 
 # --- exercises --------------------------------------------------------------------------------
@@ -215,12 +215,12 @@ def exercise(name: str) -> Iterator[None]:
     try:
         yield
     except NotAttempted:
-        print(f"Exercise {name!r}: not solved yet. Replace lesson.todo() and run this cell again.")
+        print(templates.render("course.md#not-solved", {"name": name}))
     except AssertionError as error:
         error.add_note(f"Exercise {name!r}: not solved; this check does not hold yet.")
         raise
     else:
-        print(f"Exercise {name!r}: solved.")
+        print(templates.render("course.md#solved", {"name": name}))
 
 
 # --- results handed on ------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def save_result(name: str, value: Any) -> Path:
     """Write what later notebooks use to ``<run folder>/results/<name>.json``.
 
     Args:
-        name: such as ``"05_benchmarks"``.
+        name: such as ``"06_benchmarks"``.
         value: a :class:`rsk.measure.records.Benchmark` or another dataclass, or what JSON holds.
 
     Raises:
@@ -438,10 +438,8 @@ def show_ladder(ladder: Ladder, label: str = "tab-ladder") -> None:
     publish.table(
         ladder.frame(),
         label=label,
-        caption="The ladder so far: median time on the device, how many times faster than the "
-        "baseline on the same inputs, and the share of the memory roof (the time to read the "
-        "bytes that have to move and do nothing else, over the time taken).",
-        formats=dict.fromkeys(["× baseline", "% of the memory roof"], publish.number),
+        values={},
+        formats=dict.fromkeys(["× baseline", "% of the memory roof"], number),
     )
 
 
@@ -492,7 +490,7 @@ def pick(found: Benchmark, name: str, batch_size: int) -> Record:
     Raises:
         LessonError: it was not measured; says what was skipped or refused.
     """
-    from rsk.measure.benchmark import usual_line
+    from rsk.measure.comparison import usual_line
 
     by_name: Mapping[str, Record] = usual_line(found).get(batch_size, {})
     if name in by_name:

@@ -2,13 +2,9 @@
 
 What is published here is readable in a plain notebook viewer and in JupyterLab, and
 :mod:`rsk.export` carries it into the HTML and the PDF: numbered, captioned, cross-referenced and
-readable by those who cannot see the pictures.
+readable by those who cannot see the pictures. A figure, a table, a paragraph whose numbers come
+from the data, a function of the real source file, and where results are from::
 
-A figure and a paragraph whose numbers come from the data::
-
-    from rsk import figures, publish
-
-    publish.banner("cpu")                                  # this machine is asked for the rest
     publish.figure(
         fig,                                               # matplotlib, pandas or seaborn
         label="fig-latency",
@@ -16,24 +12,13 @@ A figure and a paragraph whose numbers come from the data::
         alt="Three rising lines. The fused kernel is lowest at every batch size.",
         data=frame,
     )
-    publish.figure(**figures.speed_up(benchmark)._asdict())  # comes with caption, alt and data
+    publish.figure(**benchmarks.speed_up(benchmark)._asdict())  # its words are in report/en/
+    publish.table(frame, label="tab-latency", caption="Median time of one call.")
     publish.prose(
-        """At $B = 64$ the fused kernel takes {{fused}} ms, {{speedup:.1f}} times less than the
-        baseline ([@fig-latency]).""",
+        """At $B = 64$ the fused kernel takes {{ fused | fixed(1) }} ms ([@fig-latency]).""",
         fused=fused,
-        speedup=baseline / fused,
     )
-
-A table, a function of the real source file, and a recorded result::
-
-    publish.table(
-        frame,
-        label="tab-latency",
-        caption="Median time of one call.",
-        formats={"batch size": "d", "fused (ms)": ".3f"},
-    )
-    publish.source("cuda/fused_cpu.cpp", "sample_row")     # a function or a `// region NAME`
-    publish.source(rsk.sampler.vectorized.rejection_sample)        # or the object itself
+    publish.source("cuda/fused_cpu.cpp", "decide")         # a function or a `// region NAME`
     publish.banner("recorded", benchmark.provenance)       # gpu, driver, torch, date
 
 Captions, prose and Markdown cells may hold formulas and references: ``[@fig-latency]`` becomes
@@ -49,55 +34,38 @@ from __future__ import annotations
 import html
 import inspect
 import io
-import math
-import numbers
 import re
-import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsk.base import excerpt
+from rsk.base import excerpt, templates
+from rsk.course import frames, labels
+from rsk.export.document import MIME, TOKEN_KINDS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-MIME = "application/vnd.rsk+json"
-"""MIME type of the part of an output that the exporter reads."""
-
 PNG_DPI = 200
 SVG_LIMIT = 300_000
 """Largest SVG in bytes; a figure with more marks than that is published as PNG only."""
-
-LANGUAGES = {
-    ".py": "python",
-    ".cu": "cuda",
-    ".cuh": "cuda",
-    ".h": "cpp",
-    ".hpp": "cpp",
-    ".cpp": "cpp",
-    ".sh": "bash",
-    ".toml": "toml",
-    ".yml": "yaml",
-    ".yaml": "yaml",
-    ".json": "json",
-    ".md": "markdown",
-}
-
-TOKEN_KINDS = ("prompt", "accepted", "recovered", "bonus")
-
-_LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-_PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*(?::([^{}]*))?\}\}")
-_published: dict[str, tuple[str, int | None]] = {}
 
 
 # --- what notebooks call ----------------------------------------------------------------------
 
 
 def figure(
-    fig: Figure, *, label: str, caption: str, alt: str, data: DataFrame | None = None
+    fig: Figure,
+    *,
+    label: str,
+    caption: str = "",
+    alt: str = "",
+    values: Mapping[str, object] | None = None,
+    data: DataFrame | None = None,
+    block: str = "",
+    language: str = templates.LANGUAGE,
 ) -> None:
     """Publish a matplotlib figure (or axes, or seaborn grid), and close it.
 
@@ -106,27 +74,38 @@ def figure(
         label: unique in the notebook, such as ``"fig-latency"``.
         caption: Markdown: what is shown and under which conditions.
         alt: plain text that says what a reader would see in the picture.
+        values: instead of caption and alt text, the values for those, and for the title, in
+            ``report/<language>/exhibits.md``; as in a :class:`rsk.figures.plotting.Picture`.
         data: the numbers behind the picture: a table below it in the HTML, a file attached to
             the PDF.
+        block: of the words there, if not the one called like the label.
+        language: of the words.
 
     Raises:
-        ValueError: no label or one that is taken, an empty caption or alt text, nothing drawn.
+        ValueError: no label or one that is taken, an empty caption or alt text, nothing drawn, or
+            words that name another value (a TemplateError).
     """
+    from rsk.figures import plotting
+
     fig = getattr(fig, "figure", fig)
     if not hasattr(fig, "savefig"):
         raise ValueError(f"figure {label!r}: expected a matplotlib figure, got {type(fig)}")
     if not fig.axes:
         raise ValueError(f"figure {label!r} is empty: it has no axes")
+    if values is not None:
+        title, caption, alt = templates.exhibit(block or label, values, language)
+        if title:
+            plotting.entitle(fig, title)
     caption, alt = _text(caption, "caption", label), _text(alt, "alt text", label)
     content: dict[str, Any] = {"kind": "figure", "caption": caption, "alt": alt}
     if data is not None:
-        content["data"] = {**_cells(data, None), "csv": _csv(data)}
-    _claim(label)
+        content["data"] = {**frames.cells(data, None), "csv": frames.csv(data)}
+    labels.claim(label)
     content["label"] = label
 
     import matplotlib.pyplot as plt
 
-    vector, content["size"] = _svg(fig)
+    vector, content["size"] = plotting.svg(fig)
     bundle: dict[str, Any] = {"image/png": _png(fig)}
     if len(vector) <= SVG_LIMIT:
         bundle["image/svg+xml"] = vector
@@ -139,8 +118,10 @@ def table(
     frame: DataFrame,
     *,
     label: str,
-    caption: str,
+    caption: str = "",
+    values: Mapping[str, object] | None = None,
     formats: Mapping[str, str | Callable[[Any], str]] | None = None,
+    language: str = templates.LANGUAGE,
 ) -> None:
     """Publish a data frame as a table.
 
@@ -151,23 +132,27 @@ def table(
         frame: one row a line; column names are the headings.
         label: unique in the notebook, such as ``"tab-latency"``.
         caption: Markdown.
+        values: instead of the caption, the values for it in ``exhibits.md``, as for :func:`figure`.
         formats: for some columns a format specification (``".1f"``, ``".0%"``) or a function from
             value to text.
+        language: of the caption.
 
     Raises:
         ValueError: no label or one that is taken, an empty caption, an empty frame, columns in
             several levels, or a format for a column that does not exist.
     """
+    if values is not None:
+        caption = templates.exhibit(label, values, language).caption
     caption = _text(caption, "caption", label)
-    content = {"kind": "table", "caption": caption, **_cells(frame, formats, label)}
+    content = {"kind": "table", "caption": caption, **frames.cells(frame, formats, label)}
     if not content["rows"]:
         raise ValueError(f"table {label!r} is empty: it has no rows")
-    _claim(label)
+    labels.claim(label)
     content["label"] = label
     plain = "\n".join("\t".join(row) for row in [content["columns"], *content["rows"]])
     _display(
         {
-            "text/html": _html_table(content, f"{label}: {caption}"),
+            "text/html": frames.html_table(content, f"{label}: {caption}"),
             "text/plain": plain,
             MIME: content,
         }
@@ -175,25 +160,19 @@ def table(
 
 
 def prose(text: str, /, **values: object) -> None:
-    """Publish Markdown whose numbers come from data.
+    """Publish a notebook's own Markdown whose numbers come from data.
 
     Args:
-        text: Markdown. ``{{name}}`` is replaced by the value of that name, ``{{name:.1f}}`` by the
-            value in that format; without a format, numbers are written as :func:`number` does.
+        text: Markdown. ``{{ name }}`` is replaced by the value of that name, and
+            ``{{ name | fixed(1) }}`` by what a filter of :mod:`rsk.base.numbers` makes of it.
         values: what to fill in.
 
     Raises:
-        ValueError: a placeholder without a value, a value without a placeholder, or a value that
-            is missing, NaN or infinite.
+        ValueError: a name without a value, a value without a name, or a value that is missing, NaN
+            or infinite.
     """
     text = inspect.cleandoc(_text(text, "text", "prose"))
-    try:
-        filled = fill(text, values)
-    except ValueError as error:
-        raise ValueError(f"prose: {error}; it was given {', '.join(values) or 'none'}") from None
-    if unused := sorted(set(values) - set(placeholders(text))):
-        raise ValueError(f"prose was given {', '.join(unused)}, which its text does not mention")
-    _display({"text/markdown": filled, "text/plain": filled, MIME: {"kind": "prose"}})
+    markdown(templates.fill(text, values))
 
 
 def undone(what: str, reason: object) -> None:
@@ -207,36 +186,31 @@ def undone(what: str, reason: object) -> None:
     because = lines[0] if lines else type(reason).__name__
     if because.endswith(":") and len(lines) > 1:  # of a compiler, what it says first
         because += f" {lines[1]}"
-    text = f"**Not run here:** {what}. {because}"
-    note = {"kind": "prose", "undone": f"{what}: {because}"}
-    _display({"text/markdown": text, "text/plain": text, MIME: note})
+    text = templates.render("course.md#undone", {"what": what, "because": because})
+    markdown(text, undone=f"{what}: {because}")
 
 
-def fill(text: str, values: Mapping[str, object]) -> str:
-    """Put values into the places that a text holds for them, as :func:`prose` does.
+def passage(name: str, /, *, language: str = templates.LANGUAGE, **values: object) -> None:
+    """Publish words that stand in ``report/<language>/``.
+
+    Args:
+        name: of the block, such as ``"course.md#predicted"``.
+        language: of the words.
+        values: what the block may name.
 
     Raises:
-        ValueError: a placeholder without a value, or a value that is missing, NaN or infinite.
+        TemplateError: there is no such block, or it names another value; says where.
     """
-
-    def one(match: re.Match[str]) -> str:
-        name, spec = match[1], match[2] and match[2].strip()
-        if name not in values:
-            raise ValueError(f"no value for {{{{{name}}}}}")
-        value = values[name]
-        if value is None or (isinstance(value, numbers.Real) and not math.isfinite(value)):
-            raise ValueError(f"the value of {{{{{name}}}}} is {value}")
-        return number(value) if spec is None else format(value, spec)
-
-    return _PLACEHOLDER.sub(one, text)
+    markdown(templates.render(name, values, language), language)
 
 
-def placeholders(text: str) -> list[str]:
-    """Names of the values that a text holds places for, in order."""
-    return [match[1] for match in _PLACEHOLDER.finditer(text)]
+def markdown(text: str, language: str = templates.LANGUAGE, **more: object) -> None:
+    """Publish Markdown as it is, with ``more`` in the part that :mod:`rsk.export` reads."""
+    content = {"kind": "prose", "language": language, **more}
+    _display({"text/markdown": text, "text/plain": text, MIME: content})
 
 
-def banner(mode: str, machine: object = None) -> None:
+def banner(mode: str, machine: object = None, language: str = templates.LANGUAGE) -> None:
     """Say whether the results below were measured here or recorded elsewhere.
 
     Args:
@@ -244,6 +218,7 @@ def banner(mode: str, machine: object = None) -> None:
         machine: where: a :class:`rsk.measure.records.Provenance`, or a mapping with the same names:
             ``gpu`` and ``driver``, or ``cpu``; ``torch``; ``date``. When measured here, this
             machine is asked if nothing is given.
+        language: of the words.
 
     Raises:
         ValueError: an unknown mode, "gpu" where there is none, or a machine not fully named.
@@ -260,13 +235,11 @@ def banner(mode: str, machine: object = None) -> None:
         raise ValueError(f"banner {mode!r} names the machine; missing: {', '.join(missing)}")
     driver = f", driver {fact['driver']}" if on_gpu else ""
     where = f"{fact[needed[0]]}{driver}, PyTorch {fact['torch']}, {fact['date'][:10]}"
-    if mode == "recorded":
-        opening, detail = "Recorded", f" on {where}"
-    else:
-        opening, detail = f"Measured here on {mode.upper()}", f": {where}"
+    text = templates.render(f"course.md#banner-{mode}", {"where": where}, language)
+    opening, detail = re.fullmatch(r"\*\*(.+?)\*\*(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     _display(
         {
-            "text/markdown": f"> **{opening}**{detail}",
+            "text/markdown": f"> {text}",
             "text/plain": f"{opening}{detail}",
             MIME: {"kind": "banner", "mode": mode, "opening": opening, "detail": detail},
         }
@@ -306,8 +279,8 @@ def source(
         first, last = excerpt.part(text, name, path.suffix, where)
         where += f", lines {first} to {last}"
     lines = text.splitlines()[first - 1 : last]
-    code = dedented(lines)
-    language = LANGUAGES.get(path.suffix, "text")
+    code = excerpt.dedented(lines)
+    language = excerpt.language(path)
     content: dict[str, Any] = {
         "kind": "source",
         "code": code,
@@ -316,7 +289,7 @@ def source(
     }
     if label is not None:
         content["caption"] = _text(caption or "", "caption", label)
-        _claim(label)
+        labels.claim(label)
         content["label"] = label
     elif caption is not None:
         raise ValueError("source: a caption needs a label")
@@ -354,7 +327,7 @@ def tokens(runs: Iterable[tuple[str, str]], *, label: str, caption: str) -> None
             f"expected one of {', '.join(TOKEN_KINDS)}"
         )
     caption = _text(caption, "caption", label)
-    _claim(label)
+    labels.claim(label)
     styles = {
         "accepted": "background:#cfe8d5;color:#000",
         "recovered": "background:#ffd9b8;color:#000;text-decoration:underline",
@@ -374,84 +347,13 @@ def tokens(runs: Iterable[tuple[str, str]], *, label: str, caption: str) -> None
     )
 
 
-def number(value: object, digits: int = 3) -> str:
-    """Write a value for a reader: 32,000; 0.0425; 1.20 × 10⁻⁷; a dash for what is missing.
-
-    Args:
-        value: a number, or anything else, which is turned into text.
-        digits: significant digits of a number that is not whole.
-    """
-    if value is None:
-        return "–"
-    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
-        return "yes" if value else "no"
-    if isinstance(value, numbers.Integral):
-        return f"{int(value):,}".replace("-", "−")
-    if not isinstance(value, numbers.Real):
-        return "–" if type(value).__name__ in ("NAType", "NaTType") else str(value)
-    x = float(value)
-    if math.isnan(x):
-        return "–"
-    if math.isinf(x):
-        return "∞" if x > 0 else "−∞"
-    if x == 0:
-        return "0"
-    mantissa, exponent = f"{x:.{digits - 1}e}".split("e")
-    power = int(exponent)
-    if -5 < power < 9:
-        text = f"{x:,.{max(0, digits - 1 - power)}f}"
-    else:
-        text = f"{mantissa}\u00a0×\u00a010{str(power).translate(_SUPERSCRIPTS)}"
-    return text.replace("-", "−")
-
-
-def dedented(lines: Iterable[str]) -> str:
-    """Lines of code without the indentation that they share."""
-    return textwrap.dedent("\n".join(lines)).strip("\n")
-
-
-def reset() -> None:
-    """Forget which labels were published, as a new kernel does."""
-    _published.clear()
-
-
 # --- how it is done ---------------------------------------------------------------------------
-
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def _text(value: str, what: str, label: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{label!r} needs a {what} that is not empty, got {value!r}")
     return value.strip("\n") if what == "text" else " ".join(value.split())
-
-
-def _claim(label: str) -> None:
-    """Take a label, or refuse it. Running the same cell again is not a second use."""
-    if not isinstance(label, str) or not _LABEL.fullmatch(label):
-        raise ValueError(
-            f"a label is letters, digits, '-' and '_', such as 'fig-latency', not {label!r}"
-        )
-    cell, count = _running_cell()
-    if label in _published:
-        owner, last = _published[label]
-        if owner != cell or last == count:
-            raise ValueError(
-                f"the label {label!r} is used already in this notebook; labels are unique "
-                "(if you changed that cell, restart the kernel)"
-            )
-    _published[label] = (cell, count)
-
-
-def _running_cell() -> tuple[str, int | None]:
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    if shell is None:
-        return "", None
-    metadata = (shell.get_parent() if hasattr(shell, "get_parent") else {}).get("metadata") or {}
-    history = shell.user_ns.get("In") or [""]
-    return metadata.get("cellId") or history[-1], shell.execution_count
 
 
 def _display(bundle: dict[str, Any]) -> None:
@@ -472,24 +374,9 @@ def _beside_the_image(label: str, caption: str, data: dict[str, Any] | None) -> 
     note = {MIME: {"kind": "viewer"}}
     _display({"text/markdown": f"{label}: {caption}", "text/plain": "", **note})
     if data is not None and data["rows"]:
-        shown = _html_table(data, f"Data of {label}")
+        shown = frames.html_table(data, f"Data of {label}")
         shown = f"<details><summary>Data of {label}</summary>{shown}</details>"
         _display({"text/html": shown, "text/plain": "", **note})
-
-
-def _svg(fig: Figure) -> tuple[str, tuple[float, float]]:
-    """The figure as SVG, the same bytes every time, and its width and height in points."""
-    import matplotlib as mpl
-
-    buffer = io.StringIO()
-    # Text as outlines: the same picture in every reader. A fixed salt and no date: the same bytes.
-    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "rsk"}):
-        fig.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    text = buffer.getvalue()
-    width = re.search(r'\bwidth="([\d.]+)pt"', text)
-    height = re.search(r'\bheight="([\d.]+)pt"', text)
-    assert width and height, "matplotlib writes the size of an SVG in points"
-    return text, (float(width[1]), float(height[1]))
 
 
 def _png(fig: Figure) -> str:
@@ -498,70 +385,6 @@ def _png(fig: Figure) -> str:
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=PNG_DPI, bbox_inches="tight", metadata={"Software": None})
     return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _cells(
-    frame: DataFrame,
-    formats: Mapping[str, str | Callable[[Any], str]] | None,
-    label: str = "",
-) -> dict[str, Any]:
-    """Columns, alignment ("right" for numbers) and rows of a frame, all cells as text."""
-    import pandas as pd
-    from pandas.api.types import is_bool_dtype, is_numeric_dtype
-
-    if not isinstance(frame, pd.DataFrame):
-        raise ValueError(f"{label!r}: expected a pandas DataFrame, got {type(frame)}")
-    if frame.columns.nlevels > 1:
-        raise ValueError(f"{label!r}: the columns have several levels; join their names first")
-    if not isinstance(frame.index, pd.RangeIndex) or frame.index.name is not None:
-        frame = frame.reset_index(drop=frame.index.names == [None] and _is_plain(frame.index))
-    formats = dict(formats or {})
-    if unknown := [name for name in formats if name not in frame.columns]:
-        known = ", ".join(map(str, frame.columns))
-        raise ValueError(f"{label!r}: a format for {unknown[0]!r}, but the columns are {known}")
-
-    def show(column: object, value: object) -> str:
-        rule = formats.get(column)  # type: ignore[call-overload]
-        if rule is None or (isinstance(rule, str) and number(value) == "–"):
-            return number(value)
-        return str(rule(value)) if callable(rule) else format(value, rule).replace("-", "−")
-
-    columns = list(frame.columns)
-    right = [is_numeric_dtype(frame[c]) and not is_bool_dtype(frame[c]) for c in columns]
-    rows = [
-        [show(column, value) for column, value in zip(columns, row, strict=True)]
-        for row in frame.astype(object).itertuples(index=False, name=None)
-    ]
-    return {
-        "columns": [str(column) for column in columns],
-        "align": ["right" if number_column else "left" for number_column in right],
-        "rows": rows,
-    }
-
-
-def _is_plain(index: Any) -> bool:
-    """Whether an unnamed index only counts rows, as after selecting some of them."""
-    return bool(index.dtype.kind == "i")
-
-
-def _csv(frame: DataFrame) -> str:
-    return frame.to_csv(index=frame.index.names != [None], lineterminator="\n")
-
-
-def _html_table(content: Mapping[str, Any], caption: str) -> str:
-    """A table for notebook viewers."""
-
-    def row(cells: list[str], tag: str) -> str:
-        return "".join(
-            f'<{tag} style="text-align:{align}">{html.escape(cell)}</{tag}>'
-            for cell, align in zip(cells, content["align"], strict=True)
-        )
-
-    body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in content["rows"])
-    return (
-        f"<table><caption>{html.escape(caption)}</caption>"
-        f"<thead><tr>{row(content['columns'], 'th')}</tr></thead><tbody>{body}</tbody></table>"
-    )
 
 
 def _this_machine(mode: str) -> object:

@@ -1,6 +1,6 @@
 """What speculation does for a pair of models: acceptance, tokens per target pass, time.
 
-Notebook 06 measures a :class:`Study` and the report reads it back. Acceptance is counted over a
+Notebook 07 measures a :class:`Study` and the report reads it back. Acceptance is counted over a
 batch of prompts, with its standard error over the prompts; time is taken for one prompt at a time,
 plain and speculative decoding in turn, because a single user is whom speculation is for.
 """
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from rsk.decode.command_line import shipped_prompts
-from rsk.decode.kv_cache import CachedModel, Clock, Sampling
+from rsk.decode.kv_cache import CachedModel, Clock
 from rsk.decode.loading import NGRAM, Pair, fitting_threads, load_pair, parameters, shipped_pair
 from rsk.decode.loop import ACCEPTED, RECOVERED, Generation, speculative_generate
 from rsk.measure.provenance import provenance
@@ -38,6 +38,8 @@ USUAL_TEMPERATURE = 1.0
 ROUNDING_GAP = 1e-3
 """Logits of a float32 model that are closer may come out in either order."""
 PARTS = ("draft", "target", "sampler", "rest")
+TWO = 2.0
+"""Standard errors within which two numbers are called the same."""
 
 
 def expected_tokens(acceptance: float, spec_len: int) -> float:
@@ -122,6 +124,21 @@ class Trial:
         """The sampler's part of the time."""
         return self.seconds["sampler"] / sum(self.seconds.values())
 
+    @property
+    def rest_share(self) -> float:
+        """The part of the loop around models and sampler."""
+        return self.seconds["rest"] / sum(self.seconds.values())
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the formula misses the tokens per pass by more than two standard errors."""
+        return abs(self.tokens_per_pass - self.expected) > TWO * self.tokens_per_pass_error
+
+    def is_like(self, other: Trial) -> bool:
+        """Whether the acceptance rates differ by no more than two standard errors."""
+        error = math.hypot(self.acceptance_error, other.acceptance_error)
+        return abs(self.acceptance - other.acceptance) <= TWO * error
+
 
 @dataclass(frozen=True, kw_only=True)
 class Race:
@@ -155,7 +172,7 @@ class Race:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What one run of notebook 06 found; ``data/decoding`` holds a recorded one."""
+    """What one run of notebook 07 found; ``data/decoding`` holds a recorded one."""
 
     SCHEMA = SCHEMA
     schema: str
@@ -230,6 +247,25 @@ class Study:
     def fastest(self) -> Race:
         """The race with the largest speed-up."""
         return max(self.speculative, key=self.speed_up)
+
+    @property
+    def losing(self) -> list[Race]:
+        """Races that took longer than plain decoding."""
+        races = [*self.speculative, *self.other_drafts]
+        return [race for race in races if self.speed_up(race) <= 1]
+
+    @property
+    def dearest_check(self) -> Race:
+        """The race in which the target's pass on K + 1 tokens takes longest, beside one on one."""
+        return max(self.speculative, key=self.verify_cost)
+
+    def yield_of(self, race: Race) -> float:
+        """Tokens per pass that the trial of a race's draft, at the usual K and temperature, had."""
+        return next(
+            trial.tokens_per_pass
+            for trial in self.by_temperature()[race.draft]
+            if trial.temperature == USUAL_TEMPERATURE
+        )
 
     @property
     def cost(self) -> float:
@@ -363,9 +399,9 @@ def reading_seconds(
     """Wall time in which target and draft read prompts, before the first step."""
     clock = Clock(pair.target.device)
     ids = [list(pair.tokenizer(prompt).input_ids) for prompt in prompts]
-    CachedModel(pair.target, Sampling(), "target", clock).read([row[:-1] for row in ids])
+    CachedModel(pair.target, "target", clock).read([row[:-1] for row in ids])
     if draft is not None and not isinstance(draft, str):
-        CachedModel(draft, Sampling(), "draft", clock).read([row[:-2] for row in ids])
+        CachedModel(draft, "draft", clock).read([row[:-2] for row in ids])
     return {part: clock.seconds.get(part, 0.0) for part in PARTS}
 
 

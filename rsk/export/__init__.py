@@ -4,9 +4,8 @@ Everything comes from pip: pandoc reads the Markdown and writes HTML and Typst, 
 and draws the formulas, pygments colours the code. The same notebooks give the same bytes.
 The date of the run is the one that the notebook recorded, or ``$SOURCE_DATE_EPOCH``.
 
-In the report, code is shown where a cell is tagged ``show-code``; on the site, all code is.
-Tags that hide: ``hide-cell``, ``hide-input``, ``hide-output``, and the parameters' own tags.
-A cell tagged ``solution`` is folded; ``raises-exception`` allows a cell to end with an error.
+Code is shown on the site, and not in the report. Tags that hide: ``hide-cell``, ``hide-input``,
+``hide-output``, and the parameters' own tags.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rsk.base import templates
 from rsk.export.document import ExportError
 from rsk.export.notebook import read
 from rsk.export.pandoc import PandocError
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ExportError", "export_report", "export_site", "export_talk", "replace"]
 
-REPORT = "07_report.ipynb"
-SITE_TITLE = "The rejection sampler of speculative decoding"
+REPORT = "08_report.ipynb"
 
 
 def export_report(
@@ -35,7 +34,7 @@ def export_report(
     """Write ``report.html`` and ``report.pdf``.
 
     Args:
-        source: an executed notebook, or a run's folder, whose ``notebooks/07_report.ipynb`` it is.
+        source: an executed notebook, or a run's folder, whose ``notebooks/08_report.ipynb`` it is.
         out_dir: where to write; by default the run's folder, or the notebook's.
         epoch: the date to show, in seconds; by default that of the run.
 
@@ -62,15 +61,12 @@ def export_report(
     return replace(files)
 
 
-def export_site(
-    source: Path | Sequence[Path], out_dir: Path | None = None, *, title: str = SITE_TITLE
-) -> list[Path]:
+def export_site(source: Path | Sequence[Path], out_dir: Path | None = None) -> list[Path]:
     """Write executed notebooks as HTML pages with links between them, and an ``index.html``.
 
     Args:
         source: executed notebooks in order, or a run's folder.
         out_dir: where to write; needed unless ``source`` is a run's folder (then its ``site``).
-        title: heading of the index page.
 
     Returns:
         The pages, the index first.
@@ -99,21 +95,26 @@ def export_site(
             documents.append(read(notebook, all_code=True, pages=pages))
         except PandocError as error:
             raise ExportError(f"{notebook.name}: pandoc: {error}") from error
+    words = templates.phrases()
+    title = words["site_title"]
     titles = [document.plain_title for document in documents]
     files: dict[Path, bytes] = {}
     extra = [
-        (f"The report as {path.suffix[1:].upper()}", Path(os.path.relpath(path, folder)).as_posix())
+        (
+            words["report_as"].format(path.suffix[1:].upper()),
+            Path(os.path.relpath(path, folder)).as_posix(),
+        )
         for path in reports
         if path.is_file()
     ]
-    files[folder / "index.html"] = html.index(documents, title, extra).encode()
+    files[folder / "index.html"] = html.index(documents, extra).encode()
     for at, document in enumerate(documents):
         neighbours = [("index", "index.html", title)]
         if at > 0:
             neighbours.insert(0, ("prev", pages[documents[at - 1].name], titles[at - 1]))
         if at + 1 < len(documents):
             neighbours.append(("next", pages[documents[at + 1].name], titles[at + 1]))
-        page = html.write(document, html.links(neighbours))
+        page = html.write(document, html.links(neighbours, words))
         files[folder / pages[document.name]] = page.encode()
     return replace(files)
 
@@ -122,8 +123,8 @@ def export_talk(source: Path, material: Material, out_dir: Path) -> list[Path]:
     """Write ``slides.pdf`` and ``script.pdf``.
 
     Args:
-        source: the Markdown: see :mod:`rsk.export.talk`.
-        material: the values, figures and texts that it names.
+        source: the file of the talk's words: see :mod:`rsk.export.talk`.
+        material: the words with their values, and the figures and texts that they name.
         out_dir: where to write.
 
     Returns:
@@ -133,15 +134,15 @@ def export_talk(source: Path, material: Material, out_dir: Path) -> list[Path]:
         ExportError: something is unknown, missing or too large for its slide; older files are left
             as they were.
     """
-    from rsk.export import talk
+    from rsk.export import slides, talk
 
     try:
         read_talk = talk.read(source, material)
-        slides, previews = talk.write_slides(read_talk)
-        script = talk.write_script(read_talk, previews)
+        pages, previews = slides.write_slides(read_talk)
+        script = slides.write_script(read_talk, previews)
     except PandocError as error:
         raise ExportError(f"{source.name}: pandoc: {error}") from error
-    return replace({out_dir / "slides.pdf": slides, out_dir / "script.pdf": script})
+    return replace({out_dir / "slides.pdf": pages, out_dir / "script.pdf": script})
 
 
 def replace(files: Mapping[Path, bytes]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What a document is made of.
+"""What a document is made of, and what a published output is made of.
 
 :mod:`rsk.export.notebook` reads it, :mod:`rsk.export.references` numbers and links it, and
 :mod:`rsk.export.html` and :mod:`rsk.export.pdf` write it. What could not be shown faithfully is an
@@ -12,9 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rsk.base import templates
 from rsk.export import formula, pandoc
 from rsk.export.formula import Formula
 from rsk.export.pandoc import Node
+
+MIME = "application/vnd.rsk+json"
+"""MIME type of the part of a notebook's output that is read here; its ``kind`` says what it is."""
+TOKEN_KINDS = ("prompt", "accepted", "recovered", "bonus")
+"""Where a token of a generated text came from."""
 
 
 class ExportError(RuntimeError):
@@ -51,7 +57,12 @@ class Labelled:
     label: str
     caption: list[Node]
     word = ""
+    """Key of its name in ``phrases.toml``."""
     number = 0
+
+    def name(self, words: Mapping[str, Any]) -> str:
+        """What it is called in references, such as "Figure 3"."""
+        return f"{words[self.word]} {self.number}"
 
 
 @dataclass
@@ -63,7 +74,7 @@ class Figure(Labelled):
     suffix: str
     size: tuple[float, float]
     data: Mapping[str, Any] | None
-    word = "Figure"
+    word = "figure"
 
 
 @dataclass
@@ -71,7 +82,7 @@ class Table(Labelled):
     """A published table, as pandoc's Table node."""
 
     table: Node
-    word = "Table"
+    word = "table"
 
 
 @dataclass
@@ -81,7 +92,7 @@ class Listing(Labelled):
     code: str
     language: str
     where: str
-    word = "Listing"
+    word = "listing"
 
 
 @dataclass
@@ -89,7 +100,7 @@ class Tokens(Labelled):
     """Generated text, each run with its kind."""
 
     runs: list[tuple[str, str]]
-    word = "Listing"
+    word = "listing"
 
 
 @dataclass
@@ -109,20 +120,13 @@ class Code:
 
 
 @dataclass
-class Fold:
-    """Where something collapsed begins (with its title) and ends (without)."""
-
-    title: str = ""
-
-
-@dataclass
 class Output:
     """Plain text that a cell printed."""
 
     text: str
 
 
-Item = Text | Figure | Table | Listing | Tokens | Banner | Code | Fold | Output
+Item = Text | Figure | Table | Listing | Tokens | Banner | Code | Output
 
 
 @dataclass
@@ -148,6 +152,12 @@ class Document:
     formulas: dict[formula.Key, Formula] = field(default_factory=dict)
     cells_of_formulas: dict[formula.Key, Cell] = field(default_factory=dict)
     suffix: str = ".ipynb"
+    language: str = templates.LANGUAGE
+
+    @property
+    def words(self) -> Mapping[str, Any]:
+        """What the exports put beside numbers, in the document's language."""
+        return templates.phrases(self.language)
 
     @property
     def file(self) -> str:

@@ -9,16 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from rsk.base import folders
+from rsk.base import folders, templates
 from rsk.export import formula, pandoc
 from rsk.export.document import (
     Banner,
     Code,
     Document,
     Figure,
-    Fold,
     Heading,
     Item,
+    Labelled,
     Listing,
     Output,
     Table,
@@ -35,6 +35,9 @@ MOST_ROWS = 200
 
 _POINT = 4 / 3  # CSS pixels
 
+Words = Mapping[str, Any]
+"""What stands beside numbers and links: :func:`rsk.base.templates.phrases`."""
+
 
 def write(document: Document, navigation: str = "") -> str:
     """The page of a document.
@@ -50,15 +53,17 @@ def write(document: Document, navigation: str = "") -> str:
         formulas, glyphs = formula.draw(document.formulas)
     except FormulaError as error:
         raise document.cells_of_formulas[error.key].error(str(error)) from error
-    rewrite = _rewriter(formulas)
-    blocks = [pandoc.walk(_blocks(item), rewrite) for _, item in document.items]
+    words = document.words
+    rewrite = _rewriter(formulas, words)
+    blocks = [pandoc.walk(_blocks(item, words), rewrite) for _, item in document.items]
     return page(
         title=document.plain_title,
         heading=_inline(document.title, rewrite),
         byline=" · ".join(filter(None, [*document.authors, document.date])),
-        contents=_contents(document.headings, rewrite),
+        contents=_contents(document.headings, rewrite, words["contents"]),
         body=glyphs + _keep_together(pandoc.write([b for part in blocks for b in part], "html5")),
         navigation=navigation,
+        words=words,
     )
 
 
@@ -73,12 +78,21 @@ def _keep_together(body: str) -> str:
 
 
 def page(
-    *, title: str, heading: str, byline: str, contents: str, body: str, navigation: str = ""
+    *,
+    title: str,
+    heading: str,
+    byline: str,
+    contents: str,
+    body: str,
+    words: Words,
+    navigation: str = "",
 ) -> str:
-    """Fill the page template; everything but ``title`` and ``byline`` is HTML."""
-    folder = folders.templates_dir()
+    """Fill the page template; everything but ``title``, ``byline`` and ``words`` is HTML."""
+    folder = folders.style_dir()
     template = string.Template((folder / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
+        language=escape(words["language"]),
+        skip=escape(words["skip"]),
         title=escape(title),
         style=(folder / "style.css").read_text(encoding="utf-8"),
         heading=heading,
@@ -86,33 +100,33 @@ def page(
         contents=contents,
         body=body,
         navigation=navigation,
-        navigation_below=navigation.replace('"Pages"', '"Pages, again"'),
+        navigation_below=navigation.replace(f'"{words["pages"]}"', f'"{words["pages_again"]}"'),
     )
 
 
-def links(entries: Sequence[tuple[str, str, str]]) -> str:
+def links(entries: Sequence[tuple[str, str, str]], words: Words) -> str:
     """Links between pages: relation ("prev", "next" or "index"), address, text."""
     shown = {"prev": "← {}", "next": "{} →", "index": "{}"}
     anchors = "".join(
         f'<a rel="{relation}" href="{escape(address)}">{shown[relation].format(escape(text))}</a>'
         for relation, address, text in entries
     )
-    return f'<nav class="pages" aria-label="Pages">{anchors}</nav>'
+    return f'<nav class="pages" aria-label="{escape(words["pages"])}">{anchors}</nav>'
 
 
 # --- items ------------------------------------------------------------------------------------
 
 
-def _blocks(item: Item) -> list[Node]:
+def _blocks(item: Item, words: Words) -> list[Node]:
     match item:
         case Text():
             return item.blocks
         case Figure():
-            return _figure(item)
+            return _figure(item, words)
         case Table():
             opening = f'<figure class="table" id="{escape(item.label)}">'
-            caption = _captioned(item.word, item.number, item.caption)
-            named = ["", [], [["name", f"{item.word} {item.number}"]]]
+            caption = _captioned(item, words)
+            named = ["", [], [["name", item.name(words)]]]
             # The caption is not the table's own: on a small screen it would scroll away with it.
             table = {"t": "Table", "c": [named, *item.table["c"][1:]]}
             return [*_enclosed(opening, caption, ""), table, _html("</figure>")]
@@ -123,23 +137,20 @@ def _blocks(item: Item) -> list[Node]:
             else:
                 opening = f'<figure class="listing" id="{escape(item.label)}">'
                 caption = [
-                    *_captioned(item.word, item.number, item.caption),
+                    *_captioned(item, words),
                     raw("html", f" {head}"),
                 ]
             code = highlight(item.code, item.language, item.where)
             return _enclosed(opening, caption, f"{code}</figure>")
         case Tokens():
-            return _tokens(item)
+            return _tokens(item, words)
         case Banner():
             text = f"<strong>{escape(item.opening)}</strong>{escape(item.detail)}"
             return [_html(f'<p class="banner {escape(item.mode)}">{text}</p>')]
         case Code():
-            return [_html(highlight(item.code, "python", "code cell"))]
-        case Fold():
-            opening = f"<details><summary>{escape(item.title)}</summary>"
-            return [_html(opening if item.title else "</details>")]
+            return [_html(highlight(item.code, "python", words["code"]))]
         case Output():
-            return [_html(_pre("output", "Output", escape(item.text)))]
+            return [_html(_pre("output", words["output"], escape(item.text)))]
 
 
 def _html(text: str) -> Node:
@@ -153,28 +164,29 @@ def _enclosed(opening: str, caption: list[Node], rest: str) -> list[Node]:
     ]
 
 
-def _captioned(word: str, number: int, caption: list[Node]) -> list[Node]:
-    return [raw("html", f'<span class="label">{word} {number}.</span> '), *caption]
+def _captioned(item: Labelled, words: Words) -> list[Node]:
+    return [raw("html", f'<span class="label">{item.name(words)}.</span> '), *item.caption]
 
 
-def _figure(item: Figure) -> list[Node]:
+def _figure(item: Figure, words: Words) -> list[Node]:
     address = f"data:{MIME_TYPES[item.suffix]};base64,{base64.b64encode(item.image).decode()}"
     width, height = (round(value * _POINT) for value in item.size)
     image = _scrolling(
         f'<img src="{address}" width="{width}" height="{height}" alt="{escape(item.alt)}">',
-        f"{item.word} {item.number}",
+        item.name(words),
     )
     opening = raw("html", f'<figure id="{escape(item.label)}">{image}<figcaption>')
     closing = raw("html", "</figcaption></figure>")
-    figure = block([opening, *_captioned(item.word, item.number, item.caption), closing])
-    return [figure, *([] if item.data is None else [_data(item, item.data)])]
+    figure = block([opening, *_captioned(item, words), closing])
+    return [figure, *([] if item.data is None else [_data(item, item.data, words)])]
 
 
-def _data(item: Figure, behind: Any) -> Node:
+def _data(item: Figure, behind: Any, words: Words) -> Node:
     """The numbers behind a figure: a table to unfold, and a file to keep."""
     csv = base64.b64encode(behind["csv"].encode()).decode()
-    name = f"{item.word} {item.number}"
-    file = f'<a download="{escape(item.label)}.csv" href="data:text/csv;base64,{csv}">CSV file</a>'
+    name = escape(words["data"].format(item.name(words)))
+    address = f"data:text/csv;base64,{csv}"
+    file = f'<a download="{escape(item.label)}.csv" href="{address}">{escape(words["csv"])}</a>'
     rows = behind["rows"]
     table = ""
     if len(rows) <= MOST_ROWS:
@@ -190,23 +202,22 @@ def _data(item: Figure, behind: Any) -> Node:
         table = _scrolling(
             f"<table><thead><tr>{row(behind['columns'], 'th')}</tr></thead>"
             f"<tbody>{body}</tbody></table>",
-            f"Data of {name}",
+            name,
         )
-    return _html(
-        f'<details class="data"><summary>Data of {name}</summary>{table}<p>{file}</p></details>'
-    )
+    return _html(f'<details class="data"><summary>{name}</summary>{table}<p>{file}</p></details>')
 
 
-def _tokens(item: Tokens) -> list[Node]:
+def _tokens(item: Tokens, words: Words) -> list[Node]:
     spans = "".join(
         f'<span class="{escape(kind)}">{escape(text)}</span>' for text, kind in item.runs
     )
     kinds = dict.fromkeys(kind for _, kind in item.runs if kind != "prompt")
-    legend = ", ".join(f'<span class="{kind}">{kind}</span>' for kind in kinds)
+    legend = ", ".join(f'<span class="{kind}">{escape(words[kind])}</span>' for kind in kinds)
+    legend = f"{escape(words['marked'])}: {legend}."
     opening = f'<figure class="tokens" id="{escape(item.label)}">'
     caption = [
-        *_captioned(item.word, item.number, item.caption),
-        raw("html", f' <span class="legend">Marked: {legend}.</span>'),
+        *_captioned(item, words),
+        raw("html", f' <span class="legend">{legend}</span>'),
     ]
     return _enclosed(opening, caption, f'<div class="text">{spans}</div></figure>')
 
@@ -243,17 +254,18 @@ def _scrolling(inner: str, name: str) -> str:
 Rewrite = Callable[[Node], Node | list[Node] | None]
 
 
-def _rewriter(formulas: Mapping[formula.Key, str]) -> Rewrite:
+def _rewriter(formulas: Mapping[formula.Key, str], words: Words) -> Rewrite:
     def change(node: Node) -> Node | list[Node] | None:
         match node:
             case {"t": "Math", "c": [{"t": style}, _]}:
                 drawn = formulas[formula_key(node)]
                 if style == "DisplayMath":
-                    frame = 'class="formula" tabindex="0" role="group" aria-label="Formula"'
+                    name = escape(words["formula"])
+                    frame = f'class="formula" tabindex="0" role="group" aria-label="{name}"'
                     drawn = f"<span {frame}>{drawn}</span>"
                 return raw("html", drawn)
             case {"t": "CodeBlock", "c": [[_, classes, _], code]}:
-                return _html(highlight(code, classes[0] if classes else "", "code"))
+                return _html(highlight(code, classes[0] if classes else "", words["code"]))
             case {"t": "Header", "c": [level, [anchor, _, [[_, number]]], inlines]}:
                 mark = f'<span class="number">{number}</span> ' if number else ""
                 return {
@@ -268,7 +280,7 @@ def _rewriter(formulas: Mapping[formula.Key, str]) -> Rewrite:
                     _html("</details>"),
                 ]
             case {"t": "Table", "c": [[anchor, classes, attributes], *rest]}:
-                name = dict(attributes).get("name", "Table")
+                name = dict(attributes).get("name", str(words["table"]))
                 start, end = _scrolling("\0", name).split("\0")
                 return [
                     _html(start),
@@ -285,7 +297,7 @@ def _inline(inlines: list[Node], rewrite: Rewrite) -> str:
     return pandoc.write([block(pandoc.walk(inlines, rewrite))], "html5").strip()
 
 
-def _contents(headings: Sequence[Heading], rewrite: Rewrite) -> str:
+def _contents(headings: Sequence[Heading], rewrite: Rewrite, name: str) -> str:
     """Table of contents down to the second level, as nested lists."""
     shown = [heading for heading in headings if heading.level <= 2]
     if not shown:
@@ -307,17 +319,17 @@ def _contents(headings: Sequence[Heading], rewrite: Rewrite) -> str:
         out.append(anchor.strip())
     entries = "".join(out) + "</li></ol>" * depth
     return (
-        '<nav class="contents" aria-label="Contents"><details><summary>Contents</summary>'
+        f'<nav class="contents" aria-label="{escape(name)}">'
+        f"<details><summary>{escape(name)}</summary>"
         f"{entries}</details></nav>"
     )
 
 
-def index(documents: Sequence[Document], title: str, extra: Sequence[tuple[str, str]]) -> str:
+def index(documents: Sequence[Document], extra: Sequence[tuple[str, str]]) -> str:
     """Index page of a site.
 
     Args:
         documents: the pages, each shown with its first paragraph.
-        title: heading of the index.
         extra: names and addresses of more links.
     """
     entries = []
@@ -332,8 +344,7 @@ def index(documents: Sequence[Document], title: str, extra: Sequence[tuple[str, 
         f'<li><a href="{escape(address)}">{escape(name)}</a><p>{escape(summary)}</p></li>'
         for address, name, summary in entries
     )
-    body = (
-        f"<p>{len(documents)} executed notebooks, in order, with their results. Nothing has to be "
-        f'installed or run to read them.</p><ul class="index">{body}</ul>'
-    )
-    return page(title=title, heading=escape(title), byline="", contents="", body=body)
+    words = templates.phrases()
+    body = f'<p>{escape(words["site"])}</p><ul class="index">{body}</ul>'
+    title = words["site_title"]
+    return page(title=title, heading=escape(title), byline="", contents="", body=body, words=words)

@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsk.course.publish import MIME, TOKEN_KINDS
+from rsk.base import templates
 from rsk.export import markdown, pandoc, references
 from rsk.export.document import (
+    MIME,
+    TOKEN_KINDS,
     Banner,
     Cell,
     Code,
     Document,
     ExportError,
     Figure,
-    Fold,
     Item,
     Listing,
     Output,
@@ -43,8 +44,8 @@ def read(path: Path, *, all_code: bool, pages: Mapping[str, str] | None = None) 
 
     Args:
         path: the executed notebook.
-        all_code: whether to show the code of every cell, or only of those tagged ``show-code``.
-        pages: notebook name (such as ``05_benchmarks``) to the page that a link to it leads to.
+        all_code: whether to show the code of the cells.
+        pages: notebook name (such as ``06_benchmarks``) to the page that a link to it leads to.
             Links to other notebooks become plain text.
 
     Raises:
@@ -69,6 +70,7 @@ class _Reader:
         self, path: Path, notebook: NotebookNode, all_code: bool, pages: dict[str, str]
     ) -> None:
         self.path, self.notebook, self.all_code, self.pages = path, notebook, all_code, pages
+        self.language = templates.LANGUAGE
         # Cell, its Markdown if any, and what makes an item of the parsed Markdown.
         self.pending: list[tuple[Cell, str, Callable[[list[Node]], Item]]] = []
 
@@ -79,7 +81,9 @@ class _Reader:
         items: list[tuple[Cell, Item]] = []
         for (cell, _, make), blocks in zip(self.pending, parsed, strict=True):
             items.append((cell, make(markdown.Cleaner(cell, self._image).blocks(blocks))))
-        document = Document(self.path.stem, [], self._authors(), self._epoch(), items)
+        document = Document(
+            self.path.stem, [], self._authors(), self._epoch(), items, language=self.language
+        )
         references.resolve(document, self.pages)
         return document
 
@@ -95,26 +99,21 @@ class _Reader:
             return
         if cell.cell_type != "code" or not lines:
             return
-        self._refuse_unfinished(where, cell, tags)
+        self._refuse_unfinished(where, cell)
         if tags & HIDDEN_CELLS:
             return
-        show = self.all_code or bool(tags & {"show-code", "solution"})
-        if "solution" in tags:
-            self._add(where, lambda _: Fold("Solution"))
-        if show and "hide-input" not in tags:
+        if self.all_code and "hide-input" not in tags:
             code = cell.source.strip("\n")
             self._add(where, lambda _: Code(code))
         if "hide-output" not in tags:
             for output in _merged(cell.outputs):
                 self._output(where, output)
-        if "solution" in tags:
-            self._add(where, lambda _: Fold())
 
-    def _refuse_unfinished(self, where: Cell, cell: NotebookNode, tags: set[str]) -> None:
+    def _refuse_unfinished(self, where: Cell, cell: NotebookNode) -> None:
         if cell.execution_count is None and not cell.outputs:
             raise where.error("it was not run: execute the notebook before exporting it")
         for output in cell.outputs:
-            if output.output_type == "error" and "raises-exception" not in tags:
+            if output.output_type == "error":
                 raise where.error(f"it ended with {output.ename}: {_plain_text(output.evalue)}")
 
     def _add(self, cell: Cell, make: Callable[[list[Node]], Item], text: str = "") -> None:
@@ -139,10 +138,6 @@ class _Reader:
             if output.name == "stdout" and output.text.strip():
                 text = _plain_text(output.text)
                 self._add(cell, lambda _: Output(text))
-            return
-        if output.output_type == "error":  # one that the cell was meant to raise
-            said = f"{output.ename}: {_plain_text(output.evalue)}"
-            self._add(cell, lambda _: Output(said))
             return
         data = output.data
         if MIME in data:
@@ -179,6 +174,7 @@ class _Reader:
             case "viewer":
                 pass
             case "prose":
+                self.language = content.get("language", self.language)
                 self._markdown(cell, data["text/markdown"])
             case "banner":
                 banner = Banner(content["mode"], content["opening"], content["detail"])

@@ -18,7 +18,6 @@ from rsk.export.document import (
     Document,
     ExportError,
     Figure,
-    Fold,
     Item,
     Labelled,
     Listing,
@@ -127,8 +126,6 @@ def _blocks(cell: Cell, item: Item, files: Files) -> list[Node]:
             return [_typst(f"#banner({arguments})")]
         case Code():
             return [_typst(f"#code({_code(item.code, 'python')})")]
-        case Fold():
-            return [_typst(f"#folded(text({string(item.title)}))[" if item.title else "]")]
         case Output():
             return [_typst(f"#output({string(_breakable(item.text))})")]
 
@@ -255,7 +252,7 @@ def typeset(document: Document, body: str, files: Files, *templates: str) -> byt
         document: whose items those are, for messages.
         body: the text.
         files: pictures and data that it names.
-        templates: files in ``report/templates`` that it imports.
+        templates: files in ``report/style`` that it imports.
 
     Raises:
         ExportError: what Typst cannot set, with the item's cell.
@@ -287,8 +284,9 @@ def _compile(
     system_fonts = False
     with tempfile.TemporaryDirectory(prefix="rsk-report-") as name:
         folder = Path(name)
+        (folder / "words.typ").write_text(_words(document.words), encoding="utf-8")
         for template in templates:
-            (folder / template).write_bytes((folders.templates_dir() / template).read_bytes())
+            (folder / template).write_bytes((folders.style_dir() / template).read_bytes())
         for file, content in files.items():
             (folder / file).write_bytes(content)
         for _ in range(50):
@@ -315,6 +313,14 @@ def _compile(
                 raise _located(document, body, warnings[0])
             return written
     raise ExportError(f"{document.file}: too many characters that no font can draw")
+
+
+def _words(words: Mapping[str, Any]) -> str:
+    """What the templates put beside numbers, as a dictionary of Typst's."""
+    pairs = (f"{key}: {string(word)}, " for key, word in words.items() if isinstance(word, str))
+    return f"#let words = ({''.join(pairs)})\n#let filled(text, ..values) = " + (
+        'values.pos().fold(text, (text, value) => text.replace("{}", str(value), count: 1))\n'
+    )
 
 
 def _located(document: Document, body: str, error: Any) -> ExportError:

@@ -12,8 +12,6 @@ from rsk.export.document import Cell, Document, ExportError, Heading, Labelled, 
 from rsk.export.formula import FormulaError
 from rsk.export.pandoc import NO_ATTRIBUTES, Node
 
-UNNUMBERED = {"abstract", "summary", "references", "environment", "acknowledgements"}
-
 
 def resolve(document: Document, pages: Mapping[str, str]) -> None:
     """Take the title, number sections and labels, resolve references, read the formulas.
@@ -75,7 +73,7 @@ def _number(document: Document) -> None:
                 level = node["c"][0]
                 depth = level - 1
                 number = ""
-                if title.lower() not in UNNUMBERED:
+                if title not in document.words["unnumbered"]:
                     counters = [*counters[:depth], *[0] * (depth - len(counters))]
                     counters[-1] += 1
                     number = ".".join(map(str, counters))
@@ -97,13 +95,16 @@ def _number(document: Document) -> None:
 
 def _link(document: Document, pages: Mapping[str, str]) -> None:
     """Resolve ``[@label]`` and the links to headings and other notebooks."""
-    names = {heading.anchor: f"Section {heading.number}" for heading in document.headings}
+    names = {
+        heading.anchor: f"{document.words['section']} {heading.number}"
+        for heading in document.headings
+    }
     for heading in document.headings:
         if not heading.number:
             names[heading.anchor] = pandoc.plain(heading.title).strip()
     for _, item in document.items:
         if isinstance(item, Labelled) and item.label:
-            names[item.label] = f"{item.word} {item.number}"
+            names[item.label] = item.name(document.words)
 
     for cell, item in document.items:
 

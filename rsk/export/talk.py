@@ -19,9 +19,9 @@ The file is written as for pandoc's slide shows::
     ## Likely questions {.script}             a chapter of the script only; ### begins its parts
 
 ``::: columns`` holds columns (``::: {.column width=2}``), ``::: big`` large text, ``::: small``
-small text, ``::: command`` what is typed in a terminal. ``{{name}}`` is
-replaced by a value. What is unknown, missing or too large is an :class:`ExportError` that names the
-line.
+small text, ``::: command`` what is typed in a terminal. The values are in the text already
+(:mod:`rsk.base.templates`); headings do not depend on them, so that messages can name the line of
+the file. What is unknown, missing or too large is an :class:`ExportError` that does.
 """
 
 from __future__ import annotations
@@ -29,20 +29,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rsk.base import excerpt
-from rsk.course import publish
-from rsk.export import markdown, pandoc, pdf, references
+from rsk.base import excerpt, templates
+from rsk.export import markdown, pandoc, references
 from rsk.export.document import Cell, Document, ExportError, Text
-from rsk.export.pandoc import Node, block, raw, raw_block
+from rsk.export.pandoc import Node, block
 
 MARKDOWN = pandoc.MARKDOWN + "+attributes+fenced_divs+smart"
-PREVIEW_PPI = 26  # of the slides' pictures in the script, where they are a seventh as wide
-_PLAIN_DIVS = {"big", "small", "command"}
 
 
 class Drawn(NamedTuple):
@@ -58,14 +55,16 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class Material:
-    """All that the Markdown may name."""
+    """The talk's words, and all that they may name."""
 
-    values: Mapping[str, object]
+    text: str
+    """The Markdown, with its values."""
     figures: Mapping[str, Callable[[], Drawn]]
     texts: Mapping[str, Callable[[], Sequence[tuple[str, str]]]]
-    """Generated text in runs, each with its kind: see :func:`rsk.course.publish.tokens`."""
+    """Generated text in runs, each with its kind: see :data:`rsk.export.document.TOKEN_KINDS`."""
     epoch: int
     """Date of what the talk says, in seconds."""
+    language: str = templates.LANGUAGE
 
 
 @dataclass(frozen=True)
@@ -125,17 +124,28 @@ def _sections(parts: Sequence[Part]) -> list[Part]:
 def read(path: Path, material: Material) -> Talk:
     """Read the Markdown and draw what it names.
 
+    Args:
+        path: the file, without its values; for the numbers of its lines.
+        material: the words, and what they name.
+
     Raises:
         ExportError: the file is missing, or something in it is unknown or out of order; names the
             line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        source = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ExportError(f"{path}: {error.strerror}") from error
-    pieces = list(_pieces(path.name, _filled(path.name, text, material.values)))
-    if not pieces:
-        raise ExportError(f"{path.name} has no heading")
+    # Never broken at the equals sign.
+    text = re.sub(r"\b([BKV]) = (?=\d)", "\\1\u00a0=\u00a0", material.text)
+    pieces = list(_pieces(path.name, text))
+    places = [place for place, _ in _pieces(path.name, source)]
+    if not pieces or len(places) != len(pieces):
+        raise ExportError(f"{path.name}: expected headings, none of which depends on a value")
+    pieces = [
+        (replace(place, number=at.number), piece)
+        for (place, piece), at in zip(pieces, places, strict=True)
+    ]
     reader = _Reader(material)
     parts = [
         reader.part(place, blocks)
@@ -149,29 +159,20 @@ def read(path: Path, material: Material) -> Talk:
         if name not in reader.texts:
             raise ExportError(f"{path.name} shows no text {name!r}, which was made for it")
     _arrange(parts)
-    document = Document(path.stem, parts[0].title, [], material.epoch, suffix=path.suffix)
+    document = Document(
+        path.stem,
+        parts[0].title,
+        [],
+        material.epoch,
+        suffix=path.suffix,
+        language=material.language,
+    )
     for part in parts:
         captions = [block(drawn[name][1]) for name in reader.shown_by.get(part.place, [])]
         tree = [block(part.title), *part.body, *part.notes, *captions]
         document.items.append((part.place, Text(tree)))
     references.convert_formulas(document)
     return Talk(document, parts, drawn, reader.texts)
-
-
-def _filled(name: str, text: str, values: Mapping[str, object]) -> str:
-    """The text with its values; every value has to occur."""
-    lines = text.split("\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            # A value of several lines keeps the line numbers of what follows.
-            filled = publish.fill(line, values)
-            # Never broken at the equals sign.
-            lines[number - 1] = re.sub(r"\b([BKV]) = (?=\d)", "\\1\u00a0=\u00a0", filled)
-        except ValueError as error:
-            raise ExportError(f"{name}, line {number}: {error}") from error
-    if unused := sorted(set(values) - set(publish.placeholders(text))):
-        raise ExportError(f"{name} does not mention the values {', '.join(unused)}")
-    return "\n".join(line.replace("\n", "\v") for line in lines)
 
 
 def _pieces(name: str, text: str) -> Iterator[tuple[Place, str]]:
@@ -186,9 +187,9 @@ def _pieces(name: str, text: str) -> Iterator[tuple[Place, str]]:
         elif not starts and line.strip():
             raise ExportError(f"{name}, line {number}: text before the title")
     for start, end in pairwise([*starts, len(lines) + 1]):
-        first_line = re.sub(r"\s*\{[^{}]*\}$", "", re.sub("[\v\u00a0]", " ", lines[start - 1]))
+        first_line = re.sub(r"\s*\{[^{}]*\}$", "", lines[start - 1].replace("\u00a0", " "))
         place = Place(name, start, first_line[:70])
-        yield place, "\n".join(lines[start - 1 : end - 1]).replace("\v", "\n")
+        yield place, "\n".join(lines[start - 1 : end - 1])
 
 
 @dataclass
@@ -208,7 +209,7 @@ class _Reader:
             raise place.error(f"a heading may have minutes and .script, not {unknown[0]}")
         if any(node["t"] == "Header" for node in rest):
             raise place.error("headings have at most three levels, and stand alone")
-        minutes = _number(place, given, "minutes") if "minutes" in given else None
+        minutes = read_number(place, given, "minutes") if "minutes" in given else None
 
         def exhibit(node: Node) -> Node | None:
             match node:
@@ -252,7 +253,7 @@ class _Reader:
                 raise place.error(f"the figure {name!r} has no alt text")
         elif name not in self.texts:
             self.texts[name] = list(self.material.texts[name]())
-        height = f"{_number(place, about, 'height'):g}" if "height" in about else ""
+        height = f"{read_number(place, about, 'height'):g}" if "height" in about else ""
         about.pop("height", None)
         attributes = [["name", name], ["height", height]]
         if about:
@@ -274,10 +275,10 @@ class _Reader:
         )
         if end is None:
             raise place.error(f"{name} has no line with {about.get('last')!r} after {start + 1}")
-        code = publish.dedented(lines[start : end + 1])
+        code = excerpt.dedented(lines[start : end + 1])
         span = f"lines {start + 1} to {end + 1}" if end > start else f"line {start + 1}"
         where = f"{excerpt.shown_name(path)}, {span}"
-        language = publish.LANGUAGES.get(path.suffix, "text")
+        language = excerpt.language(path)
         return {"t": "Div", "c": [["", ["source"], [["where", where]]], [
             {"t": "CodeBlock", "c": [["", [language], []], code]}
         ]]}  # fmt: skip
@@ -295,7 +296,8 @@ class _Reader:
         return found
 
 
-def _number(place: Place, attributes: Mapping[str, str], name: str) -> float:
+def read_number(place: Place, attributes: Mapping[str, str], name: str) -> float:
+    """The number that an attribute holds."""
     try:
         value = float(attributes[name])
     except ValueError:
@@ -344,157 +346,3 @@ def _arrange(parts: list[Part]) -> None:
             raise section.place.error(
                 f"its slides take {found:g} minutes, the section {section.minutes:g}"
             )
-
-
-# --- writing ----------------------------------------------------------------------------------
-
-
-def write_slides(talk: Talk) -> tuple[bytes, list[bytes]]:
-    """The slides as PDF, a page each, and small pictures of them as PNG.
-
-    Raises:
-        ExportError: a slide does not fit its page, or Typst cannot set it; names the line.
-    """
-    files: pdf.Files = {}
-    templates = "report.typ", "slides.typ"
-    blocks = _opening(talk, "slides.typ")
-    opened: list[str] = []
-    for at, part in enumerate(talk.parts):
-        if not part.number or part.section is None:
-            continue
-        rewrite = _rewriter(talk, part, files)
-        section = pandoc.plain(part.section.title).strip()
-        opening = f"#title-slide({part.number}, [#none;"
-        if part.level > 1:
-            opens = str(section not in opened).lower()
-            opened.append(section)
-            opening = f"#slide({part.number}, {pdf.string(section)}, {opens}, [#none;"
-        title = pandoc.walk(part.title, rewrite)
-        blocks += [raw_block("typst", f"// item {at}")]
-        blocks += [block([raw("typst", opening), *title, raw("typst", "])[")])]
-        blocks += [*pandoc.walk(part.body, rewrite), raw_block("typst", "]")]
-    body = pandoc.write(blocks, "typst")
-    try:
-        pages = pdf.typeset(talk.document, body, files, *templates)
-    except ExportError as error:
-        if match := re.search(r"slide (\d+) does not fit", str(error)):
-            part = next(part for part in talk.parts if part.number == int(match[1]))
-            raise part.place.error("it does not fit its page: show less") from error
-        raise
-    return pages, pdf.pictures(talk.document, body, files, *templates, ppi=PREVIEW_PPI)
-
-
-def write_script(talk: Talk, previews: Sequence[bytes]) -> bytes:
-    """The speaker's script as PDF: what to say with each slide, and when.
-
-    Args:
-        talk: as read.
-        previews: small pictures of the slides.
-
-    Raises:
-        ExportError: Typst cannot set something; names the line.
-    """
-    files = {f"slide-{number}.png": picture for number, picture in enumerate(previews, 1)}
-    blocks = _opening(talk, "script.typ")
-    clock = 0.0
-    first, *others = enumerate(talk.parts)
-    opening = next(at for at, (_, part) in enumerate(others) if part is talk.sections[0])
-    others.insert(opening + 1, first)  # the title slide is the first section's first
-    for at, part in others:
-        blocks.append(raw_block("typst", f"// item {at}"))
-        rewrite = _rewriter(talk, part, files)
-        title = pandoc.walk(part.title, rewrite)
-        if part.number and part.minutes is not None:
-            end = clock + part.minutes
-            arguments = f'{part.number}, "{part.minutes:g}", {_clock(clock)}, {_clock(end)}'
-            head = [raw("typst", f"#spoken({arguments}, [#none;"), *title, raw("typst", "])[")]
-            blocks += [block(head), *pandoc.walk(part.notes, rewrite), raw_block("typst", "]")]
-            clock = end
-        elif part.level == 2:
-            minutes = f"{part.minutes:g}" if part.minutes is not None else ""
-            head = [raw("typst", f'#chapter("{minutes}", [#none;'), *title, raw("typst", "])")]
-            blocks += [block(head), *pandoc.walk(part.body, rewrite)]
-        else:
-            blocks.append(block([raw("typst", "#part[#none;"), *title, raw("typst", "]")]))
-            blocks += pandoc.walk(part.body, rewrite)
-    body = pandoc.write(blocks, "typst")
-    return pdf.typeset(talk.document, body, files, "report.typ", "script.typ")
-
-
-def _opening(talk: Talk, template: str) -> list[Node]:
-    """The import of the template and its show rule."""
-    minutes = sum(part.minutes or 0 for part in talk.sections)
-    fields = [
-        f"title: {pdf.string(talk.document.plain_title)}",
-        f"date: {pdf.string(talk.document.date)}",
-        f"minutes: {pdf.string(f'{minutes:g}')}",
-    ]
-    name = Path(template).stem
-    return [
-        raw_block("typst", f'#import "{template}": *'),
-        raw_block("typst", f"#show: {name}.with({', '.join(fields)})"),
-    ]
-
-
-def _clock(minutes: float) -> str:
-    seconds = round(minutes * 60)
-    return pdf.string(f"{seconds // 60}:{seconds % 60:02}")
-
-
-def _rewriter(
-    talk: Talk, part: Part, files: pdf.Files
-) -> Callable[[Node], Node | list[Node] | None]:
-    """What turns the nodes of a part into calls of the template."""
-    usual = pdf.rewriter(part.place, files, talk.document)
-
-    def change(node: Node) -> Node | list[Node] | None:
-        match node:
-            case {"t": "Div", "c": [[_, ["figure"], attributes], _]}:
-                return _picture(talk, dict(attributes), files, usual)
-            case {"t": "Div", "c": [[_, ["source"], [[_, where]]], inner]}:
-                return [*inner, raw_block("typst", f"#where({pdf.string(where)})")]
-            case {"t": "Div", "c": [[_, ["column"], _], _]}:
-                return None  # taken apart by the columns around it
-            case {"t": "Div", "c": [[_, ["columns"], _], columns]}:
-                return _side_by_side(part.place, columns)
-            case {"t": "Div", "c": [[_, [name], _], inner]} if name in _PLAIN_DIVS:
-                return [raw_block("typst", f"#{name}["), *inner, raw_block("typst", "]")]
-            case {"t": "Div", "c": [[_, ["tokens"], attributes], _]}:
-                runs = talk.texts[dict(attributes)["name"]]
-                pairs = "".join(f"({pdf.string(a)}, {pdf.string(b)}), " for a, b in runs)
-                return raw_block("typst", f"#marked(({pairs}))")
-            case {"t": "Div", "c": [[_, classes, _], _]} if classes != ["details"]:
-                raise part.place.error(f"::: {' '.join(classes) or '(nothing)'} is unknown")
-            case _:
-                return usual(node)
-
-    return change
-
-
-def _picture(
-    talk: Talk,
-    attributes: Mapping[str, str],
-    files: pdf.Files,
-    rewrite: Callable[[Node], Node | list[Node] | None],
-) -> Node:
-    name = attributes["name"]
-    drawn, caption = talk.drawn[name]
-    files[f"{name}.svg"] = drawn.svg
-    width, height = drawn.size
-    arguments = [pdf.string(f"{name}.svg"), pdf.string(drawn.alt), f"{width / height:.6g}"]
-    if attributes["height"]:
-        arguments.append(f"height: {attributes['height']}cm")
-    opening = raw("typst", f"#picture({', '.join(arguments)})[#none;")
-    return block([opening, *pandoc.walk(caption, rewrite), raw("typst", "]")])
-
-
-def _side_by_side(place: Place, columns: list[Node]) -> list[Node]:
-    widths, content = [], []
-    for column in columns:
-        if column["t"] != "Div" or column["c"][0][1] != ["column"]:
-            raise place.error("::: columns holds ::: column, and nothing else")
-        given = {"width": "1", **dict(column["c"][0][2])}
-        widths.append(f"{_number(place, given, 'width'):g}fr")
-        content += [raw_block("typst", "], ["), *column["c"][1]]
-    opening = raw_block("typst", f"#side-by-side(({', '.join(widths)},), [")
-    return [opening, *content[1:], raw_block("typst", "])")]

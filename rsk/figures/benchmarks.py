@@ -1,21 +1,34 @@
-"""The figures of the report, drawn from a benchmark's records.
+"""The figures of a benchmark's records, in the style of :mod:`rsk.figures.plotting`.
 
-Each function returns a :class:`rsk.figures.plotting.Picture`: the figure, whose title says what was
-found (computed from the data), a caption with the conditions, alt text, and the numbers as a table.
-A notebook publishes it with ``publish.figure(**figures.latency_by_batch(benchmark)._asdict())``.
+Each function returns a :class:`rsk.figures.plotting.Picture`: the figure, the values for its words,
+which are in ``exhibits.md``, and the numbers as a table. A notebook publishes it with
+``publish.figure(**benchmarks.latency_by_batch(benchmark)._asdict())``.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+from rsk.base.numbers import DASH, byte_size, digits, duration, percent, quartiles
 from rsk.figures import plotting
 from rsk.figures.plotting import ROOF, Lines, Picture
 from rsk.measure import comparison
-from rsk.measure.comparison import BASELINE, digits, duration, megabytes, plural, roof_share
+from rsk.measure.comparison import BASELINE, roof_share
 from rsk.measure.records import Benchmark, Operations, Quoted, Record
 from rsk.sampler.api import BACKENDS
 from rsk.sampler.kernels import KERNELS
+
+
+class Wins(NamedTuple):
+    """Where the fused sampler is the fastest, and its speed-ups over the baseline."""
+
+    at: int
+    """Batch sizes at which it is."""
+    of: int
+    least: float
+    most: float
 
 
 def latency_by_batch(benchmark: Benchmark, time: str = "call") -> Picture:
@@ -28,8 +41,30 @@ def latency_by_batch(benchmark: Benchmark, time: str = "call") -> Picture:
     Raises:
         ValueError: the benchmark has no times at its usual values.
     """
-    title = _fused_summary(plotting.lines(benchmark, "batch_size"), time)
-    return plotting.latency(benchmark, "batch_size", title, label="fig-latency", time=time)
+    wins = _wins(plotting.lines(benchmark, "batch_size"), time)
+    return plotting.latency(benchmark, "batch_size", "fig-latency", time=time, wins=wins)
+
+
+def _wins(lines: Lines, time: str) -> Wins | None:
+    """``None`` without the fused sampler or the baseline."""
+    if not {BASELINE, "fused"} <= set(lines):
+        return None
+    # The kernels one by one do not compete: fused picks among them.
+    rivals = [line for name, line in lines.items() if name not in KERNELS]
+
+    def fastest(size: int) -> Record:
+        here = [record for line in rivals for record in line if record.batch_size == size]
+        return min(here, key=lambda record: float(getattr(record, time).median_us))
+
+    sizes = sorted({record.batch_size for line in lines.values() for record in line})
+    base = {record.batch_size: record for record in lines[BASELINE]}
+    ratios = [
+        comparison.ratio(base[record.batch_size], record, time)
+        for record in lines["fused"]
+        if record.batch_size in base
+    ]
+    wins = sum(fastest(size).implementation == "fused" for size in sizes)
+    return Wins(wins, len(sizes), min(ratios), max(ratios)) if ratios else None
 
 
 def speed_up(benchmark: Benchmark, quoted: Quoted | None = None, time: str = "call") -> Picture:
@@ -58,13 +93,7 @@ def speed_up(benchmark: Benchmark, quoted: Quoted | None = None, time: str = "ca
         for name, line in lines.items()
         if name != BASELINE
     }
-    found = []
-    for name in BACKENDS[1:]:
-        if values := list(ratios.get(name, {}).values()):
-            mean = sum(values) / len(values)
-            found.append(f"{name} {digits(mean)} on average, {digits(max(values))} at most")
-    title = "Speed-up over the baseline: " + "; ".join(found)
-    with plotting.axes(title) as (fig, ax):
+    with plotting.axes() as (fig, ax):
         for name, by_size in ratios.items():
             style = plotting.style(name)
             ax.plot(list(by_size), list(by_size.values()), label=name, **style)
@@ -83,35 +112,26 @@ def speed_up(benchmark: Benchmark, quoted: Quoted | None = None, time: str = "ca
         plotting.ticks(ax, sorted({*base, *theirs}))
         ax.set_xlabel("batch size B (requests)")
         ax.set_ylabel("speed-up over the baseline")
-    caption = (
-        "Time of the baseline over the time of each other. "
-        f"{plotting.conditions(benchmark, lines, time)}"
-    )
-    if quoted is not None:
-        caption += f" Dotted: quoted from {quoted.source}, not measured here."
+    spans = {name: list(by_size.values()) for name, by_size in ratios.items() if by_size}
+    named: dict[str, object] = {
+        "mean": {name: statistics.fmean(spans[name]) for name in BACKENDS[1:] if name in spans},
+        "least": {name: min(span) for name, span in spans.items()},
+        "most": {name: max(span) for name, span in spans.items()},
+        "conditions": plotting.conditions(benchmark, lines, time),
+        "quoted": quoted,
+    }
     data = pd.DataFrame(ratios).rename_axis("B").reset_index()
-    ranges = "; ".join(
-        f"{name} from {digits(min(r.values()))} to {digits(max(r.values()))}"
-        for name, r in ratios.items()
-        if r
-    )
-    alt = f"Logarithmic line chart of speed-up over the baseline against batch size: {ranges}."
-    return Picture(fig, "fig-speed-up", caption, alt, data)
+    return Picture(fig, "fig-speed-up", named, data)
 
 
 def latency_by_spec_len(benchmark: Benchmark, time: str = "call") -> Picture:
     """Time of a call against speculation length. Arguments as :func:`latency_by_batch`."""
-    lines = plotting.lines(benchmark, "spec_len")
-    title = plotting.growth(lines, "spec_len", time)
-    if _flat(lines, time):
-        title += ": early exit makes long drafts cheap"
-    return plotting.latency(benchmark, "spec_len", title, label="fig-spec-len", time=time)
+    return plotting.latency(benchmark, "spec_len", "fig-spec-len", time=time)
 
 
 def latency_by_vocab(benchmark: Benchmark, time: str = "call") -> Picture:
     """Time of a call against vocabulary size. Arguments as :func:`latency_by_batch`."""
-    title = plotting.growth(plotting.lines(benchmark, "vocab_size"), "vocab_size", time)
-    return plotting.latency(benchmark, "vocab_size", title, label="fig-vocab", time=time)
+    return plotting.latency(benchmark, "vocab_size", "fig-vocab", time=time)
 
 
 def roofline(benchmark: Benchmark) -> Picture:
@@ -137,7 +157,7 @@ def roofline(benchmark: Benchmark) -> Picture:
     names = sorted({record.implementation for record in records}, key=plotting.rank)
     judged = [record for record in records if not record.roof.busy]
     roof = sorted({(r.bytes_moved, r.roof.median_us) for r in judged})
-    with plotting.axes(_roofline_title(judged)) as (fig, ax):
+    with plotting.axes() as (fig, ax):
         for name in names:
             chosen = [r for r in records if r.implementation == name]
             ax.plot(
@@ -152,7 +172,7 @@ def roofline(benchmark: Benchmark) -> Picture:
         ax.axhline(floor, color=ROOF, linestyle=":", label="smallest operation")
         ax.set_xscale("log")
         ax.set_yscale("log")
-        ax.xaxis.set_major_formatter(plotting.round_label(megabytes))
+        ax.xaxis.set_major_formatter(plotting.round_label(byte_size))
         ax.yaxis.set_major_formatter(plotting.round_label(duration))
         ax.set_xlabel("bytes that the algorithm has to move in one call")
         ax.set_ylabel("time on the device")
@@ -165,46 +185,23 @@ def roofline(benchmark: Benchmark) -> Picture:
             "bytes": r.bytes_moved,
             "time (µs)": r.device.median_us,
             "roof (µs)": r.roof.median_us,
-            "share of the roof": None if r.roof.busy else r.roof_share,
+            "share of the roof": roof_share(r),
         }
         for r in sorted(records, key=lambda r: (names.index(r.implementation), r.bytes_moved))
     )
-    clocks = " and ".join(sorted({r.device.clock for r in records}))
-    caption = (
-        "Median time on the device against the bytes that have to move: the row pair of the "
-        "rejected position or the bonus row, the coins and the output. The line is the time of a "
-        "read-only reduction over as many bytes, measured in the same run and cache state; the "
-        f"dotted line is the time to write one element. float32, warm cache; clock: {clocks}. "
-        f"{benchmark.provenance.label}."
-    )
-    if disturbed := len(records) - len(judged):
-        caption += (
-            f" Other processes disturbed the roof of {plural(disturbed, 'point')}, which "
-            f"{'is' if disturbed == 1 else 'are'} drawn without it."
-        )
-    shares = "; ".join(
-        f"{name} up to {max(shares):.0%}"
-        for name in names
-        if (shares := [r.roof_share for r in judged if r.implementation == name])
-    )
-    alt = (
-        "Logarithmic scatter chart of time against bytes, with a line that rises: the time of "
-        "only reading the bytes. Largest share of that speed, anywhere in the chart: "
-        f"{shares or 'not known'}."
-    )
-    return Picture(fig, "fig-roofline", caption, alt, data)
-
-
-def _roofline_title(judged: Sequence[Record]) -> str:
-    """How near the roof the story's last sampler comes, where the most bytes move."""
-    if not judged:
-        return "Other processes disturbed every measurement of the memory roof"
     ours = [r for r in judged if r.implementation == "fused"] or judged
-    most = max(ours, key=lambda r: (r.bytes_moved, r.roof_share))
-    return (
-        f"The {most.implementation} sampler reaches {most.roof_share:.0%} of the memory roof at "
-        f"{megabytes(most.bytes_moved)} (B = {most.batch_size}, V = {most.vocab_size:,})"
-    )
+    values = {
+        "best": max(ours, key=lambda r: (r.bytes_moved, r.roof_share), default=None),
+        "shares": {
+            name: max(shares)
+            for name in names
+            if (shares := [r.roof_share for r in judged if r.implementation == name])
+        },
+        "unjudged": len(records) - len(judged),
+        "clocks": sorted({r.device.clock for r in records}),
+        "label": benchmark.provenance.label,
+    }
+    return Picture(fig, "fig-roofline", values, data)
 
 
 def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
@@ -225,12 +222,7 @@ def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
     if not steps:
         raise ValueError(f"ladder: the benchmark has no times at batch size {size}")
     first, last = steps[0], min(steps, key=lambda r: r.device.median_us)
-    title = (
-        f"From {duration(first.device.median_us)} to {duration(last.device.median_us)}: "
-        f"{last.implementation} is {digits(first.device.median_us / last.device.median_us)} times "
-        f"faster than {first.implementation} and at {roof_share(last)} of the memory roof"
-    )
-    with plotting.axes(title, height=1.4 + 0.45 * len(steps)) as (fig, ax):
+    with plotting.axes(height=1.4 + 0.45 * len(steps)) as (fig, ax):
         rows = range(len(steps))
         for row, record in zip(rows, steps, strict=True):
             ax.barh(
@@ -244,10 +236,11 @@ def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
                 ecolor="#888888",
                 height=0.62,
             )
+            share = roof_share(record)
             text = (
                 f" {duration(record.device.median_us)}, "
                 f"{digits(first.device.median_us / record.device.median_us)}×, "
-                f"{roof_share(record, 1)} of the roof"
+                f"{DASH if share is None else percent(share, 1)} of the roof"
             )
             ax.text(record.device.q75_us, row, text, va="center", fontsize=9)
         low, high = last.device.median_us, max(r.device.q75_us for r in steps)
@@ -265,21 +258,21 @@ def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
         {
             "implementation": record.implementation,
             "time (µs)": record.device.median_us,
-            "quartiles (µs)": f"{digits(record.device.q25_us)} to {digits(record.device.q75_us)}",
+            "quartiles": quartiles(record.device),
             "clock": record.device.clock,
             "× baseline": first.device.median_us / record.device.median_us,
-            "share of the roof": None if record.roof.busy else record.roof_share,
+            "share of the roof": roof_share(record),
         }
         for record in steps
     )
-    caption = (
-        f"Median time on the device at B = {size}, with the quartiles; the line is the memory "
-        f"roof. {plotting.conditions(benchmark, lines, 'device')}"
-    )
-    alt = "Bar chart, one bar a step: " + "; ".join(
-        f"{record.implementation} {duration(record.device.median_us)}" for record in steps
-    )
-    return Picture(fig, "fig-ladder", caption, alt + ".", data)
+    values = {
+        "steps": steps,
+        "first": first,
+        "last": last,
+        "share": roof_share(last),
+        "conditions": plotting.conditions(benchmark, lines, "device"),
+    }
+    return Picture(fig, "fig-ladder", values, data)
 
 
 def operation_counts(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
@@ -309,19 +302,12 @@ def operation_counts(benchmark: Benchmark, batch_size: int | None = None) -> Pic
         return count.operators if count.launches is None else count.launches
 
     what = "kernels, copies and fills put on the GPU" if on_gpu else "operators called"
-    title = f"One call at B = {size}: " + "; ".join(
-        f"{count.implementation} {plural(launches(count), 'launch' if on_gpu else 'operator')}, "
-        f"{plural(count.synchronizations, 'wait')}"
-        for count in here
-        if count.implementation in BACKENDS
-    )
     panels: list[tuple[str, Callable[[Operations], int]]] = [
         (what, launches),
         ("values that the host waits for", lambda count: count.synchronizations),
     ]
     with sns.axes_style("white"), sns.plotting_context("paper", font_scale=1.05):
         fig = Figure(figsize=(plotting.WIDTH, 1.5 + 0.4 * len(here)), layout="constrained")
-        plotting.entitle(fig, title)
         for ax, (heading, number) in zip(fig.subplots(1, 2, sharey=True), panels, strict=True):
             values = [number(count) for count in here]
             colors = [plotting.style(count.implementation)["color"] for count in here]
@@ -337,12 +323,6 @@ def operation_counts(benchmark: Benchmark, batch_size: int | None = None) -> Pic
             ax.xaxis.set_minor_locator(plotting.no_ticks())
             sns.despine(ax=ax)
         fig.axes[0].invert_yaxis()
-    first = here[0]
-    caption = (
-        f"Counted by PyTorch's profiler during one call, K = {first.spec_len}, "
-        f"V = {first.vocab_size:,}; logarithmic scales. {benchmark.provenance.label}."
-    )
-    alt = f"Two bar charts. {title}."
     data = operations_frame(
         sorted(counted, key=lambda c: (plotting.rank(c.implementation), c.batch_size))
     ).drop(columns=["spec_len", "vocab_size"] + ([] if on_gpu else ["launches"]))
@@ -353,41 +333,17 @@ def operation_counts(benchmark: Benchmark, batch_size: int | None = None) -> Pic
             "allocated_bytes": "bytes allocated",
         }
     )
-    return Picture(fig, "fig-operations", caption, alt, data)
+    counts = [count for count in here if count.implementation in BACKENDS]
+    named = {"counts": counts, "first": here[0], "label": benchmark.provenance.label}
+    return Picture(fig, "fig-operations", named, data)
 
 
-def _fastest(lines: Lines, size: int, time: str) -> str:
-    # The kernels one by one do not compete: fused picks among them.
-    rivals = [line for name, line in lines.items() if name not in KERNELS]
-    here = [r for line in rivals for r in line if r.batch_size == size]
-    return min(here, key=lambda r: float(getattr(r, time).median_us)).implementation
+def only(benchmark: Benchmark, names: Sequence[str]) -> Benchmark:
+    """The same run, with a few of its implementations."""
+    from dataclasses import replace
 
-
-def _fused_summary(lines: Lines, time: str) -> str:
-    if "fused" not in lines:
-        return plotting.growth(lines, "batch_size", time)
-    sizes = sorted({record.batch_size for line in lines.values() for record in line})
-    wins = [size for size in sizes if _fastest(lines, size, time) == "fused"]
-    if len(wins) == len(sizes):
-        opening = "The fused sampler is the fastest at every batch size"
-    else:
-        opening = f"The fused sampler is the fastest at {len(wins)} of {len(sizes)} batch sizes"
-    base = {record.batch_size: record for record in lines.get(BASELINE, [])}
-    ratios = [
-        comparison.ratio(base[record.batch_size], record, time)
-        for record in lines["fused"]
-        if record.batch_size in base
-    ]
-    if not ratios:
-        return opening
-    low, high = digits(min(ratios), 2), digits(max(ratios), 2)
-    span = f"{low} times" if low == high else f"{low} to {high} times"
-    return f"{opening}: {span} as fast as the baseline"
-
-
-def _flat(lines: Lines, time: str) -> bool:
-    """Whether the fused sampler's time grows by less than half as K does."""
-    line = lines.get("fused", [])
-    return (
-        len(line) > 1 and getattr(line[-1], time).median_us < 1.5 * getattr(line[0], time).median_us
+    return replace(
+        benchmark,
+        records=tuple(r for r in benchmark.records if r.implementation in names),
+        operations=tuple(c for c in benchmark.operations if c.implementation in names),
     )

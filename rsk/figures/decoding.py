@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rsk.decode.studies import (
-    PARTS,
-    USUAL_SPEC_LEN,
-    Race,
-    Study,
-    expected_speed_up,
-    expected_tokens,
-)
+from rsk.base.numbers import digits, duration
+from rsk.decode.studies import PARTS, Study, expected_speed_up, expected_tokens
 from rsk.figures import plotting
 from rsk.figures.plotting import STYLES, Picture
-from rsk.measure.comparison import digits, duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,13 +34,7 @@ def tokens_per_pass(study: Study) -> Picture:
     pooled = sum(t.acceptance * t.judged for t in trials.values())
     rate = pooled / sum(t.judged for t in trials.values())
     worst = max(abs(t.tokens_per_pass / t.expected - 1) for t in trials.values())
-    least, most = min(trials), max(trials)
-    title = (
-        f"From K = {least} to {most} the tokens per pass rise from "
-        f"{trials[least].tokens_per_pass:.2f} to {trials[most].tokens_per_pass:.2f}; "
-        f"the formula is off by at most {worst:.0%}"
-    )
-    with plotting.axes(title) as (fig, ax):
+    with plotting.axes() as (fig, ax):
         ks = range(max(trials) + 1)
         curve = [expected_tokens(rate, k) for k in ks]
         label = f"{FORMULA} with a = {rate:.2f}"
@@ -75,16 +62,8 @@ def tokens_per_pass(study: Study) -> Picture:
         }
         for t in trials.values()
     )
-    alt = "A curve that rises ever more slowly, and counted points on it: " + "; ".join(
-        f"K = {t.spec_len}, {t.tokens_per_pass:.2f} counted, {t.expected:.2f} predicted"
-        for t in trials.values()
-    )
-    caption = (
-        "Tokens per pass of the target against speculation length, at temperature 1. The curve "
-        "takes the acceptance rate of all points together; the bars are two standard errors. "
-        + conditions(study)
-    )
-    return Picture(fig, "fig-tokens-per-pass", caption, alt + ".", data)
+    values = {"trials": list(trials.values()), "worst": worst, "study": study}
+    return Picture(fig, "fig-tokens-per-pass", values, data)
 
 
 def acceptance_by_temperature(study: Study) -> Picture:
@@ -92,16 +71,7 @@ def acceptance_by_temperature(study: Study) -> Picture:
     import pandas as pd
 
     by_draft = study.by_temperature()
-    parts = []
-    for draft, name in (("model", "the draft model"), ("ngram", "prompt lookup")):
-        if trials := by_draft.get(draft):
-            first, last = trials[0], trials[-1]
-            parts.append(
-                f"{name} {first.acceptance:.0%} at temperature {first.temperature:g}, "
-                f"{last.acceptance:.0%} at {last.temperature:g}"
-            )
-    title = "Accepted: " + "; ".join(parts)
-    with plotting.axes(title) as (fig, ax):
+    with plotting.axes() as (fig, ax):
         for draft, trials in by_draft.items():
             style: dict[str, Any] = dict(DRAFT_STYLES[draft])
             _error_bars(
@@ -127,28 +97,15 @@ def acceptance_by_temperature(study: Study) -> Picture:
         for draft, trials in by_draft.items()
         for t in trials
     )
-    caption = (
-        f"Acceptance rate against temperature, K = {USUAL_SPEC_LEN}, for three drafts: the small "
-        "model, what followed the same words earlier in the text, and the target itself. The bars "
-        "are two standard errors. " + conditions(study)
-    )
-    return Picture(fig, "fig-temperature", caption, f"Line chart. {title}.", data)
+    return Picture(fig, "fig-temperature", {"by_draft": by_draft, "study": study}, data)
 
 
 def speed_up_by_spec_len(study: Study) -> Picture:
     """Speed-up over plain decoding against K: measured, and as the paper's theorem has it."""
     import pandas as pd
 
-    races, best = study.speculative, study.fastest
-    ratio = study.speed_up(best)
-    if ratio > 1:
-        title = f"K = {best.spec_len} is fastest: {ratio:.2f} times as fast as plain decoding"
-    else:
-        title = f"No K pays here: at best {ratio:.2f} times the speed of plain decoding"
-    slower = [str(race.spec_len) for race in races if study.speed_up(race) <= 1]
-    if slower and ratio > 1:
-        title += f"; K = {', '.join(slower)} does not pay"
-    with plotting.axes(title) as (fig, ax):
+    races = study.speculative
+    with plotting.axes() as (fig, ax):
         ks = [race.spec_len for race in races]
         ax.plot(
             ks,
@@ -177,7 +134,7 @@ def speed_up_by_spec_len(study: Study) -> Picture:
         {
             "K": race.spec_len,
             "time per token (µs)": race.median_s / race.tokens * 1e6,
-            "quartiles (µs)": f"{digits(race.q25_s / race.tokens * 1e6)} to "
+            "quartiles (µs)": f"{digits(race.q25_s / race.tokens * 1e6)} – "
             f"{digits(race.q75_s / race.tokens * 1e6)}",
             "target passes": race.passes,
             "pass on K + 1 tokens / on one": study.verify_cost(race),
@@ -185,17 +142,9 @@ def speed_up_by_spec_len(study: Study) -> Picture:
         }
         for race in [study.plain, *races]
     )
-    caption = (
-        "Speed-up of decoding over plain decoding by the same target, one prompt at a time, "
-        f"{study.plain.rounds} rounds in turn, the reading of the prompt left out; the bars are "
-        "the quartiles of the rounds. The line is theorem 3.8 of Leviathan, Kalman and Matias "
-        "with the acceptance rate of the same rounds, where c is the time of a draft pass over "
-        "that of a target pass. " + conditions(study)
-    )
-    alt = "Line chart of speed-up against K: " + "; ".join(
-        f"K = {race.spec_len}, {study.speed_up(race):.2f}" for race in races
-    )
-    return Picture(fig, "fig-decoding-speed-up", caption, alt + ".", data)
+    slower = [race.spec_len for race in races if study.speed_up(race) <= 1]
+    named: dict[str, object] = {"races": races, "slower": slower, "study": study}
+    return Picture(fig, "fig-decoding-speed-up", named, data)
 
 
 def time_of_a_step(study: Study) -> Picture:
@@ -203,9 +152,7 @@ def time_of_a_step(study: Study) -> Picture:
     import pandas as pd
 
     trials = study.by_backend()
-    shares = ", ".join(f"{t.sampler_share:.1%} ({name})" for name, t in trials.items())
-    title = f"The sampler's share of a decoding step: {shares}"
-    with plotting.axes(title, height=1.9 + 0.45 * len(trials)) as (fig, ax):
+    with plotting.axes(height=1.9 + 0.45 * len(trials)) as (fig, ax):
         left = [0.0] * len(trials)
         for part in PARTS:
             widths = [t.seconds[part] / t.passes * 1e3 for t in trials.values()]
@@ -226,24 +173,7 @@ def time_of_a_step(study: Study) -> Picture:
         }
         for name, t in trials.items()
     )
-    first = next(iter(trials.values()))
-    caption = (
-        f"Mean wall time of one decoding step for {first.prompts} requests, K = {first.spec_len}, "
-        "by part. The sampler's part includes the drawing of the drafts. " + conditions(study)
-    )
-    return Picture(fig, "fig-step", caption, f"Stacked bar chart. {title}.", data)
-
-
-def conditions(study: Study) -> str:
-    """The fixed conditions of a figure."""
-    trial = study.usual
-    return (
-        f"{study.models[:1].upper()}{study.models[1:]} (target "
-        f"{study.target_parameters / 1e6:.3g} M parameters, draft "
-        f"{study.draft_parameters / 1e6:.3g} M, V = {study.vocab_size:,}); "
-        f"{trial.prompts} held-out prompts, {study.new_tokens} tokens each. "
-        f"{study.provenance.label}."
-    )
+    return Picture(fig, "fig-step", {"trials": trials, "study": study}, data)
 
 
 def _error_bars(
@@ -251,13 +181,3 @@ def _error_bars(
 ) -> None:
     """Points with bars of two standard errors."""
     ax.errorbar(x, y, yerr=[2 * error for error in errors], capsize=3, elinewidth=1, **style)
-
-
-def verdict(study: Study, race: Race) -> str:
-    """Whether a K pays, with its numbers, in one sentence."""
-    ratio = study.speed_up(race)
-    pays = "pays" if ratio > 1 else "does not pay"
-    return (
-        f"K = {race.spec_len} {pays}: {duration(race.median_s / race.tokens * 1e6)} a token, "
-        f"{digits(ratio)} times the speed of plain decoding"
-    )

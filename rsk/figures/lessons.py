@@ -1,6 +1,6 @@
 """The pictures of notebooks 01 to 03: the acceptance rule, and what two samplers spend.
 
-Like those of :mod:`rsk.figures.benchmarks`, each comes with a title that is computed from the data.
+Like those of :mod:`rsk.figures.benchmarks`, each comes with the values that its words name.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rsk.base.numbers import byte_size
 from rsk.figures import plotting
 from rsk.figures.plotting import STYLES, Picture
-from rsk.measure.comparison import BASELINE, digits, megabytes, ratio
-from rsk.measure.records import Benchmark, Operations, Record
+from rsk.measure.comparison import BASELINE, ratio
+from rsk.measure.records import Benchmark, Operations
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,12 +33,8 @@ def acceptance_rule(words: Sequence[str], p: Tensor, q: Tensor) -> Picture:
     import pandas as pd
 
     kept, residual = p.minimum(q), (p - q).clamp(min=0)
-    title = (
-        f"The draft is kept with probability {float(kept.sum()):.2f}, the area that p and q share; "
-        f"the residual, {float(residual.sum()):.2f}, makes up the rest of p"
-    )
     at = range(len(words))
-    with plotting.axes(title) as (fig, ax):
+    with plotting.axes() as (fig, ax):
         ax.bar(at, kept.tolist(), color=_KEPT, label="min(p, q): accepted")
         ax.bar(
             at,
@@ -62,17 +59,13 @@ def acceptance_rule(words: Sequence[str], p: Tensor, q: Tensor) -> Picture:
             "residual": residual.tolist(),
         }
     )
-    caption = (
-        "The acceptance rule for one position. Grey: the part of $q$ that is accepted, "
-        "$\\min(p, q)$. Hatched: the residual $\\max(p - q, 0)$, which replaces rejected drafts. "
-        "Together they are $p$."
-    )
-    more = [word for word, r in zip(words, residual, strict=True) if r > 0]
-    alt = (
-        f"Bar chart over {len(words)} tokens. Each grey bar ends at the lower of the marks of p "
-        f"and q. Where p is higher, at {', '.join(more)}, a hatched bar fills the gap up to p."
-    )
-    return Picture(fig, "fig-rule", caption, alt, data)
+    values = {
+        "kept": float(kept.sum()),
+        "residual": float(residual.sum()),
+        "tokens": len(words),
+        "filled": [word for word, rest in zip(words, residual, strict=True) if rest > 0],
+    }
+    return Picture(fig, "fig-rule", values, data)
 
 
 def law(
@@ -90,14 +83,9 @@ def law(
 
     worst = {name: deviations(counts, p).abs().max().item() for name, counts in seen.items()}
     right = [name for name, errors in worst.items() if errors <= _ERRORS]
-    wrong = [name for name in seen if name not in right]
-    parts = []
-    if right:
-        parts.append(f"{' and '.join(right)}: no token is off by more than chance allows")
-    parts += [f"{name}: off by up to {digits(worst[name], 2)} standard errors" for name in wrong]
     at = range(len(words))
     data = pd.DataFrame({"token": words, "p": p.tolist()})
-    with plotting.axes("; ".join(parts)) as (fig, ax):
+    with plotting.axes() as (fig, ax):
         ax.bar(at, p.tolist(), color=_KEPT, label="p: target")
         shift = 0.18 * (len(seen) - 1)
         for i, (name, counts) in enumerate(seen.items()):
@@ -120,18 +108,14 @@ def law(
         ax.set_xticks(list(at), words)
         ax.set_ylabel("share of the emitted tokens")
         ax.grid(visible=False, axis="x")
-    draws = ", ".join(f"{name} {int(counts.sum()):,}" for name, counts in seen.items())
-    caption = (
-        f"Share of each token in the output (tokens drawn: {draws}). Error bars: {_ERRORS} "
-        "standard errors; a correct sampler's bars reach the grey column's top."
-    )
-    alt = f"Bar chart of p over {len(words)} tokens with marks for what came out. " + (
-        "; ".join(
-            f"{name}: " + ", ".join(f"{w} {s:.3f}" for w, s in zip(words, data[name], strict=True))
-            for name in seen
-        )
-    )
-    return Picture(fig, label, caption, alt + ".", data)
+    values = {
+        "right": right,
+        "wrong": {name: worst[name] for name in seen if name not in right},
+        "drawn": {name: int(counts.sum()) for name, counts in seen.items()},
+        "errors": _ERRORS,
+        "shares": {name: dict(zip(words, data[name], strict=True)) for name in seen},
+    }
+    return Picture(fig, label, values, data, block="fig-law")
 
 
 def deviations(counts: Tensor, p: Tensor) -> Tensor:
@@ -158,17 +142,8 @@ def time_by_spec_len(found: Benchmark) -> Picture:
     first = line[0]
     k = [record.spec_len for record in line]
     times = [record.call.median_us / 1e3 for record in line]
-    grown = line[-1].call.median_us / first.call.median_us
-    title = (
-        f"From K = {k[0]} to {k[-1]} the baseline's time is multiplied by {digits(grown, 2)}"
-        + (
-            f", not by {k[-1] / k[0]:g}: the walk ends at the first rejection"
-            if grown < 0.8 * k[-1] / max(k[0], 1)
-            else ""
-        )
-    )
     coins = [expected_coins(record.acceptance, record.spec_len) for record in line]
-    with plotting.axes(title) as (fig, ax):
+    with plotting.axes() as (fig, ax):
         errors = [
             [(r.call.median_us - r.call.q25_us) / 1e3 for r in line],
             [(r.call.q75_us - r.call.median_us) / 1e3 for r in line],
@@ -181,15 +156,13 @@ def time_by_spec_len(found: Benchmark) -> Picture:
         ax.set_xlabel("speculation length K (draft tokens)")
         ax.set_ylabel("time of one call (ms)")
     data = pd.DataFrame({"K": k, "time (ms)": times, "coins a request, expected": coins})
-    caption = (
-        "Median time of one call of the baseline, with the quartiles as bars, and the line on "
-        "which it would lie if every position took as long as the first. "
-        f"{plotting.conditions(found, {BASELINE: line})}"
-    )
-    alt = "Line chart of time against K. " + ", ".join(
-        f"{digits(t)} ms at K = {x}" for x, t in zip(k, times, strict=True)
-    )
-    return Picture(fig, "fig-spec-len", caption, f"{alt}. A dotted line rises faster.", data)
+    values = {
+        "k": k,
+        "times_us": [record.call.median_us for record in line],
+        "grown": line[-1].call.median_us / first.call.median_us,
+        "conditions": plotting.conditions(found, {BASELINE: line}),
+    }
+    return Picture(fig, "fig-spec-len", values, data, block="fig-baseline-spec-len")
 
 
 def expected_coins(acceptance: float, spec_len: int) -> float:
@@ -200,30 +173,20 @@ def expected_coins(acceptance: float, spec_len: int) -> float:
 def latency(found: Benchmark) -> Picture:
     """Time of a call against batch size, for a benchmark without the fused sampler.
 
-    The title says where the vectorized sampler is faster than the baseline, or how the baseline
+    Its words tell where the vectorized sampler is faster than the baseline, or how the baseline
     grows if it is alone.
     """
     lines = plotting.lines(found, "batch_size")
-    if "vectorized" in lines and BASELINE in lines:
-        title = _verdict(lines[BASELINE], lines["vectorized"])
-    else:
-        title = plotting.growth(lines, "batch_size")
-    return plotting.latency(found, "batch_size", title, label="fig-latency")
-
-
-def _verdict(baseline: Sequence[Record], vectorized: Sequence[Record]) -> str:
-    base = {record.batch_size: record for record in baseline}
-    ratios = {
-        r.batch_size: ratio(base[r.batch_size], r) for r in vectorized if r.batch_size in base
-    }
-    faster = {size: x for size, x in ratios.items() if x > 1}
-    slower = {size: 1 / x for size, x in ratios.items() if x <= 1}
-    parts = [
-        f"up to {digits(max(group.values()), 2)} times {word} at B = {', '.join(map(str, group))}"
-        for word, group in (("faster", faster), ("slower", slower))
-        if group
-    ]
-    return f"The vectorised sampler against the baseline: {'; '.join(parts)}"
+    base = {record.batch_size: record for record in lines[BASELINE]}
+    ratios = {r.batch_size: ratio(base[r.batch_size], r) for r in lines.get("vectorized", [])}
+    picture = plotting.latency(
+        found,
+        "batch_size",
+        "fig-latency",
+        faster={size: x for size, x in ratios.items() if x > 1},
+        slower={size: 1 / x for size, x in ratios.items() if x <= 1},
+    )
+    return picture._replace(block="fig-latency-without-fused")
 
 
 def bytes_in_vain(found: Benchmark, name: str = "vectorized") -> Picture:
@@ -246,30 +209,26 @@ def bytes_in_vain(found: Benchmark, name: str = "vectorized") -> Picture:
         raise ValueError(f"the benchmark has not counted the operations of {name}")
     allocated = [counts[size].allocated_bytes for size in sizes]
     needed = [moved[size] for size in sizes]
-    factor = allocated[-1] / needed[-1]
-    title = (
-        f"At B = {sizes[-1]} the {name} sampler writes {megabytes(allocated[-1])} of intermediate "
-        f"tensors, {digits(factor, 2)} times the {megabytes(needed[-1])} that have to be read"
-    )
-    with plotting.axes(title) as (fig, ax):
+    with plotting.axes() as (fig, ax):
         style = STYLES.get(name, {})
         ax.plot(sizes, allocated, label=f"allocated by {name}", **style)
         ax.plot(sizes, needed, label="has to move", color="#555555", marker="_", linewidth=2)
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         plotting.ticks(ax, sizes)
-        ax.yaxis.set_major_formatter(plotting.round_label(megabytes))
+        ax.yaxis.set_major_formatter(plotting.round_label(byte_size))
         ax.set_xlabel("batch size B (requests)")
         ax.set_ylabel("bytes in one call")
     data = pd.DataFrame({"B": sizes, "bytes allocated": allocated, "bytes to move": needed})
-    first = counts[sizes[0]]
-    caption = (
-        "Memory that one call allocates, counted by PyTorch's profiler, and the bytes that the "
-        "algorithm cannot avoid to move: the row or row pair of each request, its coins and the "
-        f"output. K = {first.spec_len}, V = {first.vocab_size:,}. {found.provenance.label}."
-    )
-    alt = f"Logarithmic line chart of bytes against batch size with two parallel lines. {title}."
-    return Picture(fig, "fig-bytes", caption, alt, data)
+    values = {
+        "name": name,
+        "at": sizes[-1],
+        "allocated": allocated[-1],
+        "needed": needed[-1],
+        "count": counts[sizes[0]],
+        "label": found.provenance.label,
+    }
+    return Picture(fig, "fig-bytes", values, data)
 
 
 def sums_by_order(float_errors: Tensor, integer_errors: Tensor) -> Picture:
@@ -283,11 +242,7 @@ def sums_by_order(float_errors: Tensor, integer_errors: Tensor) -> Picture:
 
     different = [int(errors.unique().numel()) for errors in (float_errors, integer_errors)]
     n = len(float_errors)
-    title = (
-        f"{n} orders of adding one row: {different[0]} different totals in float32, "
-        f"{different[1]} in fixed point"
-    )
-    with plotting.axes(title, 3.2) as (fig, ax):
+    with plotting.axes(3.2) as (fig, ax):
         ax.plot(range(n), float_errors, label="float32", linestyle="", marker="o", markersize=4,
                 color=STYLES["vectorized"]["color"])  # fmt: skip
         ax.plot(range(n), integer_errors, label="fixed point, int64", color=_TARGET, linewidth=2)
@@ -302,13 +257,10 @@ def sums_by_order(float_errors: Tensor, integer_errors: Tensor) -> Picture:
             "largest error": [float(float_errors.max()), float(integer_errors.max())],
         }
     )
-    caption = (
-        f"The total of one row of probabilities, added from left to right in {n} random orders, "
-        "less the exact sum. In float32 every addition rounds, so the order matters; integers add "
-        "exactly."
-    )
-    alt = (
-        f"Scatter chart. The float32 totals lie between {float(float_errors.min()):.1e} and "
-        f"{float(float_errors.max()):.1e} from the exact sum; the fixed-point totals are one line."
-    )
-    return Picture(fig, "fig-order", caption, alt, data)
+    values = {
+        "orders": n,
+        "different": different,
+        "least": float(float_errors.min()),
+        "most": float(float_errors.max()),
+    }
+    return Picture(fig, "fig-order", values, data)

@@ -6,20 +6,17 @@ somebody meant it to do.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rsk.figures.plotting import WIDTH, Picture
-from rsk.measure.comparison import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 GAP = 1.6
 """Distance between the rows of two requests."""
-TITLE: dict[str, Any] = {"fontsize": 10, "fontweight": "bold"}
 
 # Light and dark in turn, so that neighbours differ on a grey printer too.
 _COLORS = ("#56b4e9", "#f5d08a", "#009e73", "#f0b8d5")
@@ -102,14 +99,6 @@ def who_reads(reading: Reading) -> Picture:
 
     by_thread = reading.blocks == 0
     requests, vocab_size, loads = reading.requests, reading.vocab_size, reading.loads
-    used = len(reading.together) / (reading.sectors * reading.sector)
-    lead = (
-        f"A warp asks for {plural(reading.sectors, 'sector')} at once and uses "
-        f"{100 * used:.3g} % of what {'it holds' if reading.sectors == 1 else 'they hold'}; until "
-        "a row is read, a thread waits "
-        + {1: "once", 2: "twice"}.get(reading.waits, f"{reading.waits} times")
-    )
-
     fig = Figure(figsize=(WIDTH, 0.9 + 0.62 * requests + (0.9 if reading.meeting else 0)))
     ax = fig.add_subplot()
     first, cells = set(reading.together), _cells(loads)
@@ -134,25 +123,15 @@ def who_reads(reading: Reading) -> Picture:
     ax.set_xlim(-0.16 * vocab_size, vocab_size + 0.3)
     ax.set_ylim(bottom, 1.05)
     ax.set_axis_off()
-    fig.suptitle("\n".join(textwrap.wrap(lead, 78)), x=0.02, ha="left", **TITLE)
-    pack = max(width for _, width in cells)
-    caption = (
-        f"Who reads which probability in the Python version of `{reading.kernel}`, with "
-        f"V = {vocab_size}, warps of {reading.lanes} lanes, "
-        + ("" if by_thread else f"{reading.warps} warps a block, ")
-        + (f"{reading.blocks} blocks a request, " if reading.blocks > 1 else "")
-        + f"sectors of {reading.sector} probabilities. A cell: what a "
-        + ("thread loads" if by_thread else "lane loads at once")
-        + (f", {pack} probabilities" if pack > 1 else "")
-        + "; colour: the "
-        + ("thread" if by_thread else "warp")
-        + "; number: at which of its waits it arrives; black frames: what the first warp asks for "
-        "before it waits." + (" Arrows: where the totals go." if reading.meeting else "")
-    )
-    alt = f"Rows of {vocab_size} cells, one for each request. {lead}. " + " ".join(
-        f"Request {b}: {_spoken([x for x in loads if x.request == b], reading.reader)}."
-        for b in range(requests)
-    )
+    values = {
+        "reading": reading,
+        "by_thread": by_thread,
+        "used": len(reading.together) / (reading.sectors * reading.sector),
+        "pack": max(width for _, width in cells),
+        "spans": [
+            _spans([x for x in loads if x.request == b], reading.reader) for b in range(requests)
+        ],
+    }
     data = pd.DataFrame(
         {
             "request": x.request,
@@ -164,7 +143,8 @@ def who_reads(reading: Reading) -> Picture:
         }
         for x in loads
     )
-    return Picture(fig, f"fig-reads-{reading.kernel.replace('_', '-')}", caption, alt, data)
+    label = f"fig-reads-{reading.kernel.replace('_', '-')}"
+    return Picture(fig, label, values, data, block="fig-reads")
 
 
 def _cells(loads: list[Load]) -> list[tuple[Load, int]]:
@@ -196,12 +176,6 @@ def _name_readers(ax: Axes, loads: list[Load], reader: Reader) -> None:
     y = -loads[0].request * GAP
     for unit, begin, end in _spans(loads, reader):
         ax.text((begin + end) / 2, y - 0.12, unit, ha="center", va="top", fontsize=7.5)
-
-
-def _spoken(loads: list[Load], reader: Reader) -> str:
-    return "; ".join(
-        f"{unit} reads {begin} to {end - 1}" for unit, begin, end in _spans(loads, reader)
-    )
 
 
 def _draw_meeting(ax: Axes, reading: Reading, top: float) -> None:

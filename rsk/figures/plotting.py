@@ -1,4 +1,4 @@
-"""What all figures share: one style, axes with a finding as title, and lines along one axis.
+"""What all figures share: one style, words by label, saving, and lines along one axis.
 
 Colours are from Okabe and Ito's palette, which the colour-blind can tell apart, of different
 lightness, so that they survive a grey printer; with a marker and a line style for each.
@@ -7,13 +7,18 @@ lightness, so that they survive a grey printer; with a marker and a line style f
 from __future__ import annotations
 
 import contextlib
+import io
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rsk.base import templates
+from rsk.base.numbers import duration, quartiles
+from rsk.base.templates import Exhibit
 from rsk.measure import comparison, peers
-from rsk.measure.comparison import digits, duration
-from rsk.measure.records import Benchmark, Point, Record
+from rsk.measure.comparison import Repeatability, Repeated
+from rsk.measure.records import Benchmark, Record
 from rsk.sampler import registry
 from rsk.sampler.api import BACKENDS
 
@@ -53,9 +58,40 @@ class Picture(NamedTuple):
 
     fig: Figure
     label: str
-    caption: str
-    alt: str
+    values: Mapping[str, object]
+    """What its title, caption and alt text may name."""
     data: pd.DataFrame
+    """The numbers behind it."""
+    block: str = ""
+    """The block of ``exhibits.md`` that holds its words, if not the one called like the label."""
+
+    def relabelled(self, label: str) -> Picture:
+        """The same figure under another label, where one document shows it twice."""
+        return self._replace(label=label, block=self.block or self.label)
+
+
+def words(picture: Picture, language: str = templates.LANGUAGE) -> Exhibit:
+    """The title, caption and alt text of a figure.
+
+    Raises:
+        TemplateError: its block is missing, or names a value that the figure does not have.
+    """
+    return templates.exhibit(picture.block or picture.label, picture.values, language)
+
+
+def svg(fig: Figure) -> tuple[str, tuple[float, float]]:
+    """A figure as SVG, the same bytes every time, and its width and height in points."""
+    import matplotlib as mpl
+
+    buffer = io.StringIO()
+    # Text as outlines: the same picture in every reader. A fixed salt and no date: the same bytes.
+    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "rsk"}):
+        fig.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    text = buffer.getvalue()
+    width = re.search(r'\bwidth="([\d.]+)pt"', text)
+    height = re.search(r'\bheight="([\d.]+)pt"', text)
+    assert width and height, "matplotlib writes the size of an SVG in points"
+    return text, (float(width[1]), float(height[1]))
 
 
 # --- style ----------------------------------------------------------------------------------------
@@ -73,11 +109,10 @@ def rank(name: str) -> int:
 
 
 @contextlib.contextmanager
-def axes(title: str, height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
+def axes(height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
     """An empty plot in the common style; the legend is added at the end.
 
     Args:
-        title: what the figure shows, in a sentence.
         height: in inches, with one row of legend; more rows make the figure higher.
     """
     import seaborn as sns
@@ -85,7 +120,6 @@ def axes(title: str, height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
 
     with sns.axes_style("whitegrid"), sns.plotting_context("paper", font_scale=1.05):
         fig = Figure(figsize=(WIDTH, height), layout="constrained")
-        entitle(fig, title)
         ax = fig.add_subplot()
         yield fig, ax
         sns.despine(ax=ax)
@@ -145,64 +179,48 @@ def lines(benchmark: Benchmark, axis: str) -> Lines:
 
     Args:
         benchmark: measured or loaded.
-        axis: ``"batch_size"``, ``"spec_len"`` or ``"vocab_size"``.
+        axis: as for :func:`rsk.measure.comparison.along`.
 
     Raises:
         ValueError: there are none.
     """
-    settings = benchmark.settings
-    sizes = sorted(settings["batch_sizes"])
-    usual = Point(
-        sizes[len(sizes) // 2],
-        *(
-            settings[name][0]
-            for name in ("spec_lens", "vocab_sizes", "dtypes", "acceptances", "caches")
-        ),
-    )
     found: dict[str, list[Record]] = {}
-    for point, by_name in comparison.merged(benchmark.records).items():
-        if point._replace(**{axis: getattr(usual, axis)}) == usual:
-            for name, record in by_name.items():
-                found.setdefault(name, []).append(record)
+    for by_name in comparison.along(benchmark, axis).values():
+        for name, record in by_name.items():
+            found.setdefault(name, []).append(record)
     if not found:
         raise ValueError(f"the benchmark has no times along {axis} at its usual values")
-    return {
-        name: sorted(found[name], key=lambda record: int(getattr(record, axis)))
-        for name in sorted(found, key=rank)
-    }
+    return {name: found[name] for name in sorted(found, key=rank)}
 
 
 def latency(
-    benchmark: Benchmark, axis: str, title: str, *, label: str, time: str = "call"
+    benchmark: Benchmark, axis: str, label: str, *, time: str = "call", **values: object
 ) -> Picture:
     """The time of a call along one axis, a line for each implementation.
 
     Args:
         benchmark: measured or loaded.
         axis: as for :func:`lines`.
-        title: what is found.
         label: of the figure.
         time: ``"call"`` (until the result is there), ``"device"`` or ``"host"``.
+        values: more for the figure's words than all figures of this kind have.
 
     Raises:
         ValueError: the benchmark has no times along the axis.
     """
     found = lines(benchmark, axis)
     letter, name, unit = _AXES[axis]
-    with axes(title) as (fig, ax):
+    with axes() as (fig, ax):
         draw_lines(ax, found, axis, time)
         ax.set_xlabel(f"{name} {letter} ({unit})")
-    what = {
-        "call": "Median time until a call's result is there",
-        "device": "Median time on the device",
-        "host": "Median time until the call returns",
-    }[time]
-    caption = f"{what}, with the quartiles as bars, against {name}."
-    alt = f"Logarithmic line chart of time against {name}. {_ends(found, axis, time)}."
-    caption += f" {conditions(benchmark, found, time)}"
-    if axis == "batch_size":  # said once, for all the figures of a run
-        caption += run_to_run(benchmark)
-    return Picture(fig, label, caption, alt, _wide(found, axis, time))
+    usual: dict[str, object] = {
+        "time": time,
+        "ends": ends(found, axis, time),
+        "growth": growth(found, axis, time),
+        "conditions": conditions(benchmark, found, time),
+        "repeatability": RunToRun.of(benchmark),
+    }
+    return Picture(fig, label, {**usual, **values}, _wide(found, axis, time))
 
 
 def draw_lines(ax: Axes, found: Lines, axis: str, time: str) -> None:
@@ -228,60 +246,99 @@ def draw_lines(ax: Axes, found: Lines, axis: str, time: str) -> None:
     ax.set_ylabel("time")
 
 
-def growth(found: Lines, axis: str, time: str = "call") -> str:
+# --- values that the words of figures name --------------------------------------------------------
+
+
+class Growth(NamedTuple):
+    """By how much times grow along an axis."""
+
+    first: int
+    last: int
+    factors: Mapping[str, float]
+    """By backend; those with more than one value."""
+
+
+def growth(found: Lines, axis: str, time: str = "call") -> Growth:
     """By how much each backend's time is multiplied from the first value to the last."""
-    letter, _, _ = _AXES[axis]
-    parts, ends = [], (0, 0)
-    for name in BACKENDS:
-        if len(line := found.get(name, [])) > 1:
-            ends = getattr(line[0], axis), getattr(line[-1], axis)
-            grown = getattr(line[-1], time).median_us / getattr(line[0], time).median_us
-            parts.append(f"{digits(grown, 2)} ({name})")
-    if not parts:
-        return f"Only one value of {letter} was measured"
-    return (
-        f"From {letter} = {ends[0]:,} to {ends[1]:,} the time is multiplied by {', '.join(parts)}"
+    longer = {name: line for name in BACKENDS if len(line := found.get(name, [])) > 1}
+    values = sorted({getattr(r, axis) for line in (longer or found).values() for r in line})
+    return Growth(
+        values[0],
+        values[-1],
+        {
+            name: getattr(line[-1], time).median_us / getattr(line[0], time).median_us
+            for name, line in longer.items()
+        },
     )
 
 
-def conditions(benchmark: Benchmark, found: Lines, time: str = "call") -> str:
+class Ends(NamedTuple):
+    """The first and the last time of a line, for those who cannot see it."""
+
+    name: str
+    first: int
+    first_us: float
+    last: int
+    last_us: float
+
+
+def ends(found: Lines, axis: str, time: str) -> list[Ends]:
+    """The ends of all lines."""
+    return [
+        Ends(
+            name,
+            getattr(line[0], axis),
+            getattr(line[0], time).median_us,
+            getattr(line[-1], axis),
+            getattr(line[-1], time).median_us,
+        )
+        for name, line in found.items()
+    ]
+
+
+class Conditions(NamedTuple):
+    """What is the same for all times of a figure."""
+
+    fixed: Mapping[str, int | float]
+    """By letter: B, K, V, and "a" for the acceptance rate."""
+    dtype: str
+    cache: str
+    clocks: Sequence[str]
+    busy: bool
+    """Whether other programs disturbed one of them."""
+    label: str
+    """Of the machine."""
+
+
+def conditions(benchmark: Benchmark, found: Lines, time: str = "call") -> Conditions:
     """The fixed conditions of a figure; ``time`` as for :func:`latency`."""
     records = [record for line in found.values() for record in line]
-    letters = {axis: letter for axis, (letter, _, _) in _AXES.items()}
-    fixed = []
-    for name, letter in {**letters, "acceptance": "acceptance rate"}.items():
-        values = {getattr(record, name) for record in records}
-        if len(values) == 1:
-            value = values.pop()
-            fixed.append(f"{letter} = {value:,}" if isinstance(value, int) else f"{letter} {value}")
-    fixed += [records[0].dtype, f"{records[0].cache} cache"]
-    clocks = sorted({getattr(record, time).clock for record in records})
-    text = f"{', '.join(fixed)}; {' and '.join(clocks)} clock. {benchmark.provenance.label}."
-    if any(getattr(record, time).busy for record in records):
-        text += " Other processes disturbed some of these times."
-    return text
+    names = {**{axis: letter for axis, (letter, _, _) in _AXES.items()}, "acceptance": "a"}
+    values = {letter: {getattr(r, name) for r in records} for name, letter in names.items()}
+    return Conditions(
+        fixed={letter: found.pop() for letter, found in values.items() if len(found) == 1},
+        dtype=records[0].dtype,
+        cache=records[0].cache,
+        clocks=sorted({getattr(record, time).clock for record in records}),
+        busy=any(getattr(record, time).busy for record in records),
+        label=benchmark.provenance.label,
+    )
 
 
-def run_to_run(benchmark: Benchmark) -> str:
-    """A sentence on how far two whole runs differ, after a blank; empty if there was only one."""
-    repeats = comparison.repeatability(benchmark.records)
-    if not repeats:
-        return ""
-    parts = (f"{r.implementation} {r.between:.1%} (stated: {r.stated:.1%})" for r in repeats)
-    where = comparison.repeated_points(benchmark.records)
-    return f" Two runs differ, in the median over {where}, by: {', '.join(parts)}."
+class RunToRun(NamedTuple):
+    """How far whole runs of a sweep differ; no rows if there was one."""
+
+    rows: Sequence[Repeatability]
+    repeated: Repeated
+
+    @classmethod
+    def of(cls, benchmark: Benchmark) -> RunToRun:
+        """Of the runs in a file."""
+        records = benchmark.records
+        return cls(comparison.repeatability(records), comparison.repeated(records))
 
 
-def _ends(found: Lines, axis: str, time: str) -> str:
-    """The first and the last time of each line, for those who cannot see it."""
-    parts = []
-    for name, line in found.items():
-        first, last = line[0], line[-1]
-        text = f"{name} {duration(getattr(first, time).median_us)} at {getattr(first, axis):,}"
-        if last is not first:
-            text += f", {duration(getattr(last, time).median_us)} at {getattr(last, axis):,}"
-        parts.append(text)
-    return "; ".join(parts)
+# --- tables ---------------------------------------------------------------------------------------
 
 
 def _wide(found: Lines, axis: str, time: str) -> pd.DataFrame:
@@ -293,7 +350,6 @@ def _wide(found: Lines, axis: str, time: str) -> pd.DataFrame:
         for record in line:
             spread, at = getattr(record, time), getattr(record, axis)
             columns.setdefault(f"{name} (µs)", {})[at] = spread.median_us
-            quartiles = f"{digits(spread.q25_us)} to {digits(spread.q75_us)}"
-            columns.setdefault(f"{name} quartiles (µs)", {})[at] = quartiles
+            columns.setdefault(f"{name} quartiles", {})[at] = quartiles(spread)
     letter, _, _ = _AXES[axis]
     return pd.DataFrame(columns).sort_index().rename_axis(letter).reset_index()

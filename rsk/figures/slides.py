@@ -48,17 +48,8 @@ def passes(study: Study) -> Picture:
     ax.text(plain, -0.32, "time", ha="right", va="top", fontsize=10)
     ax.set_xlim(-0.02, max(plain, end + 0.75) + 0.02)
     ax.set_ylim(-0.6, 1.95)
-    caption = (
-        f"To scale, measured: a draft pass takes {cost:.2f} of a target pass, a target pass over "
-        f"{k + 1} tokens {verify:.2f}; tokens per step on average. {study.models[:1].upper()}"
-        f"{study.models[1:]}; {study.provenance.label}."
-    )
-    alt = (
-        f"Two rows of boxes along time. Above, plain decoding: {plain} target passes of one token "
-        f"each. Below, one speculative step: {k} short draft passes and one target pass, together "
-        f"as long as {end:.2f} plain passes, yielding {study.usual.tokens_per_pass:.2f} tokens."
-    )
-    return Picture(fig, "fig-passes", caption, alt, pd.DataFrame(rows))
+    values = {"cost": cost, "verify": verify, "k": k, "plain": plain, "end": end, "study": study}
+    return Picture(fig, "fig-passes", values, pd.DataFrame(rows))
 
 
 def one_request(spec_len: int, accepted: int) -> Picture:
@@ -96,16 +87,8 @@ def one_request(spec_len: int, accepted: int) -> Picture:
         ax.text(-0.03, -k + 0.28, name, ha="right", va="center", fontsize=10)
     ax.set_xlim(-0.3, 2.14)
     ax.set_ylim(-spec_len - 0.1, 1.25)
-    caption = (
-        f"One request that keeps {accepted} of {spec_len} guesses. Each bar is a row of V "
-        "probabilities; black: the one number that a coin needs."
-    )
-    alt = (
-        f"Bars for {spec_len} rows of the draft and {spec_len + 1} of the target. At guesses 1 to "
-        f"{accepted + 1} one number of each row is read, at guess {accepted + 1} also the whole "
-        "rows of both. The rows behind it are never looked at."
-    )
-    return Picture(fig, "fig-request", caption, alt, pd.DataFrame(rows))
+    values = {"accepted": accepted, "spec_len": spec_len}
+    return Picture(fig, "fig-request", values, pd.DataFrame(rows))
 
 
 def _canvas(height: float) -> tuple[Any, Axes]:

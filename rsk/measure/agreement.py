@@ -1,6 +1,7 @@
-"""Save the bit-for-bit agreement of the CUDA kernels on a GPU, with where it was seen.
+"""Save and load the bit-for-bit agreement of the CUDA kernels on a GPU, with where it was seen.
 
-``python -m rsk.measure.agreement --save FILE`` runs :mod:`rsk.check.grid`.
+``python -m rsk.measure.agreement --save FILE`` runs :mod:`rsk.check.grid` and
+:mod:`rsk.check.logits_grid`.
 """
 
 from __future__ import annotations
@@ -8,12 +9,52 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from rsk.check import grid
+from rsk.base import folders
+from rsk.check import grid, logits_grid
 from rsk.measure.provenance import provenance
+from rsk.measure.records import Provenance, RecordError, parse
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How many shapes the CUDA kernels were compared on, and where; all agreed."""
+
+    provenance: Provenance
+    planned: int
+    done: int
+
+
+def newest() -> Grid:
+    """The newest record.
+
+    Raises:
+        RecordError: there is none, one is damaged, or in the newest a kernel was wrong.
+    """
+    found = []
+    for path in (folders.data_dir() / "kernels").glob("agreement*.json"):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            made = parse(Provenance, content["provenance"])
+            counts = content["grid"]["planned"], content["grid"]["done"]
+            wrong = [grid.wrong(content)]
+            if "from_logits" in content:  # older records have none
+                wrong.append(grid.wrong(content["from_logits"]))
+            found.append((Grid(made, *counts), [each for each in wrong if each]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RecordError(f"{path}: expected a record of agreement: {error!r}") from error
+    if not found:
+        raise RecordError(
+            "data/kernels/agreement*.json is missing; python -m rsk.measure.agreement makes it"
+        )
+    latest, faults = max(found, key=lambda pair: pair[0].provenance.date)
+    if faults:
+        raise RecordError(f"data/kernels: in the newest agreement, kernels differ: {faults}")
+    return latest
 
 
 def main() -> int:
@@ -25,11 +66,17 @@ def main() -> int:
         print(grid.NO_GPU)
         return 2
     result = grid.run(arguments.seconds, arguments.gib)
-    saved = {"provenance": dataclasses.asdict(provenance("cuda")), **result}
+    from_logits = logits_grid.run(arguments.seconds)
+    saved = {
+        "provenance": dataclasses.asdict(provenance("cuda")),
+        **result,
+        "from_logits": from_logits,
+    }
     arguments.save.parent.mkdir(parents=True, exist_ok=True)
     arguments.save.write_text(json.dumps(saved, indent=1) + "\n")
     print(grid.summary(result))
-    return 1 if grid.wrong(result) else 0
+    print(f"from logits, {grid.summary(from_logits)}")
+    return 1 if grid.wrong(result) or grid.wrong(from_logits) else 0
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ from rich.progress import (
 from rich.table import Table
 
 from rsk.base import machine
+from rsk.base.numbers import DASH, digits, duration, percent
 from rsk.measure import comparison, peers, provenance
-from rsk.measure.comparison import digits, duration
+from rsk.measure.comparison import usual_line
 from rsk.measure.records import (
     CACHES,
     DTYPES,
@@ -100,14 +101,7 @@ class Sweep:
     @property
     def usual(self) -> Point:
         """The point that the others vary; its batch size is the middle one."""
-        return Point(
-            sorted(self.batch_sizes)[len(self.batch_sizes) // 2],
-            self.spec_lens[0],
-            self.vocab_sizes[0],
-            self.dtypes[0],
-            self.acceptances[0],
-            self.caches[0],
-        )
+        return comparison.usual(dataclasses.asdict(self))
 
     def points(self) -> list[Point]:
         """All points, without repetition; those that share a pool of inputs follow each other."""
@@ -451,10 +445,8 @@ def show(benchmark: Benchmark, console: Console, quoted: Quoted | None = None) -
     if quoted is not None and (beside := quoted_table(benchmark, quoted)) is not None:
         console.print(beside)
     if repeats := comparison.repeatability(benchmark.records):
-        table = Table(
-            title=f"Two runs, over {comparison.repeated_points(benchmark.records)}",
-            title_justify="left",
-        )
+        points, of = comparison.repeated(benchmark.records)
+        table = Table(title=f"Two runs, at {points} of {of} points", title_justify="left")
         for heading in ("", "stated spread", "between runs", "largest", "at"):
             table.add_column(heading, justify="left" if heading in ("", "at") else "right")
         for row in repeats:
@@ -497,7 +489,8 @@ def times_table(benchmark: Benchmark) -> Table:
         base = by_name.get(comparison.BASELINE)
         cells = [_cell(by_name.get(name), base) for name in names]
         best = max(by_name.values(), key=lambda record: record.roof_share)
-        share = f"{comparison.roof_share(best)} {best.implementation}"
+        known = comparison.roof_share(best)
+        share = f"{DASH if known is None else percent(known)} {best.implementation}"
         table.add_row(*(str(point[i]) for i in varied), *cells, share)
     notes = [fixed] if fixed else []
     if any(record.call.busy for record in benchmark.records):
@@ -569,20 +562,6 @@ def quoted_table(benchmark: Benchmark, quoted: Quoted) -> Table | None:
             f"{digits(comparison.ratio(ours[comparison.BASELINE], fused))}×" if fused else "–",
         )
     return table
-
-
-def usual_line(benchmark: Benchmark) -> dict[int, dict[str, Record]]:
-    """By batch size, the records at the sweep's usual values where the baseline was measured."""
-    settings = benchmark.settings
-    usual = tuple(
-        settings[name][0]
-        for name in ("spec_lens", "vocab_sizes", "dtypes", "acceptances", "caches")
-    )
-    return {
-        by_name[comparison.BASELINE].batch_size: by_name
-        for point, by_name in comparison.merged(benchmark.records).items()
-        if point[1:] == usual and comparison.BASELINE in by_name
-    }
 
 
 def compare(benchmarks: Sequence[Benchmark], labels: Sequence[str]) -> Table:

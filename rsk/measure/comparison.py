@@ -1,14 +1,14 @@
-"""What records say: speed-ups over the baseline, run-to-run differences, times in words."""
+"""What records say: the usual ones along an axis, speed-ups, differences from run to run."""
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from rsk.measure.records import Point, Record
+from rsk.measure.records import Benchmark, Point, Record
 
 BASELINE = "baseline"
 
@@ -41,49 +41,18 @@ class Repeatability:
     between_most: float
     most_at: Record
 
-
-def duration(microseconds: float) -> str:
-    """A time in the unit that reads best: 18.4 µs, 7.99 ms, 1.20 s."""
-    for unit, factor in (("µs", 1.0), ("ms", 1e3)):
-        if microseconds / factor < 999.5:
-            return f"{digits(microseconds / factor)} {unit}"
-    return f"{digits(microseconds / 1e6)} s"
+    @property
+    def understated(self) -> bool:
+        """Whether two runs differ by more than one run states."""
+        return self.between > self.stated
 
 
-def megabytes(n_bytes: float) -> str:
-    """A number of bytes in the decimal unit that reads best: 832 kB, 14.9 MB."""
-    for unit, factor in (("B", 1.0), ("kB", 1e3), ("MB", 1e6)):
-        if n_bytes < 999.5 * factor:
-            return f"{digits(n_bytes / factor)} {unit}"
-    return f"{digits(n_bytes / 1e9)} GB"
+def roof_share(record: Record) -> float | None:
+    """Fraction of the memory roof that a record reached; ``None`` if that roof was disturbed.
 
-
-def plural(number: int, noun: str) -> str:
-    """A count with its noun: 1 launch, 168 operators, 2 passes."""
-    ending = "" if number == 1 else "es" if noun.endswith(("ch", "sh", "s", "x", "z")) else "s"
-    return f"{number:,} {noun}{ending}"
-
-
-def digits(value: float, significant: int = 3) -> str:
-    """A number with so many significant digits, and never in powers of ten."""
-    if value == 0:
-        return "0"
-    rounded = float(f"{value:.{significant - 1}e}")
-    return f"{rounded:.{max(0, significant - 1 - math.floor(math.log10(abs(rounded))))}f}"
-
-
-def roof_share(record: Record, decimals: int = 0) -> str:
-    """The share of the memory roof that a record reached, as a percentage.
-
-    A roof that other processes disturbed is too slow, and a share of it says nothing: it is then
-    "an unknown share". A share that would be rounded to 0 is "under" the smallest one shown.
+    Such a roof is too slow, and a share of it says nothing.
     """
-    if record.roof.busy:
-        return "an unknown share"
-    smallest = 10.0 ** -(2 + decimals)
-    if record.roof_share < smallest / 2:
-        return f"under {smallest:.{decimals}%}"
-    return f"{record.roof_share:.{decimals}%}"
+    return None if record.roof.busy else record.roof_share
 
 
 def merged(records: Iterable[Record]) -> dict[Point, dict[str, Record]]:
@@ -100,6 +69,53 @@ def merged(records: Iterable[Record]) -> dict[Point, dict[str, Record]]:
         }
         for point, by_name in groups.items()
     }
+
+
+def usual(settings: Mapping[str, Any]) -> Point:
+    """The point that the others of a sweep vary; its batch size is the middle one.
+
+    Args:
+        settings: of the sweep, as in a :class:`rsk.measure.records.Benchmark`.
+    """
+    sizes = sorted(settings["batch_sizes"])
+    names = ("spec_lens", "vocab_sizes", "dtypes", "acceptances", "caches")
+    return Point(sizes[len(sizes) // 2], *(settings[name][0] for name in names))
+
+
+def along(benchmark: Benchmark, axis: str) -> dict[int, dict[str, Record]]:
+    """By value of an axis, the records with all else at the sweep's usual values.
+
+    Args:
+        benchmark: measured or loaded.
+        axis: ``"batch_size"``, ``"spec_len"`` or ``"vocab_size"``.
+    """
+    middle = usual(benchmark.settings)
+    found = {
+        getattr(point, axis): by_name
+        for point, by_name in merged(benchmark.records).items()
+        if point._replace(**{axis: getattr(middle, axis)}) == middle
+    }
+    return dict(sorted(found.items()))
+
+
+def usual_line(benchmark: Benchmark) -> dict[int, dict[str, Record]]:
+    """By batch size, the records at the usual values where the baseline was measured."""
+    found = along(benchmark, "batch_size")
+    return {size: by_name for size, by_name in found.items() if BASELINE in by_name}
+
+
+class Sizes(NamedTuple):
+    """Batch sizes of the usual line at which an implementation beats the baseline, or does not."""
+
+    won: list[int]
+    lost: list[int]
+
+
+def against_baseline(benchmark: Benchmark, name: str) -> Sizes:
+    """Where an implementation is faster than the baseline, and where it is not."""
+    line = {size: r for size, r in usual_line(benchmark).items() if name in r}
+    won = [size for size, r in line.items() if ratio(r[BASELINE], r[name]) > 1]
+    return Sizes(won, [size for size in line if size not in won])
 
 
 def ratio(baseline: Record, other: Record, time: str = "call") -> float:
@@ -143,15 +159,19 @@ def speed_ups(records: Iterable[Record], time: str = "call") -> list[SpeedUp]:
     return result
 
 
-def repeated_points(records: Sequence[Record]) -> str:
-    """In words: the points at which two runs can be compared; the second may have ended early."""
+class Repeated(NamedTuple):
+    """How many points two runs can be compared at; the second may have ended early."""
+
+    points: int
+    of: int
+
+
+def repeated(records: Sequence[Record]) -> Repeated:
+    """Count the points that were measured in more than one run."""
     runs: dict[Point, set[int]] = defaultdict(set)
     for record in records:
         runs[record.point].add(record.run)
-    repeated = sum(len(found) > 1 for found in runs.values())
-    if repeated == len(runs):
-        return "all points"
-    return f"the {repeated} of {len(runs)} points that both runs reached"
+    return Repeated(sum(len(found) > 1 for found in runs.values()), len(runs))
 
 
 def repeatability(records: Sequence[Record]) -> list[Repeatability]:

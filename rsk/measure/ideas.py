@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from rsk.base import terminal
 from rsk.base.folders import cuda_dir, data_dir
 from rsk.measure.provenance import provenance
 from rsk.measure.records import Point, RecordError
@@ -198,6 +199,7 @@ IDEAS = (
             Change(
                 "cluster.cu",
                 "  const Walk walk = walk_drafts<Probability>(batch, b, lane);\n",
+                "  if constexpr (!std::is_same_v<Probability, Mixed>)\n"
                 "  if (batch.spec_len > 0 && batch.draft_probs) {\n"
                 "    const int32_t line = 128 / (int32_t)sizeof(Probability);\n"
                 "    const int32_t i = mine * cut.piece + lane % 16 * line;\n"
@@ -347,6 +349,7 @@ def run() -> Ideas:
 
 def main() -> int:
     """Measure the ideas and save them."""
+    terminal.accept_any_text()
     parser = argparse.ArgumentParser(description="Time changes of the fused CUDA kernel.")
     parser.add_argument("--save", type=Path, help="write the result to this JSON file")
     parser.add_argument("--build", action="store_true", help=argparse.SUPPRESS)

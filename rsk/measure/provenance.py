@@ -69,7 +69,8 @@ def _commit() -> str:
 
 
 CPU_SOURCES = (
-    *("binding.cpp", "binding_logits.cpp", "binding.h", "arguments.h", "kernels.h", "ladder.h"),
+    *("binding.cpp", "binding_logits.cpp", "binding_sharded.cpp", "binding.h", "arguments.h"),
+    *("kernels.h", "ladder.h", "sharded.h"),
     *("fused_cpu.cpp", "fused_cpu_logits.cpp", "vectors.h"),
     *("specification.h", "row_law.h", "logits_batch.h"),
 )

@@ -28,7 +28,7 @@ from typing import (
     get_type_hints,
 )
 
-from rsk.base.folders import data_dir
+from rsk.base import folders
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -408,7 +408,7 @@ def recorded() -> tuple[list[Benchmark], list[str]]:
         The runs, oldest first; and for each file that is none a line that says which, and why.
     """
     found, refused = [], []
-    for path in sorted((data_dir() / "benchmarks").glob("*.json")):
+    for path in sorted((folders.data_dir() / "benchmarks").glob("*.json")):
         if path.name == EARLIER_WORK:
             continue
         try:

@@ -16,7 +16,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rsk.base import terminal
 from rsk.base.folders import cuda_dir, data_dir
+from rsk.measure.records import RecordError, parse
 from rsk.sampler import build, registry
 
 ARCHITECTURES = ("75", "80", "86", "89", "90a", "100")
@@ -46,6 +48,42 @@ class Resources:
     """bytes"""
     spill_loads: int
     """bytes"""
+
+
+@dataclass(frozen=True)
+class ResourceTable:
+    """The file that ``--save`` writes."""
+
+    nvcc: str
+    flags: str
+    kernels: tuple[Resources, ...]
+
+    @property
+    def spilled_bytes(self) -> int:
+        """Over all kernels, dtypes and architectures."""
+        return sum(one.spill_stores + one.spill_loads for one in self.kernels)
+
+    @property
+    def architectures(self) -> list[str]:
+        """Those that the kernels were compiled for, oldest first."""
+        return sorted({one.architecture for one in self.kernels}, key=_capability)
+
+
+def load() -> ResourceTable:
+    """Read the recorded table.
+
+    Raises:
+        RecordError: it is missing, or not what it should be; names the file and the field.
+    """
+    path = data_dir() / "kernels" / "resources.json"
+    try:
+        return parse(ResourceTable, json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise RecordError(
+            f"{path} is missing; python -m rsk.measure.resources --save makes it"
+        ) from None
+    except (json.JSONDecodeError, RecordError) as error:
+        raise RecordError(f"{path}: {error}") from error
 
 
 def supported(nvcc: str) -> list[str]:
@@ -124,6 +162,7 @@ def measure() -> dict[str, object]:
 
 def main() -> None:
     """Print the table; with ``--save``, write it to ``data/kernels/resources.json``."""
+    terminal.accept_any_text()
     parser = argparse.ArgumentParser(description="Registers, shared memory and spills.")
     parser.add_argument("--save", action="store_true", help="write data/kernels/resources.json")
     save = parser.parse_args().save

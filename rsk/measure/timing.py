@@ -183,22 +183,22 @@ def count_operations(call: Call, device: torch.device | str) -> dict[str, Any]:
         ``synchronizations`` and ``allocated_bytes``.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or it reports its start and stop
-    from torch.profiler import ProfilerActivity, profile, record_function
+    # torch.profiler wraps this one; it would import the compiler, in 4 s, to ask it something, and
+    # in PyTorch 2.11 warn of a loss of events in a second cycle that there is not.
+    from torch.autograd.profiler import profile, record_function
 
     on_gpu = torch.device(device).type == "cuda"
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
     call()  # the first call may build, load and allocate
     if on_gpu:
         torch.cuda.synchronize()
     marker = "rsk.counted"
-    # PyTorch 2.11 warns without ``acc_events`` that the events of earlier cycles are lost; there is
-    # one cycle.
+    where = "cuda" if on_gpu else None
     with (
-        profile(activities=activities, profile_memory=True, acc_events=True) as profiler,
+        profile(use_device=where, profile_memory=True, use_kineto=True) as profiler,
         record_function(marker),
     ):
         call()
-    on_host = [e for e in profiler.events() if e.device_type.name == "CPU"]
+    on_host = [e for e in profiler.function_events if e.device_type.name == "CPU"]
     (counted,) = (e for e in on_host if e.name == marker)
     # The profiler itself waits for the device when it stops: only what lies within the call counts.
     inside = [

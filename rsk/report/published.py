@@ -12,24 +12,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsk import export
-from rsk.base import folders
+from rsk.base import folders, templates
+from rsk.base.templates import LANGUAGE
 from rsk.course import running
-from rsk.report import talk
+from rsk.figures import benchmarks, plotting
+from rsk.report import measurements, talk
+from rsk.report.measurements import Measurements
 from rsk.sampler import build
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-COPIES = ("report.html", "report.pdf", "slides.pdf", "script.pdf")
+PICTURE = "speed-up.svg"
+COPIES = ("report.html", "report.pdf", "slides.pdf", "script.pdf", PICTURE)
 COMMAND = "rsk report --publish"
 
 
-def rebuild(folder: Path | None = None, console: Console | None = None) -> list[Path]:
+def rebuild(
+    folder: Path | None = None, console: Console | None = None, language: str = LANGUAGE
+) -> list[Path]:
     """Make the copies.
 
     Args:
-        folder: where to; by default ``report/`` of the checkout.
+        folder: where to; by default ``report/`` of the checkout, or the language's folder there if
+            it is not the first one.
         console: where to say what is made.
+        language: of the report and the talk.
 
     Raises:
         ValueError: there is no checkout, and no folder is given.
@@ -40,19 +48,29 @@ def rebuild(folder: Path | None = None, console: Console | None = None) -> list[
         top = folders.checkout()
         if top is None:
             raise ValueError("--publish writes to report/ of a checkout; else name an --output")
-        folder = top / "report"
-    epoch = talk.epoch(talk.gather())  # first: without records there is nothing to publish
+        folder = top / "report" if language == LANGUAGE else templates.folder(language)
+    found = measurements.gather()  # first: without records there is nothing to publish
     build.load("cpu")
     build.load("emulator")
     with tempfile.TemporaryDirectory(prefix="rsk-published-") as name:
         run = Path(name)
         source = folders.notebooks_dir() / running.REPORT
-        running.run_notebook(source, run, {"device": "cpu"})
-        made = [*export.export_report(run, epoch=epoch), *talk.write(run)]
+        running.run_notebook(source, run, {"device": "cpu", "language": language})
+        made = [*export.export_report(run, epoch=found.epoch), *talk.write(run, language)]
         copies = {folder / path.name: path.read_bytes() for path in made}
+    copies[folder / PICTURE] = picture(found, language)
     written = export.replace(copies)
     if console is not None:
         for path in written:
             size = f"{path.stat().st_size / 1e6:.2f} MB"
             console.print(f"{path}: {size}", markup=False, highlight=False, soft_wrap=True)
     return written
+
+
+def picture(found: Measurements, language: str = LANGUAGE) -> bytes:
+    """The picture of the README, as SVG: the speed-ups over the loop on a GPU."""
+    drawn = benchmarks.speed_up(found.gpu.value)
+    plotting.entitle(drawn.fig, plotting.words(drawn, language).title)
+    (ax,) = drawn.fig.axes
+    ax.set_xlabel(f"{ax.get_xlabel()}\n{found.gpu.label}")
+    return plotting.svg(drawn.fig)[0].encode()

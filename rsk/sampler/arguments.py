@@ -159,7 +159,7 @@ def check_filters(
 ) -> Filters:
     """Check what turns logits into probabilities; numbers become the nearest float32."""
     like = len(logits), logits.device
-    degrees = f"0, or a number in [{1 / HOTTEST:.4g}, {HOTTEST:.0f}]"
+    degrees = "0 (greedy) or a number from 2^-20 to 2^20"
     return Filters(
         _check_number("temperature", temperature, (1 / HOTTEST, HOTTEST), degrees, *like),
         _check_top_k(top_k, *like),
@@ -180,9 +180,9 @@ def _check_number(
         return _check_each(name, value, (torch.float32,), batch_size, device)
     if type(value) is not float:  # the common case, and the one that torch.compile traces
         try:
-            if isinstance(value, bool):
-                raise TypeError
-            value = float(value)  # type: ignore[arg-type]
+            if isinstance(value, bool) or not hasattr(value, "__float__"):
+                raise TypeError  # float() reads texts, too
+            value = float(value)
         except (TypeError, ValueError):
             raise TypeError(
                 f"{name}: expected a number or a float32 tensor [B], got {type(value).__name__}"

@@ -27,11 +27,13 @@ from rsk.sampler.row_law import (
 INVALID_LAW = (0.0, 0.0, 0.0, math.nan)
 
 
+@torch.no_grad()
 def probabilities(logits: Tensor, filters: Filters) -> Tensor:
     """Probabilities of every row. Arguments as in :func:`rsk.probabilities`."""
     return from_laws(logits, row_laws(logits, filters), filters)
 
 
+@torch.no_grad()
 def sample_from_logits(
     logits: Tensor, filters: Filters, seed: int | Tensor, position: int | Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -40,6 +42,7 @@ def sample_from_logits(
     return baseline.sample(from_laws(logits, laws, filters), seed, position), laws
 
 
+@torch.no_grad()
 def rejection_sample_from_logits(
     draft_tokens: Tensor,
     draft_logits: Tensor | None,

@@ -49,6 +49,7 @@ __all__ = [
 
 CUDA_FLAGS = ["-O3", "-std=c++17", "-fmad=false", "-DRSK_CUDA"]
 """For ``nvcc``, besides the architecture; never ``--use_fast_math``."""
+_BINDINGS = ("binding.cpp", "binding_logits.cpp", "binding_sharded.cpp")
 _loaded: set[str] = set()
 _failed: dict[str, BuildError] = {}
 _mutex = threading.RLock()
@@ -149,13 +150,12 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
     else:
         flags = ["-O3", "-ffp-contract=off", "-std=c++17", *cpu_flags()]
     if device_type == "cpu":
-        sources = ["fused_cpu.cpp", "fused_cpu_logits.cpp", "binding.cpp", "binding_logits.cpp"]
-        return sources, flags, []
+        return ["fused_cpu.cpp", "fused_cpu_logits.cpp", *_BINDINGS], flags, []
     if device_type == "emulator":
         if sys.platform == "win32":
             raise BuildError("the CUDA emulator needs Linux or macOS, or WSL on Windows")
         flags = [*flags, "-DRSK_CUDA", "-DRSK_EMULATED", "-Icuda/emulator"]
-        return [*_cuda_sources(), "binding.cpp", "binding_logits.cpp"], flags, []
+        return [*_cuda_sources(), *_BINDINGS], flags, []
     if find_nvcc() is None:
         raise BuildError("nvcc was not found: install the CUDA toolkit of PyTorch's version")
     capabilities = {
@@ -166,7 +166,7 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
         for major, minor in sorted(capabilities)
     ]
     flags = [*flags, "-DRSK_CUDA", "-DUSE_CUDA"]
-    return ["binding.cpp", "binding_logits.cpp"], flags, [*CUDA_FLAGS, *architectures]
+    return [*_BINDINGS], flags, [*CUDA_FLAGS, *architectures]
 
 
 def _cuda_sources() -> list[str]:

@@ -39,6 +39,7 @@ from rsk.sampler.headers import (
     Meaning,
     difference_in,
     fault_of_layout,
+    given_numbers,
     layout_of,
     make_header,
 )
@@ -52,11 +53,11 @@ GROWTH = 4
 class Answers(NamedTuple):
     """The first messages of all ranks."""
 
-    numbers: Tensor
-    """int64 [R, n]."""
+    messages: Tensor
+    """int64 [R, words]: headers, then numbers."""
     layout: Layout
-    agreed: Tensor | None
-    """On the device: whether all mean the same call. ``None``: they do, as the host has seen."""
+    looked: bool
+    """Whether the host has seen that all mean the same call; else see :meth:`Channel.compare`."""
 
 
 class Channel:
@@ -66,16 +67,21 @@ class Channel:
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
         self.words = WORDS
+        self.collectives = self.sent_bytes = 0
+        """How many there were so far, and what this rank put into them."""
         self._group = weakref.ref(group)
         backends = (entry.split(":") for entry in dist.get_backend_config(group).split(","))
         self._backends = dict(backends)  # by the type of device
         self._layouts: dict[tuple[int, int], Layout] = {}
-        self._differing: tuple[Tensor, Tensor] | None = None  # headers, on the device and the host
+        self.differing: Tensor | None = None
+        """Headers on the host, int64 [R, HEADER]: not 0 after a call that the ranks did not agree
+        on and did not look at."""
+        self._kept: Tensor | None = None  # the same on the device
 
     def exchange(
         self,
         meaning: Meaning,
-        numbers: Callable[[Layout], Tensor],
+        message: Callable[[Layout, list[int]], Tensor],
         device: torch.device,
         *,
         look: bool,
@@ -84,8 +90,8 @@ class Channel:
 
         Args:
             meaning: what the call is.
-            numbers: makes the message, int64 [n], from the layout.
-            device: where the numbers are.
+            message: makes the message, int64 [n], from the layout and what its header begins with.
+            device: where the message is made.
             look: read the headers on the host, which waits for a GPU.
 
         Raises:
@@ -94,6 +100,9 @@ class Channel:
         """
         self._raise_what_was_found(device)
         look = look or self.is_on_host(device)
+        if not look and self.differing is None:
+            pin = device.type == "cuda"
+            self.differing = torch.zeros((self.size, HEADER), dtype=torch.int64, pin_memory=pin)
         key = meaning.target_columns, meaning.draft_columns
         while True:
             layout = self._layouts.get(key)
@@ -103,16 +112,15 @@ class Channel:
                     "the ranks have not agreed on a call of this size yet: make one before you "
                     "capture it"
                 )
-            header = make_header(meaning, layout, look or not ready, device)
+            numbers = given_numbers(meaning, layout, look or not ready)
             if layout is not None and ready:
-                answers = self.gather(torch.cat([header, numbers(layout)]))
+                messages = self.gather(message(layout, numbers))
                 if not look:
-                    agreed = self._compare(answers[:, :HEADER])
-                    return Answers(answers[:, HEADER:], layout, agreed)
+                    return Answers(messages, layout, looked=False)
             else:
-                answers = self.gather(header)
-            headers = answers[:, :HEADER].tolist()
-            difference = difference_in(headers, answers) or fault_of_layout(headers)
+                messages = self.gather(make_header(numbers, meaning.contents()))
+            headers = messages[:, :HEADER].tolist()
+            difference = difference_in(headers, messages) or fault_of_layout(headers)
             if difference:
                 self._join(headers, device)
                 raise ValueError(difference)
@@ -120,7 +128,7 @@ class Channel:
             longest = max(header[LENGTH] for header in headers)
             known = all(header[LAYOUT] == layout.digest for header in headers)
             if known and longest <= self.words - HEADER:
-                return Answers(answers[:, HEADER:], layout, None)
+                return Answers(messages, layout, looked=True)
             if self._join(headers, device):
                 raise ValueError(
                     "some ranks have slices or a batch that the ranks have not agreed on, and the "
@@ -128,6 +136,11 @@ class Channel:
                 )
             while self.words - HEADER < longest:
                 self.words *= GROWTH
+
+    def forget(self) -> None:
+        """Forget what was agreed on; on all ranks, or the next call will not agree."""
+        self._layouts.clear()
+        self.words = WORDS
 
     def fail(self, error: Exception, device: torch.device) -> NoReturn:
         """Raise what is wrong with this rank's arguments, and tell the others, who wait for it."""
@@ -148,8 +161,8 @@ class Channel:
 
     def gather(self, message: Tensor) -> Tensor:
         """Everyone's message, int64 [R, words]; one's own is filled up with zeros."""
-        sent = torch.zeros(self.words, dtype=torch.int64, device=self.transport(message.device))
-        sent[: len(message)] = message
+        sent = self._filled(message, self.words)
+        self._count(sent)
         if self.size == 1:
             return sent[None].to(message.device)
         received = sent.new_empty(self.size * self.words)
@@ -159,13 +172,24 @@ class Channel:
 
     def largest(self, numbers: Tensor) -> Tensor:
         """The largest of all ranks' numbers, each for itself: int64 [n], n <= words / 2."""
+        sent = self._filled(numbers, self.words // 2)
+        self._count(sent)
         if self.size == 1:
             return numbers
-        shape = self.words // 2
-        sent = torch.zeros(shape, dtype=torch.int64, device=self.transport(numbers.device))
-        sent[: len(numbers)] = numbers
         dist.all_reduce(sent, dist.ReduceOp.MAX, group=self._group())
         return sent[: len(numbers)].to(numbers.device)
+
+    def _count(self, sent: Tensor) -> None:
+        self.collectives += 1
+        self.sent_bytes += sent.nbytes
+
+    def _filled(self, numbers: Tensor, length: int) -> Tensor:
+        device = self.transport(numbers.device)
+        if len(numbers) == length and numbers.device == device:
+            return numbers
+        filled = torch.zeros(length, dtype=torch.int64, device=device)
+        filled[: len(numbers)] = numbers
+        return filled
 
     def transport(self, device: torch.device) -> torch.device:
         """Where the messages of a call on ``device`` are made: with gloo, on the host.
@@ -193,27 +217,29 @@ class Channel:
             self.largest(nothing)
         return bool(blind)
 
-    def _compare(self, headers: Tensor) -> Tensor:
+    def compare(self, messages: Tensor) -> Tensor:
         """Whether all headers say the same, on the device; if not, they are kept for later."""
+        headers = messages[:, :HEADER]
         alike = [PURPOSE, LAYOUT, *range(FIRST_MEANT, HEADER)]
         agreed = torch.stack([(headers[:, i] == headers[:1, i]).all() for i in alike]).all()
-        if self._differing is None:
-            on_host = torch.zeros(headers.shape, dtype=torch.int64, pin_memory=headers.is_cuda)
-            self._differing = torch.zeros_like(headers), on_host
-        on_device, on_host = self._differing
+        if self._kept is None:
+            self._kept = torch.zeros_like(headers)
         known = agreed | (headers[:, PURPOSE] == LATE).any()
-        on_device.copy_(torch.where(known, on_device, headers))
-        on_host.copy_(on_device, non_blocking=True)
+        self._kept.copy_(torch.where(known, self._kept, headers))
+        assert self.differing is not None
+        self.differing.copy_(self._kept, non_blocking=True)
         return agreed
 
     def _raise_what_was_found(self, device: torch.device) -> None:
-        """Raise what :meth:`_compare` found at an earlier call, if the device has come so far."""
-        if self._differing is None or not self._differing[1].any():
+        """Raise how an earlier call differed, if the device has come so far."""
+        if self.differing is None or not self.differing.any():
             return
-        on_device, on_host = self._differing
-        headers = on_device.tolist()  # waits for the device
-        on_device.zero_()
-        on_host.zero_()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        headers = self.differing.tolist()
+        self.differing.zero_()
+        if self._kept is not None:
+            self._kept.zero_()
         difference = difference_in(headers, None) or "the ranks had slices not agreed on"
         text = f"at an earlier call, {difference}"
         self._tell(LATE, text, device)

@@ -7,6 +7,7 @@ ranks must say the same.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,16 @@ FUNCTIONS = (
     *("rejection_sample", "sample"),
     *("rejection_sample_from_logits", "sample_from_logits"),
 )
-CONTENTS = ("draft_tokens", "seed", "position", "temperature", "top_k", "top_p", "min_p")
+CONTENTS = (
+    "draft_tokens",
+    "seed",
+    "position",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "draft_laws",
+)
 """Arguments that are to be the same on every rank; a header holds a checksum of each."""
 _CONTENT_STREAM = 3  # of random words; no decision uses it
 
@@ -27,8 +37,9 @@ _CONTENT_STREAM = 3  # of random words; no decision uses it
 PURPOSE, LAYOUT, LENGTH, TARGET, DRAFT, ROUNDS, LOOKS = range(7)
 _MEANT = ("function", "B", "K", "target's dtype", "draft's dtype", "dtype of draft_tokens")
 FIRST_MEANT = 7
-_FIRST_CONTENT = FIRST_MEANT + len(_MEANT)
-HEADER = _FIRST_CONTENT + len(CONTENTS)
+_WAY = FIRST_MEANT + len(_MEANT)
+GIVEN = _WAY + 1
+HEADER = GIVEN + len(CONTENTS)
 CALL, FAULT, LATE = 1, 2, 3
 """A call; a rank has wrong arguments; a rank raises what it learns of an earlier call."""
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int32)
@@ -38,6 +49,10 @@ class Layout(NamedTuple):
     """Which tokens each rank holds: rank r those in [bounds[r], bounds[r+1])."""
 
     bounds: tuple[int, ...]
+    target_size: int
+    """Columns of the target in all slices together: V_p."""
+    draft_size: int
+    """Columns of the draft: V_q."""
     digest: int
     """A number that no other layout has; never 0."""
 
@@ -54,35 +69,44 @@ class Meaning(NamedTuple):
     target_columns: int
     draft_columns: int
     """Of this rank's slice; -1 without draft probabilities."""
-    contents: tuple[Tensor, ...]
-    """int64; the first of ``CONTENTS``, or all of them."""
+    contents: Callable[[], tuple[Tensor, ...]]
+    """Makes int64 tensors: the first of ``CONTENTS``, or all of them."""
     length: int
     """Numbers in the call's longest message."""
     rounds: int = 0
     """Messages between the first and the token."""
+    way: int = 0
+    """Which messages those are: numbers and tensors of filters go different ways."""
 
 
-def make_header(
-    meaning: Meaning, layout: Layout | None, looks: bool, device: torch.device
-) -> Tensor:
-    """The header of a call, int64; ``looks``: whether this rank reads those of the others."""
+def given_numbers(meaning: Meaning, layout: Layout | None, looks: bool) -> list[int]:
+    """The numbers that a header begins with; ``looks``: this rank reads those of the others."""
     dtypes = (meaning.target_dtype, meaning.draft_dtype, meaning.token_dtype)
-    numbers = [
+    return [
         *(CALL, layout.digest if layout else 0, meaning.length),
         *(meaning.target_columns, meaning.draft_columns, meaning.rounds, int(looks)),
         *(FUNCTIONS.index(meaning.function), meaning.batch_size, meaning.spec_len),
         *(-1 if dtype is None else _DTYPES.index(dtype) for dtype in dtypes),
+        meaning.way,
     ]
+
+
+def make_header(numbers: list[int], contents: tuple[Tensor, ...]) -> Tensor:
+    """The header of a call, int64: the given numbers, and a checksum of each of the contents.
+
+    ``write_header`` in ``cuda/sliced_row.h`` does the same.
+    """
+    device = contents[0].device
     header = torch.zeros(HEADER, dtype=torch.int64, device=device)
     if device.type == "cpu":
-        header[:_FIRST_CONTENT] = torch.tensor(numbers)
+        header[:GIVEN] = torch.tensor(numbers)
     else:  # a graph can capture these, but no copy from the host
         for place, number in enumerate(numbers):
             header[place].fill_(number)
-    flat = torch.cat([content.reshape(-1) for content in meaning.contents])
+    flat = torch.cat([content.reshape(-1) for content in contents])
     hashed = words(flat, torch.arange(len(flat), device=device), _CONTENT_STREAM)
-    parts = hashed.split([content.numel() for content in meaning.contents])
-    for place, part in enumerate(parts, _FIRST_CONTENT):
+    parts = hashed.split([content.numel() for content in contents])
+    for place, part in enumerate(parts, GIVEN):
         header[place] = part.sum()
     return header
 
@@ -104,11 +128,14 @@ def difference_in(headers: list[list[int]], answers: Tensor | None) -> str:
             values = (f"{_tell(name, value)} on {_ranks(who)}" for value, who in ranks.items())
             told.append(f"{name} is {', '.join(values)}")
     if not told:
-        for place, name in enumerate(CONTENTS, _FIRST_CONTENT):
+        for place, name in enumerate(CONTENTS, GIVEN):
             first, *others = _ranks_by_value(headers, place).values()
             if others:
                 who = " and ".join(_ranks(other) for other in others)
                 told.append(f"{name} differs between {_ranks(first)} and {who}")
+    if not told and len(_ranks_by_value(headers, _WAY)) > 1:
+        who = " and ".join(map(_ranks, _ranks_by_value(headers, _WAY).values()))
+        told.append(f"some filters are numbers on some, tensors on others, of {who}")
     return f"the ranks do not mean the same call: {'; '.join(told)}" if told else ""
 
 
@@ -151,7 +178,8 @@ def layout_of(headers: list[list[int]]) -> Layout:
     for both in zip(*columns.values(), strict=True):
         bounds.append(bounds[-1] + max(both))
     digest = int.from_bytes(hashlib.sha256(repr(columns).encode()).digest()[:7], "little") | 1
-    return Layout(tuple(bounds), digest)
+    sizes = {name: sum(each) for name, each in columns.items()}
+    return Layout(tuple(bounds), sizes["target"], sizes.get("draft", 0), digest)
 
 
 def fault_of_layout(headers: list[list[int]]) -> str:

@@ -8,6 +8,7 @@ probabilities, whether or not a backend ever writes those down.
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from rsk.sampler.arguments import (
     check_tensors,
     raise_if_invalid,
 )
+from rsk.sampler.validation import check_drawn
 
 _MODULES: dict[str, ModuleType] = {
     "baseline": baseline_logits,
@@ -80,6 +82,36 @@ def probabilities(
     filters = check_filters(temperature, top_k, top_p, min_p, logits)
     probs: Tensor = _module(backend, logits.device).probabilities(logits, filters)
     return probs
+
+
+@overload
+def sample_from_logits(
+    logits: Tensor,
+    *,
+    temperature: float | Tensor = ...,
+    top_k: int | Tensor = ...,
+    top_p: float | Tensor = ...,
+    min_p: float | Tensor = ...,
+    seed: int | Tensor | None = ...,
+    position: int | Tensor = ...,
+    backend: str = ...,
+    return_laws: Literal[False] = ...,
+) -> Tensor: ...
+
+
+@overload
+def sample_from_logits(
+    logits: Tensor,
+    *,
+    temperature: float | Tensor = ...,
+    top_k: int | Tensor = ...,
+    top_p: float | Tensor = ...,
+    min_p: float | Tensor = ...,
+    seed: int | Tensor | None = ...,
+    position: int | Tensor = ...,
+    backend: str = ...,
+    return_laws: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 
 
 def sample_from_logits(
@@ -148,7 +180,10 @@ def rejection_sample_from_logits(
             model lacks have probability 0 there.
         target_logits: float32, bfloat16 or float16 [B, K+1, V].
         temperature, top_k, top_p, min_p: as in :func:`rsk.probabilities`, for both models.
-        seed, position, backend, validate: as in :func:`rsk.rejection_sample`.
+        seed, position, backend: as in :func:`rsk.rejection_sample`.
+        validate: raise if a request is invalid, or if a draft token that was judged cannot have
+            been drawn from its row under these parameters. This reads all rows of the draft and
+            waits for the device.
         draft_laws: float32 [B, K, 4]: what :func:`rsk.sample_from_logits` returned for each row of
             ``draft_logits`` under the same parameters, so that it need not be computed again. The
             result is the same.
@@ -163,7 +198,7 @@ def rejection_sample_from_logits(
     """
     batch_size, _ = check_tensors(draft_tokens, draft_logits, target_logits, "logits")
     if draft_laws is not None:
-        _check_laws(draft_laws, draft_logits)
+        check_laws(draft_laws, draft_logits)
     filters = check_filters(temperature, top_k, top_p, min_p, target_logits)
     seed = check_seed(seed, batch_size, draft_tokens.device)
     position = check_int64("position", position, batch_size, draft_tokens.device)
@@ -175,6 +210,9 @@ def rejection_sample_from_logits(
     )
     if validate:
         raise_if_invalid(samples.num_accepted, UNREADABLE_LOGITS)
+        if draft_logits is not None:
+            draft_probs = module.probabilities(draft_logits, filters)
+            check_drawn("draft_logits", draft_tokens, draft_probs, samples.num_accepted)
     return samples
 
 
@@ -190,7 +228,8 @@ def _check_logits(logits: Tensor, dims: tuple[str, ...]) -> None:
     check_range("the vocabulary size V", logits.shape[-1], 1, MAX_VOCAB_SIZE)
 
 
-def _check_laws(draft_laws: Tensor, draft_logits: Tensor | None) -> None:
+def check_laws(draft_laws: Tensor, draft_logits: Tensor | None) -> None:
+    """Check the laws of the draft's rows against their logits."""
     if draft_logits is None:
         raise ValueError("draft_laws: expected draft_logits beside them, got None")
     check_tensor("draft_laws", draft_laws, ("B", "K", "4"), (torch.float32,))

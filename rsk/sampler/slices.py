@@ -7,7 +7,7 @@ total of the row, exactly, and tell which slice the token is in.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,29 +24,33 @@ _KINDS = 4
 class Rows:
     """This rank's columns of rows of probabilities [B, N, S]; from S to ``width`` they are 0."""
 
-    def __init__(self, probs: Tensor, width: int) -> None:
-        self.probs = probs
+    def __init__(self, values: Tensor, width: int) -> None:
+        self.values = values
+        self.size = values.shape[2]
         self.width = width
 
-    def at(self, k: int) -> Tensor:
-        """Row k of each request, float32 [B, width]."""
-        return self._widened(self.probs[:, k])
-
-    def of(self, n: Tensor) -> Tensor:
-        """One row of each request, float32 [B, width]."""
-        return self._widened(self.probs[torch.arange(len(n), device=n.device), n])
+    def of(self, n: int | Tensor) -> Tensor:
+        """Row n of each request, or n[b] of request b: float32 [B, width]."""
+        requests = torch.arange(len(self.values), device=self.values.device)
+        columns = torch.arange(self.size, device=requests.device)
+        rows = (slice(None), n) if isinstance(n, int) else (requests, n)
+        return F.pad(
+            self._probabilities(self.values[rows], rows, columns), (0, self.width - self.size)
+        )
 
     def pick(self, columns: Tensor) -> Tensor:
         """The probability in one column of each of the first rows, float32 [B, K]."""
-        size = self.probs.shape[2]
-        if size == 0:
+        if self.size == 0:
             return torch.zeros(columns.shape, device=columns.device)
-        rows = self.probs[:, : columns.shape[1]]
-        picked = rows.gather(2, columns.clamp(max=size - 1).unsqueeze(2)).squeeze(2).float()
-        return torch.where(columns < size, picked, 0.0)
+        rows = (slice(None), slice(columns.shape[1]))
+        within = columns.clamp(max=self.size - 1).unsqueeze(2)
+        picked = self._probabilities(self.values[rows].gather(2, within), rows, within).squeeze(2)
+        return torch.where(columns < self.size, picked, 0.0)
 
-    def _widened(self, rows: Tensor) -> Tensor:
-        return F.pad(rows.float(), (0, self.width - rows.shape[1]))
+    def _probabilities(self, x: Tensor, rows: Any, columns: Tensor) -> Tensor:
+        """The probabilities that the values x stand for, in these rows and columns."""
+        del rows, columns
+        return x.float()
 
 
 class Slice(NamedTuple):
@@ -64,7 +68,7 @@ class Slice(NamedTuple):
 
     def draft_row(self, k: int) -> Tensor:
         """Row k of q, float32 [B, width]."""
-        return self.draft.at(k) if self.draft is not None else self._point_mass(self.drafts[:, k])
+        return self.draft.of(k) if self.draft is not None else self._point_mass(self.drafts[:, k])
 
     def _point_mass(self, tokens: Tensor) -> Tensor:
         columns = torch.arange(self.target.width, device=tokens.device) + self.start
@@ -79,7 +83,7 @@ class Slice(NamedTuple):
         spec_len = self.drafts.shape[1]
         of_target, of_residual = [], []
         for k in range(spec_len + 1):
-            p = self.target.at(k)
+            p = self.target.of(k)
             p_is_finite = p.isfinite().all(1)
             of_target.append(torch.where(p_is_finite, fixed_point(p).sum(1), -1))
             if k < spec_len:

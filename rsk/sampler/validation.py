@@ -38,19 +38,31 @@ def check_samples(
     """
     spec_len = draft_tokens.shape[1]
     column = torch.arange(spec_len + 1, device=draft_tokens.device)
-    read = column <= num_accepted[:, None]
-    check_rows("target_probs", target_probs, read)
-    if draft_probs is None or draft_probs.numel() == 0:
-        return
-    judged = read[:, :spec_len] & (draft_tokens != -1)
-    check_rows("draft_probs", draft_probs, judged)
+    check_rows("target_probs", target_probs, column <= num_accepted[:, None])
+    if draft_probs is not None and draft_probs.numel() > 0:
+        check_rows("draft_probs", draft_probs, _judged(draft_tokens, num_accepted))
+        check_drawn("draft_probs", draft_tokens, draft_probs, num_accepted)
+
+
+def check_drawn(name: str, draft_tokens: Tensor, draft_probs: Tensor, num_accepted: Tensor) -> None:
+    """Raise ``ValueError`` unless ``draft_probs`` can have drawn each token that the rule came to.
+
+    Args:
+        name: of the argument to blame, for the message.
+        draft_tokens: [B, K]. draft_probs: [B, K, V]. num_accepted: [B], of valid requests.
+    """
     vocab_size = draft_probs.shape[2]
     index = draft_tokens.long().clamp(0, vocab_size - 1).unsqueeze(2)
     drawn = draft_probs.gather(2, index).squeeze(2) > 0
     drawn &= draft_tokens < vocab_size
-    _raise_if(
-        judged & ~drawn, "draft_probs: expected each draft token to have a probability above 0"
-    )
+    wrong = _judged(draft_tokens, num_accepted) & ~drawn
+    _raise_if(wrong, f"{name}: expected each draft token to have a probability above 0")
+
+
+def _judged(draft_tokens: Tensor, num_accepted: Tensor) -> Tensor:
+    """Which draft tokens [B, K] the rule came to."""
+    column = torch.arange(draft_tokens.shape[1], device=draft_tokens.device)
+    return (column <= num_accepted[:, None]) & (draft_tokens != -1)
 
 
 def _raise_if(wrong: Tensor, expected: str, values: Tensor | None = None) -> None:

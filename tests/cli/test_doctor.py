@@ -162,14 +162,17 @@ def test_an_interrupted_build_is_found(cache):
     assert folder.exists()
 
 
-@pytest.mark.parametrize("gone", ["data", "data/models", "data/prompts.json", "notebooks"])
+@pytest.mark.parametrize(
+    "gone", ["data", "data/models", "data/prompts.json", "notebooks", "report/en/talk.md"]
+)
 def test_missing_files_of_our_own_are_a_problem(tmp_path, monkeypatch, gone):
-    for name in ("cuda", "notebooks", "data/models", "data/benchmarks"):
+    rooms = ("cuda", "notebooks", "data/models", "data/benchmarks", "report/en", "report/style")
+    for name in rooms:
         (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "cuda" / "specification.h").touch()
-    (tmp_path / "data" / "prompts.json").touch()
+    files = ("cuda/specification.h", "data/prompts.json", "report/en/talk.md")
+    for name in (*files, "report/style/report.typ"):
+        (tmp_path / name).touch()
     monkeypatch.setattr(folders, "checkout", lambda: tmp_path)
-    monkeypatch.setattr(folders, "templates_dir", lambda: tmp_path)
     assert doctor.check_own_files().status == "ok"
     (tmp_path / gone).rename(tmp_path / "elsewhere")
     finding = doctor.check_own_files()

@@ -35,8 +35,8 @@ def test_the_bytes_on_their_way_follow_from_the_roof(capsys):
     assert "At B = 1,024" in said and "takes 1.20 times as long as only reading" in said
 
 
-def test_the_bytes_on_their_way_wait_for_a_run(capsys):
-    times = kernel_records.KernelTimes(None, is_recorded=False)
+def test_the_bytes_on_their_way_wait_for_a_run_of_the_kernel(capsys):
+    times = kernel_records.KernelTimes(story(gpu=True), is_recorded=False)
     in_flight.show(times, lesson.predict("megabytes", 2, "MB"), latency_us=0.5)
     assert "Not measured yet on a GPU" in capsys.readouterr().out
 

@@ -10,37 +10,47 @@ import pytest
 pytest.importorskip("pandas")
 from measured import GPU_PROVENANCE
 
-from rsk.course import outcomes, publish
+from rsk.base import templates
+from rsk.course import labels, outcomes
 from rsk.measure import ideas
 
 
-def test_the_outcome_of_an_idea_is_said_by_its_times():
-    before = 10.0
-    assert outcomes.outcome(before, None) == "failed"
-    assert outcomes.outcome(before, 10.29) == outcomes.outcome(before, 9.71) == "same"
-    assert outcomes.outcome(before, 8.0) == "\u221220%"
-    assert outcomes.outcome(before, 15.0) == "+50%"
+def outcome(before, times):
+    idea = ideas.Idea("more of it", "Faster.", times_us=times)
+    return outcomes.Outcome.of(idea, before)
 
 
-def test_the_outcomes_over_several_points():
+def test_the_outcome_of_an_idea_follows_from_its_times():
+    found = outcome((10.0, 10.0, 10.0, 10.0, 10.0), (None, 10.29, 9.71, 8.0, 15.0))
+    assert found.name == "More of it" and found.prediction == "Faster."
+    assert found.cells == ["failed", "same", "same", "\u221220%", "+50%"]
+    assert found.helped == [pytest.approx(0.2)] and found.hurt == [pytest.approx(0.5)]
+    assert (found.same, found.failed) == (2, 1)
+
+
+def test_the_outcomes_over_several_points_in_words():
     before = (10.0, 20.0, 40.0)
-    assert outcomes.outcomes(before, (10.1, 20.0, 39.5)) == "no difference at any point"
-    assert outcomes.outcomes(before, (None, None, None)) == "failed at every point"
-    assert (
-        outcomes.outcomes(before, (8.0, 10.0, 40.0))
-        == "helped at 2 of 3 points, 20% to 50% less time; no difference at 1"
+
+    def said(*times):
+        found = outcome(before, times)
+        values = {"ideas": [found], "noise": 0.0, "within": 0.03, "other_sources": False}
+        text = templates.render("course.md#ideas", values)
+        return text.splitlines()[0].partition("Measured: ")[2]
+
+    assert said(10.1, 20.0, 39.5) == "no difference at any point."
+    assert said(None, None, None) == "failed at every point."
+    assert said(8.0, 10.0, 40.0) == (
+        "helped at 2 of 3 points, 20% to 50% less time; no difference at 1."
     )
-    assert (
-        outcomes.outcomes(before, (8.0, 30.0, None))
-        == "helped at 1 of 3 points, 20% less time; hurt at 1 of 3 points, 50% more time; "
-        "failed at 1"
+    assert said(8.0, 30.0, None) == (
+        "helped at 1 of 3 points, 20% less time; hurt at 1 of 3 points, 50% more time; failed at 1."
     )
 
 
 def test_ideas_are_shown_with_prediction_and_outcome(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ideas, "data_dir", lambda: tmp_path)
-    outcomes.show()
-    assert "Not recorded yet" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match="no run of"):
+        outcomes.show()
 
     points = [
         {"batch_size": b, "spec_len": 4, "vocab_size": 32000, "dtype": "float32",
@@ -62,7 +72,7 @@ def test_ideas_are_shown_with_prediction_and_outcome(tmp_path, monkeypatch, caps
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "ideas-a-gpu.json").write_text(json.dumps(text))
     outcomes.show()
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split(" ")).replace(chr(10), " ")
     assert "Recorded on a GPU, driver 1.2.3" in said
     assert "1 × 32,000\t1,024 × 32,000, cold" in said
     assert "Unchanged (µs)\t4.00\t200" in said
@@ -74,8 +84,8 @@ def test_ideas_are_shown_with_prediction_and_outcome(tmp_path, monkeypatch, caps
     text["again_us"] = [5.2, 200.0]  # a difference of 30 % is noise, then
     text["ideas"][1]["times_us"] = [3.0, 200.0]
     (tmp_path / "kernels" / "ideas-b-gpu.json").write_text(json.dumps(text))
-    publish.reset()
+    labels.reset()
     outcomes.show()
-    said = capsys.readouterr().out
-    assert "no more than 30.0%" in said and "Of 3 ideas, 3 did neither." in said
+    said = " ".join(capsys.readouterr().out.split(" ")).replace(chr(10), " ")
+    assert "no more than 30.0%" in said and "0 only hurt and 3 did neither." in said
     assert "More of it\tsame\tsame" in said

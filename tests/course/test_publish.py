@@ -15,15 +15,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsk.base import excerpt
-from rsk.course import publish
-from rsk.course.publish import MIME
+from rsk.base import excerpt, templates
+from rsk.course import labels, publish
+from rsk.export.document import MIME
 
 
 @pytest.fixture(autouse=True)
 def shown(monkeypatch):
     """What the notebook would show, in order."""
-    publish.reset()
+    labels.reset()
     bundles = []
     monkeypatch.setattr(publish, "_display", bundles.append)
     yield bundles
@@ -43,36 +43,6 @@ def a_figure(**changes):
 
 def content(bundle):
     return bundle[MIME]
-
-
-# --- numbers
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (32000, "32,000"),
-        (np.int64(-7), "−7"),
-        (0.0, "0"),
-        (0.04251, "0.0425"),
-        (9.996, "10.0"),
-        (66.92, "66.9"),
-        (12345.6, "12,346"),
-        (-1.5, "−1.50"),
-        (1.2e-7, "1.20\u00a0×\u00a010⁻⁷"),
-        (3e12, "3.00\u00a0×\u00a010¹²"),
-        (math.nan, "–"),
-        (math.inf, "∞"),
-        (None, "–"),
-        (pd.NA, "–"),
-        (pd.NaT, "–"),
-        (True, "yes"),
-        (np.bool_(False), "no"),
-        ("fused", "fused"),
-    ],
-)
-def test_numbers_are_written_for_readers(value, text):
-    assert publish.number(value) == text
 
 
 # --- figures
@@ -98,6 +68,27 @@ def test_a_figure_carries_picture_caption_alt_and_data(shown):
     assert [content(part) for part in viewer] == [{"kind": "viewer"}] * 2
     assert "Time, $K = 4$." in viewer[0]["text/markdown"]
     assert "66.9" in viewer[1]["text/html"]
+
+
+def test_a_figure_with_values_finds_its_words_by_its_label(shown, monkeypatch):
+    words = {"title": "Found {{ n }}", "caption": "Of {{ n }} points.", "alt": "A line."}
+    seen = []
+
+    def exhibit(label, values, language):
+        seen.append((label, language))
+        return templates.Exhibit(
+            *(text.replace("{{ n }}", str(values["n"])) for text in words.values())
+        )
+
+    monkeypatch.setattr(templates, "exhibit", exhibit)
+    fig = drawn()
+    publish.figure(fig, label="fig-a", values={"n": 3})
+    assert fig.get_suptitle() == "Found 3"
+    assert content(shown[0])["caption"] == "Of 3 points."
+    publish.figure(drawn(), label="fig-b", values={"n": 4}, block="fig-a", language="xx")
+    publish.table(pd.DataFrame({"a": [1]}), label="tab-a", values={"n": 5}, language="xx")
+    assert content(shown[-1])["caption"] == "Of 5 points."
+    assert seen == [("fig-a", "en"), ("fig-a", "xx"), ("tab-a", "xx")]
 
 
 def test_the_same_figure_is_the_same_bytes(shown):
@@ -147,7 +138,7 @@ def test_a_label_is_used_once():
 
 def test_running_a_cell_again_is_no_second_use(monkeypatch):
     cell = ("cell 1", 1)
-    monkeypatch.setattr(publish, "_running_cell", lambda: cell)
+    monkeypatch.setattr(labels, "_running_cell", lambda: cell)
     a_figure()
     cell = ("cell 1", 2)
     a_figure()
@@ -203,7 +194,7 @@ def test_incomplete_tables_are_refused(frame, changes, message):
 
 def test_prose_takes_its_numbers_from_data(shown):
     publish.prose(
-        """At $B = {64}$ it takes {{time}} ms, {{ ratio:.1f }} times less; {{n}} calls.
+        """At $B = {64}$ it takes {{ time }} ms, {{ ratio | fixed(1) }} times less; {{ n }} calls.
         Second line.""",
         time=0.04251,
         ratio=35.574,
@@ -211,21 +202,30 @@ def test_prose_takes_its_numbers_from_data(shown):
     )
     text = shown[0]["text/markdown"]
     assert text.startswith("At $B = {64}$ it takes 0.0425 ms, 35.6 times less; 32,000 calls.")
+    assert text.endswith("\nSecond line.")
 
 
 @pytest.mark.parametrize(
     ("text", "values", "message"),
     [
-        ("{{a}} and {{b}}", {"a": 1}, "no value for {{b}}; it was given a"),
-        ("{{a}}", {"a": 1, "b": 2}, "given b, which its text does not mention"),
-        ("{{a}}", {"a": math.nan}, "the value of {{a}} is nan"),
-        ("{{a:.1f}}", {"a": None}, "the value of {{a}} is None"),
+        ("{{ a }} and {{ b }}", {"a": 1}, "'b' is undefined; the values given are: a"),
+        ("{{ a }}", {"a": 1, "b": 2}, "does not mention b"),
+        ("{{ a }}", {"a": math.nan}, "a value is nan"),
+        ("{{ a | fixed(1) }}", {"a": None}, "the values given are: a"),
         ("  ", {}, "text that is not empty"),
     ],
 )
 def test_prose_without_its_numbers_is_refused(text, values, message):
-    with pytest.raises(ValueError, match=message.replace("{", r"\{").replace("}", r"\}")):
+    with pytest.raises(ValueError, match=message):
         publish.prose(text, **values)
+
+
+def test_a_passage_stands_in_the_templates(shown):
+    publish.passage("course.md#solved", name="sums")
+    assert shown[0]["text/markdown"] == "Exercise 'sums': solved."
+    assert content(shown[0]) == {"kind": "prose", "language": "en"}
+    with pytest.raises(ValueError, match=r"report/en/course\.md, line \d+: 'name' is undefined"):
+        publish.passage("course.md#solved")
 
 
 # --- banners

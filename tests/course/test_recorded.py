@@ -7,10 +7,11 @@ import json
 import math
 
 import pytest
-from measured import CPU_PROVENANCE, GPU_PROVENANCE, story
+from measured import GPU_PROVENANCE, story, twice
 
 from rsk.base import folders
 from rsk.course import kernel_records, lesson
+from rsk.measure import resources
 from rsk.measure.records import RecordError
 
 
@@ -20,45 +21,45 @@ def folder(tmp_path, monkeypatch):
     for room in ("benchmarks", "kernels"):
         (tmp_path / room).mkdir()
     monkeypatch.setattr(folders, "data_dir", lambda: tmp_path)
+    monkeypatch.setattr(resources, "data_dir", lambda: tmp_path)
     return tmp_path
 
 
-def test_no_data_is_said(folder, capsys):
-    times = kernel_records.kernel_times(story())
-    assert times.benchmark is None and times.at(64) == {}
-    times.compare("cluster", lesson.predict("time", 3, "µs"), batch_size=64)
-    times.show_choice(batch_size=64)
-    kernel_records.show_gpu_run(story())
-    kernel_records.show_resources()
-    said = capsys.readouterr().out
-    assert said.count("Not measured yet on a GPU") == 2 and "not measured yet" in said
-    assert "Not recorded yet" in said
+def test_without_data_the_chapter_cannot_be_shown(folder):
+    for show in (kernel_records.kernel_times, lambda: kernel_records.show_gpu_run(story())):
+        with pytest.raises(RecordError, match="expected a run on cuda that may be published"):
+            show()
+    with pytest.raises(RecordError, match=r"resources\.json is missing"):
+        kernel_records.show_resources()
 
 
 def test_a_recorded_run_is_shown_with_its_label(folder, capsys):
-    story().save(folder / "benchmarks" / "cpu.json")
-    story(gpu=True).save(folder / "benchmarks" / "gpu.json")
+    twice(story()).save(folder / "benchmarks" / "cpu.json")
+    twice(story(gpu=True)).save(folder / "benchmarks" / "gpu.json")
     times = kernel_records.kernel_times(story())
     assert times.is_recorded
     times.compare("cluster", lesson.predict("time", 3, "µs"), batch_size=4)
+    times.compare("split_vocabulary", lesson.predict("time", 3, "µs"), batch_size=4)
     times.show_choice(batch_size=4)
     kernel_records.show_gpu_run(story())
     said = capsys.readouterr().out
     assert said.count("Recorded on a GPU, driver 1.2.3") == 3
     cluster = times.at(4)["cluster"].device.median_us
-    assert f"measured: {cluster:.1f} µs" in said
+    assert f"{cluster:.1f} µs" in said
     assert "the fastest kernel is `cluster`" in said
+    assert said.count("Not measured yet on a GPU") == 1, "that run holds no time of the other"
+    with pytest.raises(RecordError, match="not measured up to B = 0"):
+        times.show_choice(batch_size=0)
 
 
 def test_the_newest_run_counts_and_one_from_here_before_it(folder):
     older = dataclasses.replace(GPU_PROVENANCE, date="2025-01-01T00:00:00+00:00", gpu="old")
-    dataclasses.replace(story(gpu=True), provenance=older).save(folder / "benchmarks" / "z.json")
-    story(gpu=True).save(folder / "benchmarks" / "a.json")
-    assert [run.provenance.gpu for run in kernel_records.gpu_runs()] == ["old", "a GPU"]
+    run = twice(story(gpu=True))
+    dataclasses.replace(run, provenance=older).save(folder / "benchmarks" / "z.json")
+    run.save(folder / "benchmarks" / "a.json")
     assert kernel_records.kernel_times().benchmark.provenance.gpu == "a GPU"
     here = kernel_records.kernel_times(story(gpu=True))
     assert not here.is_recorded and here.benchmark.provenance.gpu == "a GPU"
-    assert CPU_PROVENANCE.gpu is None
 
 
 def test_a_batch_size_up_to_the_one_asked_for(folder):
@@ -89,9 +90,8 @@ def test_resources_are_read_from_the_file(folder, capsys):
         json.dumps({"nvcc": "13.0", "flags": "", "kernels": [{**ROW, "registers": ""}]})
     )
     with pytest.raises(RecordError, match=r"resources.json: kernels\[0\].registers"):
-        kernel_records.resources()
+        resources.load()
 
 
 def test_the_file_in_the_repository_is_sound():
-    found = kernel_records.resources()
-    assert found is None or all(math.isfinite(one.registers) for one in found.kernels)
+    assert all(math.isfinite(one.registers) for one in resources.load().kernels)

@@ -16,7 +16,7 @@ import pytest
 from test_export import save, whole_report
 
 from rsk.base import folders
-from rsk.course import publish
+from rsk.course import labels
 from rsk.export import export_report, export_site
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def chromium() -> Iterator[Browser]:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A report and a site that hold one of everything."""
     folder = tmp_path_factory.mktemp("pages")
-    publish.reset()
-    notebook = save(whole_report(), folder / "notebooks" / "07_report.ipynb")
+    labels.reset()
+    notebook = save(whole_report(), folder / "notebooks" / "08_report.ipynb")
     report, _ = export_report(notebook, folder)
     return [report, *export_site(folder)]
 
@@ -46,7 +46,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_everything_that_a_page_can_hold_is_accessible(
     chromium: Browser, pages: list[Path]
 ) -> None:
-    assert [path.name for path in pages] == ["report.html", "index.html", "07_report.html"]
+    assert [path.name for path in pages] == ["report.html", "index.html", "08_report.html"]
     for path in pages:
         assert browser.faults(chromium, path) == []
 

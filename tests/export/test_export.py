@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -19,9 +20,10 @@ import pypdf
 import pytest
 from nbformat import v4
 
-from rsk.base import folders
-from rsk.course import publish
+from rsk.base import folders, templates
+from rsk.course import labels, publish
 from rsk.export import ExportError, export_report, export_site, formula, markdown, notebook, pandoc
+from rsk.export.document import MIME
 
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5E"
@@ -36,7 +38,7 @@ START = "2026-11-20T09:30:00+00:00"
 @pytest.fixture(autouse=True)
 def _new_kernel(monkeypatch):
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
-    publish.reset()
+    labels.reset()
 
 
 def text(source, *tags):
@@ -187,11 +189,9 @@ def whole_report():
         code("batch_sizes = [2]", tags=["injected-parameters"]),
         text(WHOLE),
         code("hidden = 1", "hidden code prints this\n"),
-        code("shown = 1", tags=["show-code"]),
         code("unseen = 1", "nor this\n", tags=["hide-cell"]),
-        code("quiet = 1", "nor that\n", tags=["show-code", "hide-output"]),
+        code("quiet = 1", "nor that\n", tags=["hide-output"]),
         code("import tqdm", v4.new_output("stream", name="stderr", text="100%|###|\n")),
-        code("raise ValueError", an_error(), tags=["raises-exception"]),
         shows(publish.banner, "recorded", {**RECORDED, "gpu": "NVIDIA H200"}),
         text("## Results\n\n" + image),
         a_figure(data=FRAME),
@@ -206,7 +206,6 @@ def whole_report():
             caption="Text.",
         ),
         text(EXERCISE),
-        code("solved = 43", "forty-three\n", tags=["solution"]),
         text("## References\n\n1. A paper."),
     ]
 
@@ -221,10 +220,10 @@ def an_error(name="ValueError", value="\x1b[31mtoo bad\x1b[0m"):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The report with everything in it: page, PDF reader, PDF text."""
-    publish.reset()
+    labels.reset()
     folder = tmp_path_factory.mktemp("whole")
     cells = whole_report()
-    path = save(cells, folder / "07_report.ipynb", authors=[{"name": "Ana Müller"}, "Łukasz"])
+    path = save(cells, folder / "08_report.ipynb", authors=[{"name": "Ana Müller"}, "Łukasz"])
     html, pdf = export_report(path, folder / "out")
     page = Page(html.read_text(encoding="utf-8"))
     return page, pypdf.PdfReader(pdf), pdf_text(pdf), html
@@ -253,18 +252,22 @@ def test_both_exports_carry_everything(whole):
         "0xBF58476D1CE4E5B9",
         "def coin(seed: int, t: int) -> float:",
         "hidden code prints this",
-        "shown = 1",
-        "quiet = 1",
-        "ValueError: too bad",
         "Solution with bold",
         "answer = 42",
-        "solved = 43",
-        "forty-three",
         "https://example.org/paper",
     ):
         assert words in page.text.replace("\u00a0", " "), words
         assert words in pdf.replace("\u00a0", " "), words
-    for words in ("batch_sizes", "hidden = 1", "unseen", "nor this", "nor that", "100%", "\\frac"):
+    for words in (
+        "batch_sizes",
+        "hidden = 1",
+        "quiet = 1",
+        "unseen",
+        "nor this",
+        "nor that",
+        "100%",
+        "\\frac",
+    ):
         assert words not in page.text, words
         assert words not in pdf, words
 
@@ -304,6 +307,37 @@ def test_the_page_can_be_heard(whole):
     assert {use["href"][1:] for use in page.all("use")} <= set(names)
     contents = [link["href"] for link in page.all("a") if link["href"].startswith("#sec-")]
     assert {"#sec-abstract", "#sec-the-rule", "#sec-code", "#sec-references"} <= set(contents)
+
+
+def test_a_document_says_its_language_and_the_exports_follow(tmp_path, monkeypatch):
+    words = tmp_path / "report"
+    shutil.copytree(templates.folder(), words / "de")
+    path = words / "de" / "phrases.toml"
+    text = path.read_text(encoding="utf-8")
+    german = {"en": "de", "Figure": "Bild", "Section": "Abschnitt", "Contents": "Inhalt"}
+    german |= {"Data of {}": "Daten zu {}", "Skip to the content": "Zum Inhalt"}
+    for old, new in german.items():
+        assert f'"{old}"' in text
+        text = text.replace(f'"{old}"', f'"{new}"')
+    path.write_text(text, encoding="utf-8")
+    style = folders.style_dir()
+    monkeypatch.setattr(folders, "report_dir", lambda: words)
+    monkeypatch.setattr(folders, "style_dir", lambda: style)
+    cells = [
+        shows(
+            publish.markdown, "# Ein Titel\n\n## Das Bild\n\nSiehe [@fig-a], [@sec-das-bild].", "de"
+        ),
+        a_figure(caption="Zeit.", data=FRAME),
+    ]
+    html, pdf = export_report(save(cells, tmp_path / "run.ipynb", title=""))
+    page = Page(html.read_text(encoding="utf-8"))
+    assert page.all("html") == [{"lang": "de"}]
+    shown = page.text.replace("\u00a0", " ")
+    for text in ("Siehe Bild 1, Abschnitt 1.", "Bild 1. Zeit.", "Inhalt", "Daten zu Bild 1"):
+        assert text in shown, text
+    reader = pypdf.PdfReader(pdf)
+    assert reader.trailer["/Root"]["/Lang"] == "de"
+    assert "Bild 1. Zeit." in pdf_text(pdf)
 
 
 def test_the_data_behind_a_figure_goes_along(whole):
@@ -353,7 +387,7 @@ def test_a_caption_does_not_scroll_away_with_its_table(whole):
 
 
 def test_the_same_notebook_gives_the_same_bytes(tmp_path):
-    path = save(whole_report(), tmp_path / "07_report.ipynb")
+    path = save(whole_report(), tmp_path / "08_report.ipynb")
     made = [
         [file.read_bytes() for file in export_report(path, tmp_path / name)] for name in ("a", "b")
     ]
@@ -361,7 +395,7 @@ def test_the_same_notebook_gives_the_same_bytes(tmp_path):
 
 
 def test_a_notebook_of_the_course_is_by_the_authors_of_the_package(tmp_path):
-    for name, authors in {"07_report": [notebook.AUTHORS], "mine": []}.items():
+    for name, authors in {"08_report": [notebook.AUTHORS], "mine": []}.items():
         path = save([text("Text.")], tmp_path / f"{name}.ipynb")
         assert notebook.read(path, all_code=False).authors == authors
     top = folders.checkout()
@@ -378,7 +412,7 @@ def test_the_date_can_be_set(export, monkeypatch):
 
 
 def test_colours_can_be_read_in_both_modes():
-    style = (folders.templates_dir() / "style.css").read_text()
+    style = (folders.style_dir() / "style.css").read_text()
     modes = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
     assert len(modes) == 3  # light, dark, print
 
@@ -403,7 +437,7 @@ def test_colours_can_be_read_in_both_modes():
 
 
 FIGURE_WITHOUT_PICTURE = {
-    publish.MIME: {"kind": "figure", "label": "f", "caption": "C.", "alt": "A.", "size": [9, 9]}
+    MIME: {"kind": "figure", "label": "f", "caption": "C.", "alt": "A.", "size": [9, 9]}
 }
 WRONG = {
     "an error": (lambda: code("run()", an_error()), "ended with ValueError: too bad"),
@@ -413,12 +447,12 @@ WRONG = {
         lambda: code("f()", {**FIGURE_WITHOUT_PICTURE, "image/png": "AAAA"}),
         "is not a PNG",
     ),
-    "incomplete": (lambda: code("f()", {publish.MIME: {"kind": "banner"}}), "incomplete"),
+    "incomplete": (lambda: code("f()", {MIME: {"kind": "banner"}}), "incomplete"),
     "no label": (
-        lambda: code("f()", {publish.MIME: {"kind": "table", "caption": "C."}}),
+        lambda: code("f()", {MIME: {"kind": "table", "caption": "C."}}),
         "a table without label or caption",
     ),
-    "unknown": (lambda: code("f()", {publish.MIME: {"kind": "x"}}), "unknown kind 'x'"),
+    "unknown": (lambda: code("f()", {MIME: {"kind": "x"}}), "unknown kind 'x'"),
     "bare picture": (
         lambda: code("plt.show()", {"image/png": PIXEL}),
         "use rsk.course.publish.figure",
@@ -475,7 +509,7 @@ def test_what_is_wrong_is_named_with_its_cell(what, tmp_path):
 
 def test_a_label_in_two_cells_is_refused(export):
     first = a_figure(caption="A.")
-    publish.reset()
+    labels.reset()
     with pytest.raises(ExportError, match=r"cell 3 .* label 'fig-a' is used twice"):
         export(first, a_figure(caption="B."))
 
@@ -485,7 +519,7 @@ def test_a_notebook_without_title_or_file_is_refused(export, tmp_path):
         export(text("Text."), title="")
     with pytest.raises(ExportError, match="comes before all other text"):
         export(text("Text."), text("# Late"), title="")
-    with pytest.raises(ExportError, match=r"no executed notebook .*07_report\.ipynb"):
+    with pytest.raises(ExportError, match=r"no executed notebook .*08_report\.ipynb"):
         export_report(tmp_path)
     (tmp_path / "bad.ipynb").write_text("not a notebook")
     with pytest.raises(ExportError, match=r"bad\.ipynb is not a notebook"):
@@ -662,19 +696,19 @@ def test_a_site_with_a_broken_notebook_is_not_begun(tmp_path):
 # --- in a real kernel
 
 SPOILT = {
-    "an error": ("1 / 0", r"07_report\.ipynb: cell 2 of 2[\s\S]*ZeroDivisionError"),
+    "an error": ("1 / 0", r"08_report\.ipynb: cell 2 of 2[\s\S]*ZeroDivisionError"),
     "a missing data file": (
         "from rsk.measure.records import Benchmark\nBenchmark.load('data/gone.json')",
-        r"07_report\.ipynb: cell 2 of 2[\s\S]*data/gone\.json",
+        r"08_report\.ipynb: cell 2 of 2[\s\S]*data/gone\.json",
     ),
     "a missing figure": (
         "from IPython.display import publish_display_data\n"
         f"publish_display_data({FIGURE_WITHOUT_PICTURE!r})",
-        r"07_report\.ipynb, cell 3 [\s\S]*the picture of figure 'f' is missing",
+        r"08_report\.ipynb, cell 3 [\s\S]*the picture of figure 'f' is missing",
     ),
     "a reference to a figure that was not drawn": (
         "from rsk.course import publish\npublish.prose('See [@fig-none].')",
-        r"07_report\.ipynb, cell 3 [\s\S]*\[@fig-none\] leads nowhere",
+        r"08_report\.ipynb, cell 3 [\s\S]*\[@fig-none\] leads nowhere",
     ),
 }
 
@@ -688,7 +722,7 @@ def test_a_run_that_fails_says_why_and_keeps_the_good_report(
     from rsk.cli import app
 
     cell, message = SPOILT[what]
-    path = write_notebook("07_report", cell)
+    path = write_notebook("08_report", cell)
     notebook = nbformat.read(path, as_version=4)
     notebook.cells.insert(0, v4.new_markdown_cell("# A run"))
     nbformat.write(notebook, path)
@@ -710,7 +744,7 @@ def test_a_notebook_run_by_papermill_is_exported(write_notebook, tmp_path):
     from rsk.course import running
 
     path = write_notebook(
-        "07_report",
+        "08_report",
         "import matplotlib.pyplot as plt\nfrom rsk.course import publish\n"
         "fig, ax = plt.subplots()\n"
         "ax.plot([1, 2])\npublish.figure(fig, label='fig-a', caption='C.', alt='A line.')",

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 import rsk
 from rsk.course.python_kernels import reading
 from rsk.course.python_kernels.gpu import SPLIT, WARPS
-from rsk.figures import memory_access
+from rsk.figures import memory_access, plotting
 
 
 @pytest.mark.parametrize("name", rsk.KERNELS)
@@ -25,13 +25,14 @@ def test_a_drawing_says_what_its_data_hold(name):
     (ax,) = picture.fig.axes
     cells = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
     assert sum(cell.get_width() for cell in cells) == len(picture.data)
-    title = picture.fig.get_suptitle().replace("\n", " ")
+    words = plotting.words(picture)
     waits = picture.data.wait.max() + 1
-    assert title.endswith({1: "once", 2: "twice"}.get(waits, f"waits {waits} times"))
-    assert title in picture.alt
+    assert picture.values["reading"].waits == waits
+    assert words.title.endswith({1: "once", 2: "twice"}.get(waits, f"waits {waits} times"))
+    assert words.title in words.alt
     for block in picture.data.block.unique():
         if name != "thread_per_sequence":
-            assert f"block {block}, warp 0" in picture.alt
+            assert f"block {block}, warp 0" in words.alt
     framed = [cell for cell in cells if cell.get_edgecolor()[:3] == (0, 0, 0)]
     first = picture.data.query("block == 0 and warp == 0 and wait == 0")
     assert sum(cell.get_width() for cell in framed) == len(first)

@@ -11,12 +11,12 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from rsk.base.folders import data_dir
 from rsk.figures import benchmarks, plotting
 from rsk.figures.plotting import Picture
-from rsk.measure.records import Benchmark, Quoted
+from rsk.measure.recorded_runs import earlier_work
+from rsk.measure.records import Benchmark
 
-QUOTED = Quoted.load(data_dir() / "benchmarks" / "earlier-work.json")
+QUOTED = earlier_work()
 ALL: dict[str, Callable[[Benchmark], Picture]] = {
     "latency": benchmarks.latency_by_batch,
     "speed-up": lambda b: benchmarks.speed_up(b, QUOTED),
@@ -29,7 +29,11 @@ ALL: dict[str, Callable[[Benchmark], Picture]] = {
 
 
 def title(picture: Picture) -> str:
-    return picture.fig.get_suptitle().replace("\n", " ").replace("\u00a0", " ")
+    return plotting.words(picture).title
+
+
+def caption(picture: Picture) -> str:
+    return plotting.words(picture).caption
 
 
 @pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "gpu"])
@@ -38,11 +42,13 @@ def test_every_figure_is_complete(name: str, gpu: bool) -> None:
     benchmark = measured.story(gpu)
     picture = ALL[name](benchmark)
     assert picture.label == f"fig-{name}"
-    assert benchmark.provenance.label in picture.caption
-    assert len(picture.alt) > 40
-    assert picture.alt.endswith(".")
+    words = plotting.words(picture)
+    assert benchmark.provenance.label in words.caption
+    assert len(words.alt) > 40
+    assert words.alt.endswith(".")
     assert not picture.data.empty
-    assert title(picture)
+    assert words.title
+    plotting.entitle(picture.fig, words.title)
     image = io.BytesIO()
     picture.fig.savefig(image, format="svg")
     assert b"nan" not in image.getvalue()
@@ -55,36 +61,36 @@ def test_every_figure_is_complete(name: str, gpu: bool) -> None:
     assert max(extent.x1 for extent in extents) <= right_edge, "no text is cut off"
 
 
-def test_titles_say_what_was_found() -> None:
+def test_values_say_what_was_found() -> None:
     story = measured.story()
-    found = {name: title(draw(story)) for name, draw in ALL.items()}
-    assert found["latency"] == (
-        "The fused sampler is the fastest at every batch size: "
-        "3.3 to 21 times as fast as the baseline"
-    )
+    found = {name: draw(story).values for name, draw in ALL.items()}
+    assert found["latency"]["wins"] == (3, 3, pytest.approx(40 / 12), pytest.approx(640 / 30))
     # 40/200, 160/260, 640/500 and 40/12, 160/15.6, 640/30
-    assert found["speed-up"] == (
-        "Speed-up over the baseline: vectorized 0.698 on average, 1.28 at most; "
-        "fused 11.6 on average, 21.3 at most"
-    )
-    assert found["spec-len"].startswith("From K = 1 to 8 the time is multiplied by ")
-    assert found["spec-len"].endswith("early exit makes long drafts cheap")
-    assert found["ladder"] == (
-        "From 640 µs to 30.0 µs: fused is 21.3 times faster than baseline "
-        "and at 33% of the memory roof"
-    )
-    assert found["operations"] == (
-        "One call at B = 16: baseline 960 operators, 192 waits; "
-        "vectorized 168 operators, 0 waits; fused 1 operator, 0 waits"
-    )
-    assert found["roofline"] == (
-        "The fused sampler reaches 33% of the memory roof at 4.00 MB (B = 16, V = 32,000)"
-    )
-    assert found["vocab"].startswith("From V = 1,000 to 32,000 the time is multiplied by ")
+    assert found["speed-up"]["mean"]["vectorized"] == pytest.approx(0.698, abs=1e-3)
+    assert found["speed-up"]["most"]["fused"] == pytest.approx(640 / 30)
+    first, last, factors = found["spec-len"]["growth"]
+    assert (first, last) == (1, 8) and factors["fused"] == pytest.approx(1.16 / 1.02)
+    assert found["vocab"]["growth"].factors["baseline"] == pytest.approx(4)
+    assert found["ladder"]["last"].implementation == "fused"
+    assert found["ladder"]["share"] == pytest.approx(10 / 30)
+    counts = {count.implementation: count for count in found["operations"]["counts"]}
+    assert counts["baseline"].synchronizations == 192 and counts["fused"].operators == 1
+    best = found["roofline"]["best"]
+    assert (best.implementation, best.batch_size) == ("fused", 16)
+
+
+def test_the_words_of_a_figure_follow_its_values() -> None:
+    words = {name: " ".join(plotting.words(draw(measured.story()))) for name, draw in ALL.items()}
+    assert "3.3 to 21 times" in words["latency"] and "640 µs at 16" in words["latency"]
+    assert "fused 11.6 on average, 21.3 at most" in words["speed-up"]
+    assert "33% of the memory roof at 4.00 MB" in words["roofline"]
+    assert "From 640 µs to 30.0 µs" in words["ladder"]
+    assert "960 operators, 192 waits" in words["operations"]
 
 
 def test_the_kernels_that_fused_picks_from_do_not_compete_with_it() -> None:
-    assert "fastest at every batch size" in title(benchmarks.latency_by_batch(measured.story(True)))
+    wins = benchmarks.latency_by_batch(measured.story(True)).values["wins"]
+    assert wins.at == wins.of == 3
 
 
 def test_titles_change_with_the_data() -> None:
@@ -98,7 +104,7 @@ def test_titles_change_with_the_data() -> None:
         )
         + tuple(r for r in measured.story().records if r.implementation != "fused"),
     )
-    assert "fastest at 2 of 3 batch sizes" in title(benchmarks.latency_by_batch(slow))
+    assert benchmarks.latency_by_batch(slow).values["wins"].at == 2
     for name in ("latency", "speed-up"):
         assert title(ALL[name](slow)) != title(ALL[name](measured.story()))
 
@@ -124,11 +130,11 @@ def test_a_disturbed_roof_judges_nothing() -> None:
     shares = picture.data.set_index("B")["share of the roof"]
     assert shares[1].isna().all()
     assert shares.max() <= 1
-    assert "Other processes disturbed the roof of 3 points" in picture.caption
+    assert picture.values["unjudged"] == 3 and "of 3 points" in caption(picture)
     assert "%" not in title(benchmarks.roofline(with_busy_roofs(measured.story(), 1, 4, 16)))
 
     ladder = benchmarks.ladder(with_busy_roofs(measured.story(), 16))
-    assert "at an unknown share of the memory roof" in title(ladder)
+    assert ladder.values["share"] is None and "unknown share" in title(ladder)
     assert ladder.data["share of the roof"].isna().all()
 
 
@@ -141,21 +147,21 @@ def test_the_roofline_judges_the_point_that_moves_most() -> None:
     others = tuple(r for r in story.records if r.point != near.point)
     picture = benchmarks.roofline(dataclasses.replace(story, records=(*others, near)))
     assert "at 4.00 MB (B = 16" in title(picture)
-    assert "fused up to 100%" in picture.alt
+    assert picture.values["shares"]["fused"] == 1
 
 
 def test_captions_name_the_clock_of_the_time_that_is_drawn() -> None:
     story = measured.story(gpu=True)
-    assert "graph replay and wall clock" in benchmarks.latency_by_batch(story, "device").caption
-    assert "; wall clock" in benchmarks.latency_by_batch(story, "call").caption
-    assert "graph replay and wall clock" in benchmarks.ladder(story).caption
+    assert "graph replay and wall clock" in caption(benchmarks.latency_by_batch(story, "device"))
+    assert "; wall clock" in caption(benchmarks.latency_by_batch(story, "call"))
+    assert "graph replay and wall clock" in caption(benchmarks.ladder(story))
 
 
 def test_tables_hold_what_is_drawn() -> None:
     data = benchmarks.latency_by_batch(measured.story()).data
     assert list(data["B"]) == [1, 4, 16]
     assert list(data["fused (µs)"]) == pytest.approx([12.0, 15.6, 30.0])
-    assert data["fused quartiles (µs)"][0] == "11.4 to 12.6"
+    assert data["fused quartiles"][0] == "11.4 – 12.6 µs"
     ladder = benchmarks.ladder(measured.story(gpu=True), 16).data
     assert list(ladder["implementation"]) == [
         "baseline",
@@ -177,20 +183,20 @@ def test_run_to_run_differences_are_in_the_caption() -> None:
         for r in story.records
     )
     both = dataclasses.replace(story, records=story.records + again)
-    caption = benchmarks.latency_by_batch(both).caption
-    assert "Two runs differ, in the median over all points, by" in caption
-    assert "fused 18.2% (stated: 10.0%)" in caption
+    said = caption(benchmarks.latency_by_batch(both))
+    assert "Two runs differ, in the median over all points, by" in said
+    assert "fused 18.2% (stated: 10.0%)" in said
     points = {record.point for record in again}
     some = tuple(record for record in again if record.point == again[0].point)
     part = dataclasses.replace(story, records=story.records + some)
     expected = f"over the 1 of {len(points)} points that both runs reached"
-    assert expected in benchmarks.latency_by_batch(part).caption
-    assert "Two runs" not in benchmarks.latency_by_batch(story).caption
+    assert expected in caption(benchmarks.latency_by_batch(part))
+    assert "Two runs" not in caption(benchmarks.latency_by_batch(story))
 
 
 def test_quoted_figures_are_labelled() -> None:
     picture = benchmarks.speed_up(measured.story(), QUOTED)
-    assert f"quoted from {QUOTED.source}, not measured here" in picture.caption
+    assert f"quoted from {QUOTED.source}, not measured here" in caption(picture)
     labels = [text.get_text() for text in picture.fig.legends[0].get_texts()]
     assert "fused, quoted" in labels
     assert "fused" in labels

@@ -350,7 +350,7 @@ def test_one_bad_file_does_not_keep_the_others_from_being_read(
 ) -> None:
     folder = tmp_path / "benchmarks"
     folder.mkdir()
-    monkeypatch.setattr(records, "data_dir", lambda: tmp_path)
+    monkeypatch.setattr(records.folders, "data_dir", lambda: tmp_path)
     older = copy.deepcopy(document)
     older["provenance"]["date"] = "2020-01-02T03:04:05+00:00"
     contents = {"a": document, "b": older, "c": document | {"schema": "rsk-benchmark/2"}, "d": 3}
@@ -422,28 +422,23 @@ def test_two_runs_are_compared_with_what_one_states() -> None:
     assert row.most_at.batch_size == 4
 
 
-@pytest.mark.parametrize(
-    ("microseconds", "text"),
-    [
-        (0.5, "0.500 µs"),
-        (18.44, "18.4 µs"),
-        (999.4, "999 µs"),
-        (999.6, "1.00 ms"),
-        (2.5e6, "2.50 s"),
-    ],
-)
-def test_durations_read_well(microseconds: float, text: str) -> None:
-    assert comparison.duration(microseconds) == text
+def test_the_usual_values_along_each_axis() -> None:
+    story = measured.story()
+    assert comparison.usual(story.settings)[:3] == (4, 4, 32000)
+    assert list(comparison.along(story, "batch_size")) == [1, 4, 16]
+    assert list(comparison.along(story, "spec_len")) == [1, 4, 8]
+    assert list(comparison.along(story, "vocab_size")) == [1000, 32000]
+    without = [r for r in story.records if (r.implementation, r.batch_size) != ("baseline", 1)]
+    line = comparison.usual_line(dataclasses.replace(story, records=tuple(without)))
+    assert list(line) == [4, 16], "where the baseline was measured"
+    assert comparison.against_baseline(story, "vectorized") == ([16], [1, 4])
 
 
-def test_counts_and_bytes_read_well() -> None:
-    assert comparison.plural(1, "operator") == "1 operator"
-    assert comparison.plural(1234, "launch") == "1,234 launches"
-    assert comparison.plural(2, "pass") == "2 passes"
-    assert comparison.plural(1, "pass") == "1 pass"
-    assert comparison.plural(3, "box") == "3 boxes"
-    assert comparison.megabytes(832_372) == "832 kB"
-    assert comparison.megabytes(14_853_504) == "14.9 MB"
+def test_a_disturbed_roof_has_no_share() -> None:
+    record = measured.record("fused", 20.0)
+    assert comparison.roof_share(record) == 0.5
+    busy = dataclasses.replace(record, roof=measured.spread(900.0, disturbed=0.9))
+    assert comparison.roof_share(busy) is None
 
 
 def test_the_terminal_shows_the_numbers_of_the_file(found: tuple[Benchmark, Path]) -> None:

@@ -189,7 +189,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
                 assert "/".join(("rsk", room, *parts)) in names
     assert "rsk/_cuda/specification.h" in names
     assert sum(name.endswith(".ipynb") for name in names) == 8
-    assert any(name.startswith("rsk/_report/templates/") for name in names)
+    assert {"rsk/_report/style/report.typ", "rsk/_report/en/talk.md"} <= set(names)
+    assert not [name for name in names if name.startswith("rsk/_report/build")]
+    assert not [name for name in names if re.fullmatch(r"rsk/_report/[^/]+", name)], "no copies"
     assert not [name for name in names if re.search(r"__pycache__|\.(so|o|lock)$|/tests?/", name)]
 
 
@@ -200,7 +202,7 @@ from rsk.base import folders
 from rsk.check.synthetic import make_batch
 assert folders.checkout() is None, folders.checkout()
 assert Path(rsk.__file__).parent in folders.notebooks_dir().parents
-assert len(list(folders.notebooks_dir().glob("*.ipynb"))) == 8
+assert len(list(folders.notebooks_dir().glob("*.ipynb"))) == 9
 batch = make_batch(4, 3, 1000)
 fused = rsk.rejection_sample(*batch, seed=1, backend="fused")
 baseline = rsk.rejection_sample(*batch, seed=1, backend="baseline")

@@ -55,6 +55,8 @@ def lines(path):
     """What a reader reads, in lines."""
     if path.suffix == ".html":
         return Words(path.read_text(encoding="utf-8")).words
+    if path.suffix == ".svg":  # the text is drawn as outlines, and stands in a comment beside them
+        return re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8"))
     pages = [page.extract_text() for page in pypdf.PdfReader(path).pages]
     return [" ".join(line.split()) for page in pages for line in page.splitlines()]
 
@@ -92,7 +94,7 @@ def test_the_copies_stay_small(rebuilt):
 
 def test_publishing_is_one_command_without_other_options(monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(published, "rebuild", lambda folder, console: seen.append(folder))
+    monkeypatch.setattr(published, "rebuild", lambda folder, console, _: seen.append(folder))
     run = CliRunner().invoke
     assert run(cli.app, ["report", "--publish"]).exit_code == 0
     assert run(cli.app, ["report", "--publish", "--output", str(tmp_path)]).exit_code == 0
@@ -101,6 +103,8 @@ def test_publishing_is_one_command_without_other_options(monkeypatch, tmp_path):
         result = run(cli.app, ["report", "--publish", *other])
         assert result.exit_code == 2
         assert "--publish goes with no other option" in result.output
+    unknown = run(cli.app, ["report", "--publish", "--lang", "xx"])
+    assert unknown.exit_code == 2 and "no words in 'xx'; languages: en" in unknown.output
     assert len(seen) == 2
 
 

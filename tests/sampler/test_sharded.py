@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 
@@ -13,14 +12,17 @@ import torch.distributed as dist
 from process_group import Group, Raised
 
 import rsk
-from rsk.check.calls import random_recipe
+from rsk.check.sharded import columns_of, compare_random_calls, compare_random_logit_calls
+from rsk.sampler import build, sharded
 from rsk.sampler.channel import Channel
+from rsk.sampler.fused_slices import Kernels
 
 SIZES = (2, 3, 4)
 
 
 @pytest.fixture(scope="module")
 def groups():
+    build.load("emulator")  # compiled before any rank waits for another
     made = {}
 
     def group(size):
@@ -33,66 +35,86 @@ def groups():
         each.close()
 
 
-def bounds_of(rng, vocab_size, size):
-    """Where slices begin and end: even, uneven, or with empty ones among them."""
-    if rng.random() < 0.3:
-        return [vocab_size * rank // size for rank in range(size + 1)]
-    return [0, *sorted(rng.randint(0, vocab_size) for _ in range(size - 1)), vocab_size]
+def random_calls(rank, size, *arguments):
+    return compare_random_calls(*arguments)
 
 
-def sliced(probs, bounds, rank):
-    """This rank's columns; a smaller vocabulary ends before the last slices do."""
-    if probs is None:
-        return None
-    return probs[..., bounds[rank] : max(bounds[rank], min(bounds[rank + 1], probs.shape[-1]))]
-
-
-def random_calls(rank, size, count, seed):
-    """Compare random calls of every kind with the whole rows' result; returns how many of each."""
-    rng = random.Random(seed)
-    told = {"requests": 0, "invalid": 0, "rejected": 0, "uneven": 0}
-    for _ in range(count):
-        recipe = random_recipe(rng, max_elements=1 << 12)
-        call = recipe.make()
-        draft, target = call.draft_probs, call.target_probs
-        if draft is not None and rng.random() < 0.3:  # vocabularies of different size
-            fewer = rng.randint(1, target.shape[2])
-            if rng.random() < 0.5:
-                draft = draft[..., :fewer]
-            else:
-                target = target[..., :fewer]
-            told["uneven"] += 1
-        if draft is not None and rng.random() < 0.2:
-            draft = draft.to(rng.choice((torch.float32, torch.bfloat16, torch.float16)))
-        both = [probs for probs in (draft, target) if probs is not None]
-        bounds = bounds_of(rng, max(probs.shape[2] for probs in both), size)
-        keywords = {"seed": call.seed, "position": call.position}
-        whole = rsk.rejection_sample(call.draft_tokens, draft, target, **keywords, backend="fused")
-        split = rsk.sharded.rejection_sample(
-            call.draft_tokens,
-            sliced(draft, bounds, rank),
-            sliced(target, bounds, rank),
-            **keywords,
-        )
-        assert split.tokens.dtype == split.num_accepted.dtype == torch.int64
-        assert torch.equal(split.tokens, whole.tokens), (recipe, bounds, split, whole)
-        assert torch.equal(split.num_accepted, whole.num_accepted), (recipe, bounds)
-
-        probs = call.target_probs[:, 0]
-        bounds = bounds_of(rng, probs.shape[1], size)
-        drawn = rsk.sharded.sample(sliced(probs, bounds, rank), **keywords)
-        assert torch.equal(drawn, rsk.sample(probs, **keywords, backend="fused")), recipe
-        told["requests"] += len(whole.num_accepted)
-        told["invalid"] += int((whole.num_accepted < 0).sum())
-        told["rejected"] += int((whole.num_accepted < call.draft_tokens.shape[1]).sum())
-    return told
+def random_logit_calls(rank, size, count, seed, max_elements=1 << 11):
+    return compare_random_logit_calls(count, seed, max_elements=max_elements)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_random_calls(groups, size):
-    told = groups(size).run(random_calls, {2: 120, 3: 60, 4: 40}[size], size)
+    told = groups(size).run(random_calls, {2: 100, 3: 40, 4: 30}[size], size)
     assert all(each == told[0] for each in told)
     assert all(number > 3 for number in told[0].values()), told[0]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_random_calls_from_logits(groups, size):
+    told = groups(size).run(random_logit_calls, {2: 80, 3: 30, 4: 25}[size], size)
+    assert all(each == told[0] for each in told)
+    assert len(told[0]) >= (8 if size == 2 else 6), told[0]  # each way to find laws
+
+
+# --- the kernels, in the emulator ----------------------------------------------------------------
+
+
+def with_kernels(rank, size, ranks, seed, function, *arguments):
+    """Run a function where some ranks use the emulated kernels, the others PyTorch's operators."""
+    if rank not in ranks:
+        return function(rank, size, *arguments)
+    build.load("emulator")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RSK_EMULATOR_SEED", str(seed))
+        patch.setattr(sharded, "_choose", lambda backend, device: Kernels)
+        return function(rank, size, *arguments)
+
+
+@pytest.mark.parametrize("ranks", [(0, 1), (1,)])
+def test_emulated_kernels(groups, ranks):
+    told = groups(2).run(with_kernels, ranks, 1, random_calls, 16, 11)
+    assert told[0] == told[1] and told[0]["rejected"] > 3
+
+
+@pytest.mark.parametrize("ranks", [(0, 1), (1,)])
+def test_emulated_kernels_from_logits(groups, ranks):
+    told = groups(2).run(with_kernels, ranks, 2, random_logit_calls, 30, 12, 1 << 9)
+    assert told[0] == told[1] and told[0]["listed"] > 3, told
+
+
+def long_rows(rank, size, dtype, aligned):
+    """Rows of several pieces for each rank; ties that do not fit into a block's memory."""
+    g = torch.Generator().manual_seed(7)
+    vocab_size = 9000
+    bounds = [0, 4504 if aligned else 4501, vocab_size]
+    p, q = (torch.rand(2, n, vocab_size, generator=g) ** 8 for n in (3, 2))
+    p, q = ((rows / rows.sum(-1, keepdim=True)).to(dtype) for rows in (p, q))
+    for d in ([[5, 8999], [4500, 4503]], [[4504, 0], [8999, -1]]):
+        for draft in (q, None):
+            whole = rsk.rejection_sample(torch.tensor(d), draft, p, seed=3)
+            got = rsk.sharded.rejection_sample(
+                torch.tensor(d),
+                columns_of(draft, bounds, rank),
+                columns_of(p, bounds, rank),
+                seed=3,
+            )
+            assert torch.equal(got.tokens, whole.tokens)
+    for spread, filters in ((0.5, {"top_k": 9}), (4.0, {"top_k": 128, "top_p": 0.9}), (2.0, {})):
+        logits = (torch.randn(2, vocab_size, generator=g) * spread).round().to(dtype)
+        logits[1, 100:] = -torch.inf
+        for seed in range(3):
+            whole, laws = rsk.sample_from_logits(logits, seed=seed, **filters, return_laws=True)
+            got, got_laws = rsk.sharded.sample_from_logits(
+                columns_of(logits, bounds, rank), seed=seed, **filters, return_laws=True
+            )
+            assert torch.equal(got, whole) and torch.equal(got_laws, laws), (spread, filters)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_emulated_kernels_on_long_rows(groups, dtype, aligned):
+    groups(2).run(with_kernels, (0, 1), 3, long_rows, dtype, aligned)
 
 
 # --- bad input ---------------------------------------------------------------------------------
@@ -112,8 +134,8 @@ def usual_call(rank, size, *, is_right=True, **changes):
     arguments = {
         "validate": False,
         "draft_tokens": tokens,
-        "draft_probs": sliced(draft, bounds, rank),
-        "target_probs": sliced(target, bounds, rank),
+        "draft_probs": columns_of(draft, bounds, rank),
+        "target_probs": columns_of(target, bounds, rank),
         "seed": 5,
         "position": 7,
     }
@@ -330,10 +352,13 @@ def is_nothing(told):
     return isinstance(told, list) and {token for row in told for token in row} == {-1}
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_without_looking_nobody_gets_tokens_and_the_next_call_raises(groups, name):
+@pytest.mark.parametrize(
+    ("name", "kernels"), [*((name, ()) for name in CHANGES), ("K", (0, 1, 2)), ("seed", (0, 1))]
+)
+def test_without_looking_nobody_gets_tokens_and_the_next_call_raises(groups, name, kernels):
     message = CHANGES[name][1].format(others="ranks 0 and 2")
-    for rank, (first, then, last) in enumerate(groups(3).run(without_looking, name, -1)):
+    told = groups(3).run(with_kernels, kernels, 4, without_looking, name, -1)
+    for rank, (first, then, last) in enumerate(told):
         if rank == 1 and name.startswith(("wrong", "a far", "no draft")):  # it saw that itself
             assert message in first
             assert is_nothing(then)  # the others raised

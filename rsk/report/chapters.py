@@ -1,0 +1,153 @@
+"""The report's chapters as a notebook shows them: words, and the figures and tables they name.
+
+A chapter is a file of ``report/<language>/``. A paragraph ``![](figure:fig-latency)`` stands for a
+figure; ``![](table:tab-times)`` for a table; ``![](source:cuda/fused_cpu.cpp){part="decide"
+label="lst-fused"}`` for a part of a source file; ``![](tokens:lst-text)`` for the text that two
+models write, ``![](banner:cpu)`` for where the results below are from, and
+``![](undone:kernels)`` for why they were not compared.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from rsk.base import templates
+from rsk.base.templates import LANGUAGE, TemplateError
+from rsk.course import lesson, publish
+from rsk.figures import benchmarks, decoding, tables
+from rsk.figures.lessons import law
+from rsk.figures.plotting import Picture
+from rsk.figures.tables import Table
+from rsk.report import measurements, values
+from rsk.report.here import Here
+from rsk.report.runs import Run
+
+_EXHIBIT = re.compile(r"^!\[\]\((\w+):([^)]*)\)(?:\{(.*)\})?$", re.MULTILINE)
+
+
+class Report:
+    """The report of one run."""
+
+    def __init__(
+        self, device: torch.device, *, quick: bool = True, seed: int = 0, language: str = LANGUAGE
+    ) -> None:
+        """Collect what the report is made from.
+
+        Args:
+            device: for what is computed while the report is made.
+            quick: whether to compare the kernels in few calls.
+            seed: of what is drawn at random.
+            language: of the words.
+
+        Raises:
+            RecordError: something is missing, damaged, or may not be published.
+            ValueError: there are no words in that language.
+        """
+        templates.folder(language)
+        self.language = language
+        self.found = measurements.gather(lesson.results_dir())
+        self.here = Here(device, seed, examples=20 if quick else 200)
+        self.values = values.report(self.found, self.here)
+        self._tables = _tables(self.found, language)
+        self._figures = _figures(self.found, self.here)
+
+    def show(self, name: str) -> None:
+        """Publish a chapter.
+
+        Args:
+            name: of its file, without ``.md``.
+
+        Raises:
+            TemplateError: the chapter names something that is not known; says where.
+        """
+        text = templates.render(f"{name}.md", self.values, self.language)
+        at = 0
+        for match in _EXHIBIT.finditer(text):
+            self._words(text[at : match.start()])
+            at = match.end()
+            try:
+                self._exhibit(match[1], match[2], match[3] or "")
+            except KeyError:
+                source = (templates.folder(self.language) / f"{name}.md").read_text("utf-8")
+                line = source[: source.index(match[0])].count("\n") + 1
+                raise TemplateError(
+                    f"report/{self.language}/{name}.md, line {line}: {match[0]} stands for nothing"
+                ) from None
+        self._words(text[at:])
+
+    def _words(self, text: str) -> None:
+        if text.strip():
+            publish.markdown(text.strip("\n"), self.language)
+
+    def _exhibit(self, kind: str, name: str, about: str) -> None:
+        given: dict[str, Any] = {"language": self.language}
+        match kind:
+            case "figure":
+                publish.figure(**self._figures[name]()._asdict(), **given)
+            case "table":
+                publish.table(**self._tables[name]()._asdict(), **given)
+            case "source":
+                pairs = dict(pair.split("=", 1) for pair in shlex.split(about))
+                caption = templates.exhibit(pairs["label"], {}, self.language).caption
+                publish.source(name, pairs["part"], label=pairs["label"], caption=caption)
+            case "undone":
+                obstacle = {"kernels": self.here}[name].kernels.obstacle
+                publish.undone("cuda/*.cu", obstacle)
+            case "tokens":
+                written = {"lst-text": self.here}[name].written
+                words = templates.exhibit(name, {"written": written}, self.language)
+                publish.tokens(written.runs, label=name, caption=words.caption)
+            case "banner":
+                sources: Mapping[str, measurements.Source[Any]] = {
+                    "cpu": self.found.cpu,
+                    "gpu": self.found.gpu,
+                    "study": self.found.study,
+                }
+                made = sources[name].value.provenance
+                mode = "gpu" if made.device == "cuda" else "cpu"
+                publish.banner("recorded" if sources[name].recorded else mode, made, **given)
+            case _:
+                raise KeyError(kind)
+
+
+def _tables(found: measurements.Measurements, language: str) -> dict[str, Callable[[], Table]]:
+    cpu, gpu = Run(found.cpu), Run(found.gpu)
+    return {
+        "tab-solutions": lambda: tables.solutions(cpu.benchmark, cpu),
+        "tab-kernels": lambda: tables.kernels(gpu.benchmark, gpu, language),
+        "tab-times": lambda: tables.times(cpu.benchmark, cpu),
+        "tab-earlier": lambda: tables.beside_earlier(gpu.benchmark, found.quoted),
+        "tab-environment": lambda: tables.environment(
+            {
+                "CPU": cpu.benchmark.provenance,
+                "GPU": gpu.benchmark.provenance,
+                "real models": found.study.value.provenance,
+            }
+        ),
+    }
+
+
+def _figures(found: measurements.Measurements, here: Here) -> dict[str, Callable[[], Picture]]:
+    cpu, gpu, study = found.cpu.value, found.gpu.value, found.study.value
+    return {
+        "fig-law": lambda: law(here.shortcut.tokens, here.shortcut.p, here.shortcut.seen),
+        "fig-operations": lambda: benchmarks.operation_counts(cpu),
+        "fig-ladder": lambda: benchmarks.ladder(gpu),
+        "fig-latency": lambda: benchmarks.latency_by_batch(cpu),
+        "fig-speed-up": lambda: benchmarks.speed_up(cpu),
+        "fig-spec-len": lambda: benchmarks.latency_by_spec_len(cpu),
+        "fig-vocab": lambda: benchmarks.latency_by_vocab(cpu),
+        "fig-roofline": lambda: benchmarks.roofline(cpu),
+        "fig-latency-gpu": lambda: benchmarks.latency_by_batch(gpu).relabelled("fig-latency-gpu"),
+        "fig-speed-up-gpu": lambda: benchmarks.speed_up(gpu).relabelled("fig-speed-up-gpu"),
+        "fig-roofline-gpu": lambda: benchmarks.roofline(gpu).relabelled("fig-roofline-gpu"),
+        "fig-tokens-per-pass": lambda: decoding.tokens_per_pass(study),
+        "fig-temperature": lambda: decoding.acceptance_by_temperature(study),
+        "fig-decoding-speed-up": lambda: decoding.speed_up_by_spec_len(study),
+        "fig-step": lambda: decoding.time_of_a_step(study),
+    }

@@ -1,0 +1,135 @@
+"""What the report and the talk are made from: runs of this machine, or recorded ones.
+
+What may not be published is set aside with its reason, and what was recorded takes its place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from rsk.base import folders
+from rsk.decode.studies import Study
+from rsk.measure import agreement, provenance, recorded_runs, resources
+from rsk.measure.agreement import Grid
+from rsk.measure.records import Benchmark, Quoted, RecordError, parse
+from rsk.measure.resources import ResourceTable
+from rsk.sampler.api import BACKENDS
+
+T = TypeVar("T", Benchmark, Study)
+
+
+@dataclass(frozen=True)
+class Source(Generic[T]):
+    """A measurement, and whether it was recorded on another machine or at another time."""
+
+    value: T
+    recorded: bool
+
+    @property
+    def label(self) -> str:
+        """Machine, versions and date."""
+        return self.value.provenance.label
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """All that the words may draw on; each value of a template comes from one of these."""
+
+    cpu: Source[Benchmark]
+    gpu: Source[Benchmark]
+    study: Source[Study]
+    quoted: Quoted
+    """The table of the earlier work."""
+    grid: Grid
+    resources: ResourceTable
+    set_aside: tuple[str, ...] = ()
+    """What this run measured and may not be published, each with its reason."""
+
+    @property
+    def epoch(self) -> int:
+        """The date of the newest, in seconds, or ``$SOURCE_DATE_EPOCH``."""
+        if given := os.environ.get("SOURCE_DATE_EPOCH"):
+            return int(given)
+        dates = (one.value.provenance.date for one in (self.cpu, self.gpu, self.study))
+        return max(int(datetime.fromisoformat(date).timestamp()) for date in dates)
+
+
+def gather(results: Path | None = None) -> Measurements:
+    """Collect what a run measured, and for the rest what was recorded.
+
+    Args:
+        results: folder of the run's results; without one, only what was recorded counts.
+
+    Raises:
+        RecordError: something is missing, damaged, or may not be published; says what and why.
+    """
+    set_aside: list[str] = []
+    runs = {}
+    if results is not None and (path := results / "06_benchmarks.json").is_file():
+        run = Benchmark.load(path)
+        if reason := recorded_runs.refusal(run, here=True):
+            set_aside.append(f"{path.name}: {reason}")
+        else:
+            runs[run.provenance.device] = Source(run, recorded=False)
+    for device in ("cpu", "cuda"):
+        if device not in runs:
+            runs[device] = Source(recorded_runs.newest(device), recorded=True)
+    study = None
+    if results is not None and (path := results / "07_real_llm.json").is_file():
+        found = _read_study(path)
+        if reason := study_refusal(found, here=True):
+            set_aside.append(f"{path.name}: {reason}")
+        else:
+            study = Source(found, recorded=False)
+    return Measurements(
+        cpu=runs["cpu"],
+        gpu=runs["cuda"],
+        study=study or Source(_recorded_study(), recorded=True),
+        quoted=recorded_runs.earlier_work(),
+        grid=agreement.newest(),
+        resources=resources.load(),
+        set_aside=tuple(set_aside),
+    )
+
+
+def study_refusal(study: Study, *, here: bool = False) -> str:
+    """Why a study of two models may not be published; empty if it may.
+
+    Args:
+        study: measured or loaded.
+        here: as for :func:`rsk.measure.recorded_runs.refusal`.
+    """
+    made = study.provenance
+    if here and made.sources != provenance.sources(made.device):
+        return "the samplers have changed since"
+    if len(study.by_spec_len()) < 2:
+        return "spec_len: expected several values"
+    by_draft = study.by_temperature()
+    for draft in ("model", "ngram"):
+        if len({trial.temperature for trial in by_draft.get(draft, [])}) < 2:
+            return f"temperature: expected several values with the draft {draft}"
+    if missing := [name for name in BACKENDS if name not in study.by_backend()]:
+        return f"the backend {missing[0]} was not measured"
+    return ""
+
+
+def _read_study(path: Path) -> Study:
+    try:
+        return parse(Study, json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, OSError) as error:
+        raise RecordError(f"{path}: {error}") from error
+
+
+def _recorded_study() -> Study:
+    paths = sorted((folders.data_dir() / "decoding").glob("*.json"))
+    studies = sorted(map(_read_study, paths), key=lambda study: study.provenance.date)
+    if not studies:
+        raise RecordError("data/decoding/*.json is missing; python -m rsk.decode.studies makes it")
+    if reason := study_refusal(studies[-1]):
+        raise RecordError(f"data/decoding: {studies[-1].provenance.label}: {reason}")
+    return studies[-1]

@@ -1,0 +1,144 @@
+"""The values that the templates in ``report/<language>/`` may name, each from a record.
+
+:func:`report` and :func:`talk` say which names there are. What stands behind a name is a record of
+:mod:`rsk.measure.records` itself (``gpu.largest.fused.call`` is a time with its quartiles), a
+:class:`rsk.decode.studies.Study`, or one of the classes here, whose fields and properties are
+described. No sentence stands here.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from rsk.measure import recorded_runs
+from rsk.measure.comparison import BASELINE, ratio
+from rsk.measure.records import TOLERANCE, Operations, Record, RecordError
+from rsk.report.here import Here, Shortcut, Written
+from rsk.report.measurements import Measurements
+from rsk.report.runs import Run, Span, counted_at, span
+from rsk.sampler.kernels import KERNELS
+
+
+def shared(found: Measurements) -> dict[str, object]:
+    """What both the report and the talk may name.
+
+    * ``cpu``, ``gpu``: :class:`Run`;
+    * ``study``: :class:`rsk.decode.studies.Study`, and ``study_source``, where it is from;
+      ``study_gain``, the speed-up of the fastest K over plain decoding;
+    * ``quoted``: the earlier work's :class:`rsk.measure.records.Quoted`, and ``quoted_mean``, the
+      mean of its own speed-ups;
+    * ``kernels``: the names of the CUDA kernels, in the course's order;
+    * ``ratio(a, b)``: how many times faster the record b is than the record a.
+    """
+    study = found.study.value
+    return {
+        "cpu": Run(found.cpu),
+        "gpu": Run(found.gpu),
+        "study": study,
+        "study_source": found.study,
+        "study_gain": study.speed_up(study.fastest),
+        "quoted": found.quoted,
+        "quoted_mean": statistics.fmean(row.fused_speedup for row in found.quoted.times),
+        "kernels": list(KERNELS),
+        "ratio": ratio,
+    }
+
+
+def report(found: Measurements, here: Here) -> dict[str, object]:
+    """What the report's chapters may name, beside :func:`shared`.
+
+    * ``here``: :class:`Here`;
+    * ``set_aside``: what this run measured and may not be published, each with its reason;
+    * ``tolerance``: by how much a time may beat the memory roof before it is refused.
+    """
+    return {
+        **shared(found),
+        "here": here,
+        "set_aside": found.set_aside,
+        "tolerance": TOLERANCE - 1,
+    }
+
+
+@dataclass(frozen=True)
+class Story:
+    """``story`` in the talk: one batch size, on a GPU and on a CPU."""
+
+    LARGEST = 64
+    """The batch size, or the largest below it that was measured on both."""
+
+    batch_size: int
+    gpu: Mapping[str, Record]
+    """By implementation."""
+    cpu: Mapping[str, Record]
+    counted: Mapping[str, Operations]
+    """What one call of each backend asks of the GPU."""
+    launches: Span
+    """Of vectorized, over the batch sizes."""
+
+    @classmethod
+    def of(cls, gpu: Run, cpu: Run) -> Story:
+        """Choose the batch size.
+
+        Raises:
+            RecordError: the runs have none in common, or something was not measured there.
+        """
+        sizes = [size for size in gpu.line if size in cpu.line and size <= cls.LARGEST]
+        if not sizes:
+            raise RecordError(
+                "data/benchmarks: the runs on the GPU and on the CPU have no batch size in common"
+            )
+        size = max(sizes)
+        counts = [c.launches for c in gpu.benchmark.operations if c.implementation == "vectorized"]
+        return cls(
+            size,
+            gpu.line[size],
+            cpu.line[size],
+            counted_at(gpu.benchmark, size),
+            span([count or 0 for count in counts]),
+        )
+
+    @property
+    def thread(self) -> Record:
+        """The simplest kernel: one thread a request."""
+        return self.gpu[recorded_runs.SIMPLE_KERNEL]
+
+    @property
+    def given_bytes(self) -> int:
+        """Of the sampler's whole input: K rows of the draft and K + 1 of the target, in float32."""
+        record = self.gpu[BASELINE]
+        return record.batch_size * (2 * record.spec_len + 1) * record.vocab_size * 4
+
+    @property
+    def fastest(self) -> Record:
+        """What takes the least time on the GPU."""
+        return min(self.gpu.values(), key=lambda record: record.device.median_us)
+
+
+def talk(found: Measurements, written: Written) -> dict[str, object]:
+    """What the talk may name, beside :func:`shared`.
+
+    * ``story``: :class:`Story`;
+    * ``shortcut``: :class:`Shortcut`, ``written``: :class:`Written`;
+    * ``grid``: the comparison of the kernels on a GPU, ``resources``: what they were compiled to;
+    * ``gpus``: all GPUs that a run was recorded on;
+    * ``check``: the race at the study's usual K, in which the target checks the guesses;
+    * ``lost``: rows of the earlier work's table in which its CUDA kernel lost to PyTorch.
+    """
+    values = shared(found)
+    study = found.study.value
+    races = {race.spec_len: race for race in study.speculative}
+    return {
+        **values,
+        "story": Story.of(Run(found.gpu), Run(found.cpu)),
+        "shortcut": Shortcut.watch(torch.device("cpu")),
+        "written": written,
+        "grid": found.grid,
+        "resources": found.resources,
+        "gpus": sorted({run.provenance.machine for run in recorded_runs.all_runs("cuda")}),
+        "check": races[study.usual.spec_len],
+        "lost": [row for row in found.quoted.times if row.fused_ms > row.vectorized_ms],
+    }

@@ -1,0 +1,332 @@
+"""The values that the words may name follow the data, and are all named somewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+
+import pytest
+import torch
+from measured import GPU_PROVENANCE, record, spread, story, twice
+from studied import made_up
+
+pytest.importorskip("matplotlib")
+
+from rsk.base import folders, templates
+from rsk.measure import resources
+from rsk.measure.provenance import sources
+from rsk.measure.recorded_runs import earlier_work
+from rsk.measure.records import RecordError
+from rsk.report import here, measurements, runs, values
+from rsk.report.here import Here, Shortcut, Written
+from rsk.report.measurements import Grid, Measurements, Source
+from rsk.report.runs import Run
+from rsk.report.values import Story
+from rsk.sampler import build
+
+CPU = torch.device("cpu")
+
+
+def found(cpu=None, gpu=None, study=None, **changes) -> Measurements:
+    fields = {
+        "cpu": Source(cpu or story(), recorded=True),
+        "gpu": Source(gpu or story(gpu=True), recorded=True),
+        "study": Source(study or made_up(), recorded=True),
+        "quoted": earlier_work(),
+        "grid": Grid(GPU_PROVENANCE, planned=20, done=20),
+        "resources": resources.load(),
+    }
+    return Measurements(**{**fields, **changes})
+
+
+def slower(benchmark, name, factor):
+    """The same run, in which one implementation took longer."""
+    return dataclasses.replace(
+        benchmark,
+        records=tuple(
+            dataclasses.replace(r, device=t, host=t, call=t)
+            if r.implementation == name and (t := spread(r.call.median_us * factor, "wall"))
+            else r
+            for r in benchmark.records
+        ),
+    )
+
+
+# --- a run
+
+
+@pytest.fixture
+def run():
+    return Run(Source(twice(story()), recorded=False))
+
+
+def test_what_stands_at_the_ends_of_the_line(run):
+    assert run.smallest["fused"].batch_size == 1 and run.largest["fused"].batch_size == 16
+    assert run.gain == (pytest.approx(40 / 12), pytest.approx(640 / 30))
+    assert run.gain_over_vectorized == (pytest.approx(200 / 12), pytest.approx(500 / 30))
+    assert run.vectorized == ([16], [1, 4])
+    assert [loss.batch_size for loss in run.losses] == [1, 4]
+    assert run.losses[0].more_operators and not run.losses[1].more_operators
+    assert {name: count.synchronizations for name, count in run.counted.items()} == {
+        "baseline": 192,
+        "vectorized": 0,
+        "fused": 0,
+    }
+
+
+def test_what_all_points_say(run):
+    assert [row.implementation for row in run.speed_ups] == ["vectorized", "fused"]
+    assert run.speed_ups[1].points == 6
+    assert run.times == len(run.benchmark.records) == 36 and run.disturbed == 0
+    assert run.repeated == (6, 6) and {row.between for row in run.repeatability} == {0}
+    assert run.beats_vectorized == (6, 6)
+    assert run.by_spec_len.first == 1 and run.by_vocab_size.last == 32000
+
+
+def test_sixteen_bit_probabilities_and_other_projects_samplers(run):
+    assert run.bfloat16 is None and run.peers == []
+    more = [
+        record("fused", 7.0, batch_size=16, dtype="bfloat16", roof=spread(5.0)),
+        record("transformers", 300.0, batch_size=1),
+        record("transformers", 200.0, batch_size=4),
+    ]
+    base = run.benchmark
+    other = dataclasses.replace(
+        base,
+        records=(*base.records, *more),
+        provenance=dataclasses.replace(base.provenance, packages={"transformers": "5.0"}),
+    )
+    run = Run(Source(other, recorded=True))
+    assert run.bfloat16.ratio == pytest.approx(7 / 30) and run.bfloat16.point.batch_size == 16
+    (peer,) = run.peers
+    assert (peer.version, peer.record.batch_size) == ("5.0", 4)
+    assert peer.fused.call.median_us == pytest.approx(15.6)
+
+
+def test_the_kernels_in_the_courses_order():
+    run = Run(Source(story(gpu=True), recorded=True))
+    assert [one.implementation for one in run.kernels] == ["thread_per_sequence", "cluster"]
+    assert run.fastest_kernel.implementation == "cluster"
+
+
+def test_what_was_skipped_for_one_reason_is_one_line():
+    skipped = ["cold: B=1: too many", "x: not installed", "cold: B=4: too many", "no time"]
+    assert runs.gathered(skipped) == ["cold (B=1; B=4): too many", "x: not installed", "no time"]
+
+
+# --- the talk's story
+
+
+def test_the_story_is_at_one_batch_size():
+    one = Story.of(Run(Source(story(gpu=True), True)), Run(Source(story(), True)))
+    assert one.batch_size == 16 and one.thread.implementation == "thread_per_sequence"
+    assert one.given_bytes == 16 * 9 * 32000 * 4
+    assert one.launches == (180, 180) and one.counted["fused"].launches == 1
+    assert one.fastest.implementation == "cluster"
+
+
+def test_what_the_story_needs_is_named():
+    gpu = story(gpu=True)
+    far = tuple(dataclasses.replace(r, batch_size=r.batch_size * 3) for r in gpu.records)
+    cpu = Run(Source(story(), True))
+    with pytest.raises(RecordError, match="no batch size in common"):
+        Story.of(Run(Source(dataclasses.replace(gpu, records=far), True)), cpu)
+    counts = tuple(c for c in gpu.operations if c.implementation != "vectorized")
+    with pytest.raises(RecordError, match="vectorized was not counted at B = 16"):
+        Story.of(Run(Source(dataclasses.replace(gpu, operations=counts), True)), cpu)
+
+
+# --- what is computed on the spot
+
+
+def test_the_shortcut_distorts_one_word():
+    shortcut = Shortcut.watch(CPU)
+    assert shortcut.word == "mat" and shortcut.right == pytest.approx(0.3)
+    assert shortcut.share == pytest.approx(0.42, abs=0.01)
+    assert shortcut.requests == 40_000 == int(shortcut.seen["rsk"].sum())
+
+
+def test_a_text_and_the_command_that_writes_it():
+    written = Written.by_the_pair("def read(", 7, new_tokens=12)
+    assert written.command == (
+        'rsk generate "def read(" --seed 7 --temperature 0.5 --max-new-tokens 12'
+    )
+    assert written.count == 12 >= written.accepted
+    assert "".join(text for text, _ in written.runs).startswith("def read(")
+
+
+def test_a_wrong_kernel_is_not_reported_as_right(monkeypatch):
+    from rsk.check.mutants import MUTANTS
+
+    if not build.available("emulator"):
+        pytest.skip("no compiler")
+    monkeypatch.setattr(here, "KERNELS", {"cluster": MUTANTS["residual_argmax"]})
+    with pytest.raises(AssertionError):
+        _ = Here(CPU, examples=200).kernels
+
+
+# --- gathering
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """A data folder with what is recorded about the kernels, and a run on each device."""
+    shipped = folders.data_dir()
+    place = tmp_path / "data"
+    for name in ("benchmarks", "decoding", "kernels"):
+        (place / name).mkdir(parents=True)
+    for path in [*(shipped / "kernels").glob("*.json"), shipped / "benchmarks/earlier-work.json"]:
+        (place / path.relative_to(shipped)).write_bytes(path.read_bytes())
+    monkeypatch.setattr(folders, "data_dir", lambda: place)
+    monkeypatch.setattr(resources, "data_dir", lambda: place)
+    write(place / "benchmarks" / "cpu.json", twice(story()))
+    write(place / "benchmarks" / "gpu.json", twice(story(gpu=True)))
+    write(place / "decoding" / "pair.json", usable())
+    return place
+
+
+def usable(**changes):
+    """A study that may be published."""
+    study = made_up(**changes)
+    backend = next(t for t in study.trials if t.backend == "fused")
+    more = dataclasses.replace(backend, backend="vectorized")
+    return dataclasses.replace(study, trials=(*study.trials, more))
+
+
+def here_now(record):
+    """The same, made with today's sources."""
+    provenance = dataclasses.replace(record.provenance, sources=sources("cpu"))
+    return dataclasses.replace(record, provenance=provenance)
+
+
+def write(path, value):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(dataclasses.asdict(value)), encoding="utf-8")
+
+
+def test_recorded_data_stands_in(data):
+    got = measurements.gather()
+    assert (got.cpu, got.gpu) == (
+        Source(twice(story()), recorded=True),
+        Source(twice(story(gpu=True)), recorded=True),
+    )
+    assert got.study.recorded and got.set_aside == ()
+    assert got.grid.done == got.grid.planned > 100
+    assert got.resources.spilled_bytes == 0 and "90a" in got.resources.architectures
+
+
+def test_this_runs_results_come_first(data, tmp_path):
+    results = tmp_path / "results"
+    write(results / "06_benchmarks.json", here_now(twice(slower(story(), "baseline", 2))))
+    write(results / "07_real_llm.json", here_now(usable(rate=0.6)))
+    got = measurements.gather(results)
+    assert not got.cpu.recorded and not got.study.recorded and got.gpu.recorded
+    assert Run(got.cpu).gain.most == pytest.approx(2 * 640 / 30)
+    assert measurements.gather().cpu.recorded, "the talk is from recorded data alone"
+
+
+def test_what_may_not_be_published_is_set_aside_with_its_reason(data, tmp_path):
+    results = tmp_path / "results"
+    write(results / "06_benchmarks.json", here_now(story()))
+    write(results / "07_real_llm.json", usable())
+    got = measurements.gather(results)
+    assert got.cpu.recorded and got.study.recorded
+    assert got.set_aside == (
+        "06_benchmarks.json: it is 1 run of the sweep, of 2 at least",
+        "07_real_llm.json: the samplers have changed since",
+    )
+
+
+def test_a_study_needs_every_backend_and_several_settings():
+    assert measurements.study_refusal(usable()) == ""
+    assert "the backend vectorized was not measured" in measurements.study_refusal(made_up())
+    few = [t for t in usable().trials if t.spec_len != 1]
+    one = dataclasses.replace(usable(), trials=tuple(few))
+    assert "spec_len: expected several" in measurements.study_refusal(one)
+    few = [t for t in usable().trials if t.draft != "ngram"]
+    one = dataclasses.replace(usable(), trials=tuple(few))
+    assert "temperature: expected several values with the draft ngram" in (
+        measurements.study_refusal(one)
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("benchmarks/gpu.json", "expected a run on cuda that may be published"),
+        ("decoding/*.json", r"data/decoding/\*\.json is missing"),
+        ("kernels/agreement*.json", r"agreement\*\.json is missing"),
+        ("kernels/resources.json", r"resources\.json is missing"),
+    ],
+)
+def test_a_missing_record_is_named(data, pattern, message):
+    for path in data.glob(pattern):
+        path.unlink()
+    with pytest.raises(RecordError, match=message):
+        measurements.gather()
+
+
+def test_a_damaged_record_is_named(data):
+    (path,) = (data / "kernels").glob("agreement*.json")
+    content = json.loads(path.read_text())
+    content["grid"]["wrong"] = [{}]
+    path.write_text(json.dumps(content))
+    with pytest.raises(RecordError, match=r"kernels differ: \{'grid': \[\{\}\]\}"):
+        measurements.gather()
+    path.write_text("{}")
+    with pytest.raises(RecordError, match=r"agreement.*expected a record of agreement"):
+        measurements.gather()
+
+
+def test_the_date_is_that_of_the_newest(monkeypatch):
+    newer = dataclasses.replace(GPU_PROVENANCE, date="2026-05-01T00:00:00+00:00")
+    got = found(gpu=dataclasses.replace(story(gpu=True), provenance=newer))
+    assert got.epoch == 1777593600
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    assert got.epoch == 86400
+
+
+# --- the values and the words
+
+INTERNAL = {
+    *("source", "benchmark", "line", "device", "seed", "examples", "p", "seen", "tokens", "runs"),
+    "prompt",
+}
+"""What code reads, not the words."""
+DOCUMENTED = (Run, Here, Shortcut, Written, Story, Grid)
+
+
+def public(kind):
+    """Fields and properties of a class."""
+    fields = {field.name for field in dataclasses.fields(kind)}
+    described = {
+        name
+        for name, member in inspect.getmembers(kind)
+        if isinstance(member, property) or type(member).__name__ == "cached_property"
+    }
+    return {name for name in fields | described if not name.startswith("_")}
+
+
+def test_every_value_is_named_by_a_template():
+    used = set().union(*(uses.attributes for uses in templates.uses().values()))
+    for kind in DOCUMENTED:
+        assert public(kind) - INTERNAL <= used, f"{kind.__name__}: no template uses these"
+
+
+def test_every_name_that_a_chapter_uses_is_given_and_the_other_way_round():
+    given = {
+        "talk.md": set(values.talk(found(), None)),
+        **{
+            f"{name}.md": set(values.report(found(), Here(CPU)))
+            for name in ("abstract", "problem", "algorithm", "solutions", "kernels", "results")
+        },
+    }
+    uses = templates.uses()
+    for name, names in given.items():
+        roots = {value.split(".")[0] for value in uses[name].values}
+        assert roots <= names, f"{name} names {roots - names}"
+    in_report = set(values.report(found(), Here(CPU)))
+    everywhere = set().union(*(use.values for use in uses.values()))
+    roots = {value.split(".")[0] for value in everywhere}
+    assert (in_report | given["talk.md"]) - roots == set(), "given, and named nowhere"
