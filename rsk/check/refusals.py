@@ -172,9 +172,11 @@ def _load(device: str, emulator: bool) -> None:
 
 def make_apart(name: str, device: str, emulator: bool) -> str:
     """:func:`make` in a process of its own, whose end is an answer too."""
-    # A fork has all libraries already, but CUDA does not survive one.
-    spawn, fork = multiprocessing.get_context("spawn"), multiprocessing.get_context("fork")
-    context = spawn if device == "cuda" else fork
+    # A fork has all libraries already, but CUDA does not survive one; so for CUDA the forks are of
+    # a server that has only imported them.
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["rsk.check.refusals"])
+    context = server if device == "cuda" else multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(name, device, emulator, sender))
     process.start()

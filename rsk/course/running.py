@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-REPORT = "07_report.ipynb"
+REPORT = "08_report.ipynb"
 """The notebook that the report is made from; it is the last one."""
 
 _TRACEBACK_LINES = 16
@@ -51,7 +51,7 @@ def notebooks(only: Iterable[str] = (), folder: Path | None = None) -> list[Path
     """The course's notebooks in order.
 
     Args:
-        only: names or the beginnings of names (``"05"``, ``"05_benchmarks"``); none means all.
+        only: names or the beginnings of names (``"06"``, ``"06_benchmarks"``); none means all.
         folder: where to look; by default the course's own notebooks.
 
     Raises:
@@ -211,6 +211,7 @@ def run_course(
     output: Path | None = None,
     sources: Path | None = None,
     export: bool = True,
+    ready: Callable[[], object] | None = None,
     more: Callable[[Path], list[Path]] | None = None,
     console: Console | None = None,
 ) -> list[Part]:
@@ -221,9 +222,10 @@ def run_course(
         only: notebooks to run (see :func:`notebooks`); the others' executed copies stay.
         output: the run's folder, by default :func:`run_dir`.
         sources: folder of the notebooks, by default the course's own.
-        export: whether to make the report and the pages; they are made once ``07_report`` has run.
-        more: called with the run's folder after that; returns the files that it made. What it
-            needs may not have been recorded: then the run says so and ends well without.
+        export: whether to make the report and the pages; they are made once ``08_report`` has run.
+        ready: called before anything is run, if ``08_report`` is to be: raises if what the report
+            is made from is not there.
+        more: called with the run's folder after the export; returns the files that it made.
         console: where progress is printed.
 
     Returns:
@@ -239,7 +241,7 @@ def run_course(
     from rich.console import Console
 
     from rsk.measure.benchmark import check_device
-    from rsk.measure.records import RecordError, recorded
+    from rsk.measure.records import recorded
 
     console = Console() if console is None else console
     folder = run_dir() if output is None else Path(output).expanduser().resolve()
@@ -251,12 +253,14 @@ def run_course(
     matched = match_parameters(parameters or {}, declared)
     if (parameters or {}).get("device", "auto") != "auto":
         check_device(str((parameters or {})["device"]))
+    if chosen[-1].name == REPORT and ready is not None:
+        ready()
     export = export and chosen[-1].name == REPORT
 
     progress = Progress(console, len(chosen) + export)
     executed: list[Path] = []
     written: list[Path] = []
-    notes = [f"left out: {line}" for line in recorded()[1]]
+    left_out = recorded()[1]
     try:
         with _alone(folder), started(folder) as kernel:
             (folder / "results").mkdir(exist_ok=True)
@@ -268,10 +272,7 @@ def run_course(
             if export:
                 with progress.part("export"):
                     written += _export(folder)
-                    try:
-                        written += more(folder) if more is not None else []
-                    except RecordError as error:
-                        notes.append(f"not made: {error}")
+                    written += more(folder) if more is not None else []
     except KeyboardInterrupt:
         progress.say(
             f"Interrupted after {len(progress.done)} of {progress.parts} parts. What they made, "
@@ -283,8 +284,8 @@ def run_course(
     progress.say(f"{ending} in {sum(part.seconds for part in progress.done):.0f} s:")
     for path in [folder / "notebooks", *written]:
         progress.say(f"  {path}")
-    for note in notes:
-        progress.say(f"  {note}")
+    for line in left_out:
+        progress.say(f"  left out: {line}")
     if failures:
         raise CourseError("a part of the work could not be done:\n  " + "\n  ".join(failures))
     return progress.done

@@ -14,7 +14,7 @@ import rsk
 from rsk import cli, doctor
 from rsk.base import templates
 from rsk.course import running
-from rsk.report import talk
+from rsk.report import measurements, talk
 
 COMMANDS = ["demo", "benchmark", "generate", "report", "doctor"]
 
@@ -167,12 +167,15 @@ def test_report_passes_its_options_on(monkeypatch, tmp_path):
     arguments = ["-p", "batch_sizes=[1, 4]", "-p", "seed=3", "--full", "--only", "05"]
     result = run("report", *arguments, "--output", str(tmp_path), "--no-export")
     assert result.exit_code == 0, result.output
+    more = seen.pop("more")
+    assert (more.func, more.keywords) == (talk.write, {"language": "en"})
     assert seen == {
         "parameters": {"batch_sizes": [1, 4], "seed": 3, "quick": False},
         "only": ["05"],
         "output": tmp_path,
         "export": False,
         "more": seen["more"],
+        "ready": measurements.gather,
     }
     assert (seen["more"].func, seen["more"].keywords) == (talk.write, {"language": "en"})
     assert run("report").exit_code == 0

@@ -225,7 +225,7 @@ def test_the_export_follows_the_report_notebook(write_notebook, tmp_path, monkey
     import rsk.export
 
     sources = write_notebook("00_a", "1").parent
-    write_notebook("07_report", "2")
+    write_notebook("08_report", "2")
     seen = []
     made = [tmp_path / "report.html", tmp_path / "report.pdf"]
     monkeypatch.setattr(rsk.export, "export_report", lambda folder: seen.append(folder) or made)
@@ -236,7 +236,7 @@ def test_the_export_follows_the_report_notebook(write_notebook, tmp_path, monkey
     assert seen == []
     printed = console()
     parts = running.run_course(sources=sources, output=tmp_path, console=printed)
-    assert [part.name for part in parts] == ["00_a", "07_report", "export"]
+    assert [part.name for part in parts] == ["00_a", "08_report", "export"]
     assert seen == [tmp_path]
     lines = printed.file.getvalue().splitlines()
     assert re.fullmatch(r"All done in \d+ s:", lines[-5])
@@ -300,23 +300,25 @@ def test_chapter_04_says_what_it_could_not_run(tmp_path, monkeypatch):
         assert f"04_cuda_kernel.ipynb: {name}: " in str(error.value)
 
 
-def test_a_talk_without_records_is_left_out_and_a_bad_record_is_named(
-    write_notebook, tmp_path, monkeypatch
-):
-    def no_talk(folder):
-        raise records.RecordError("the talk needs a run on a GPU, and none is recorded")
-
-    monkeypatch.setattr(running, "_export", lambda folder: [folder / "report.html"])
+def test_a_bad_record_is_named(write_notebook, tmp_path, monkeypatch):
     monkeypatch.setattr(records, "recorded", lambda: ([], ["data/x.json: schema: newer"]))
-    sources = write_notebook("07_report", "1").parent
+    sources = write_notebook("00_a", "1").parent
     printed = console()
-    running.run_course(sources=sources, output=tmp_path, more=no_talk, console=printed)
-    lines = [line.strip() for line in printed.file.getvalue().splitlines()[-3:]]
-    assert lines == [
-        str(tmp_path / "report.html"),
-        "left out: data/x.json: schema: newer",
-        "not made: the talk needs a run on a GPU, and none is recorded",
-    ]
+    running.run_course(sources=sources, output=tmp_path, console=printed)
+    assert printed.file.getvalue().endswith("  left out: data/x.json: schema: newer\n")
+
+
+def test_without_records_the_report_is_refused_before_anything_runs(write_notebook, tmp_path):
+    def ready():
+        raise records.RecordError("data/benchmarks: expected a run on cuda")
+
+    sources = write_notebook("00_a", "1").parent
+    write_notebook("08_report", "1")
+    options = {"sources": sources, "output": tmp_path / "o", "ready": ready, "console": console()}
+    with pytest.raises(records.RecordError, match="expected a run on cuda"):
+        running.run_course(**options)
+    assert not (tmp_path / "o").exists()
+    running.run_course(**options, only=["00"])  # which needs none
 
 
 def test_a_device_that_is_not_there_stops_the_run_before_it_starts(

@@ -1,0 +1,64 @@
+"""The benchmark from logits: its inputs, its bytes, its file, and a trial of the program."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+import rsk
+from rsk.measure import logit_inputs, logits_benchmark
+from rsk.measure.logit_inputs import FILTERED, SPEC_LEN, TEMPERATURE, make_inputs, needed_bytes
+from rsk.measure.logits_benchmark import LogitsBenchmark
+from rsk.measure.records import RecordError
+
+
+@pytest.mark.parametrize("ways", [TEMPERATURE, FILTERED])
+def test_the_noise_makes_the_acceptance_rate(ways):
+    noise = logit_inputs.noise_for(ways, 2000, "cpu")
+    inputs = make_inputs(200, 2000, ways, noise=noise, seed=9)
+    q = rsk.probabilities(inputs.draft_logits, **ways.arguments)
+    p = rsk.probabilities(inputs.target_logits, **ways.arguments)[:, :SPEC_LEN]
+    assert p.minimum(q).sum(-1).mean().item() == pytest.approx(0.7, abs=0.06)
+
+
+def test_the_needed_rows_are_counted():
+    inputs = make_inputs(2, 100, FILTERED, noise=0.5, dtype=torch.bfloat16)
+    n = torch.tensor([1, SPEC_LEN])  # one rejection at position 1; all accepted
+    row = 100 * 2
+    assert needed_bytes(inputs, n, draft_laws=False) == (2 + SPEC_LEN + 1 + 2 + SPEC_LEN) * row
+    assert needed_bytes(inputs, n, draft_laws=True) == (2 + SPEC_LEN + 1 + 1) * row
+
+
+def test_the_program_writes_a_record_that_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(logits_benchmark, "DRY_SHAPES", ((2, 300),))
+    file = tmp_path / "times.json"
+    logits_benchmark.main(["--save", str(file), "--runs", "2", "--dry"])
+    found = LogitsBenchmark.load(file)
+    assert found.runs == 2 and len(found.results) == 2 * 2 * 2 * 2
+    assert {result.record.dtype for result in found.results} == {"float32", "bfloat16"}
+    value = json.loads(file.read_text())
+    value["results"] = []
+    file.write_text(json.dumps(value))
+    with pytest.raises(RecordError, match="results"):
+        LogitsBenchmark.load(file)
+
+
+def test_wrong_tokens_are_not_timed(monkeypatch):
+    inputs = make_inputs(2, 300, TEMPERATURE, noise=0.5)
+    right = rsk.sampler.logits.rejection_sample_from_logits
+
+    def wrong(*args, backend, **more):
+        samples = right(*args, backend=backend, **more)
+        return samples if backend == "vectorized" else type(samples)(samples[0] + 1, samples[1])
+
+    monkeypatch.setattr(logit_inputs.logits, "rejection_sample_from_logits", wrong)
+    with pytest.raises(RecordError, match="expected the tokens"):
+        logits_benchmark.time_calls([inputs], TEMPERATURE, budget_s=0.001)
+
+
+def test_ways_are_arguments():
+    assert FILTERED.arguments == dataclasses.asdict(FILTERED)
+    assert set(FILTERED.arguments) == {"temperature", "top_k", "top_p"}
