@@ -51,9 +51,10 @@ fuzz: $(STAMP)
 
 sanitize:
 	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -c "from rsk.sampler import build; build.load('cuda')"
-	for tool in memcheck racecheck; do PYTHONPATH=.:$$PYTHONPATH compute-sanitizer --tool $$tool \
+	for tool in memcheck racecheck; do for grid in grid logits_grid; do \
+		PYTHONPATH=.:$$PYTHONPATH compute-sanitizer --tool $$tool \
 		--kernel-name kns=rsk --error-exitcode 1 \
-		$(PYTHON) -m rsk.check.grid --few || exit 1; done
+		$(PYTHON) -m rsk.check.$$grid --few || exit 1; done; done
 
 gpu-check:
 	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m rsk.gpu_check $(GPU_CHECK_ARGS)

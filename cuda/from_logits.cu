@@ -21,17 +21,16 @@ namespace rsk::from_logits {
 
 // How a launch divides its work.
 struct Division {
+  int32_t warps;      // of a block
   int32_t team_size;  // blocks
   int32_t teams;      // of a request
   int32_t span;       // positions of a team
+  bool is_resident;   // all teams are at work at once
   Tiling tiling;
 };
 
-#if defined(RSK_RESIDENT)
-constexpr int32_t RESIDENT = RSK_RESIDENT;
-#else
-constexpr int32_t RESIDENT = 2;  // blocks of a multiprocessor that the registers allow
-#endif
+// Of a multiprocessor: what the registers allow.
+constexpr int32_t RESIDENT_WARPS = MAX_WARPS;
 
 #if defined(RSK_TRACE)
 __device__ long long trace_of[16 * 8192];
@@ -47,30 +46,44 @@ __device__ long long trace_of[16 * 8192];
 #define RSK_MARK(i)
 #endif
 
-// How a draft token is judged once the laws are known.
+// What the verdict on a draft token needs beside the laws; asked for early, as it comes from memory.
 struct Judgement {
-  Verdict verdict;
-  bool has_q;
+  int64_t d;
+  Two<float> x;  // the logits of d, -infinity where a row has none
+  double u;
 };
 
 template <class Logit>
-__device__ Verdict judge_with_laws(const Batch& batch, int32_t b, int32_t k, int64_t d, bool has_q,
+__device__ Judgement prepare_judgement(const Batch& batch, int32_t b, int32_t k, int64_t d,
+                                       const Two<LogitRow<Logit>>& rows) {
+  const float none = in_order(LEAST_ORDER);
+  const uint64_t word = random_word(seed_of(batch, b), position_of(batch, b) + (uint64_t)k, COIN);
+  return {d,
+          {d >= 0 && d < rows.p.size ? widen(rows.p.x[(int32_t)d]) : none,
+           d >= 0 && d < rows.q.size ? widen(rows.q.x[(int32_t)d]) : none},
+          (double)(int32_t)(word >> 35) * (1.0 / (1 << 29))};
+}
+
+template <class Logit>
+__device__ Verdict judge_with_laws(const Judgement& of_draft,
                                    const LogitWeights<Logit>& position) {
   const bool p_is_invalid = is_invalid(position.laws.p);
-  if (d == -1) return p_is_invalid ? Verdict::invalid : Verdict::ended;
-  const bool q_is_invalid = has_q && is_invalid(position.laws.q);
-  const int32_t v = (int32_t)d;
+  if (of_draft.d == -1) return p_is_invalid ? Verdict::invalid : Verdict::ended;
+  const bool q_is_invalid = position.has_q() && is_invalid(position.laws.q);
+  const int32_t v = (int32_t)of_draft.d;
   if (p_is_invalid && v < position.p.size) return Verdict::invalid;
   if (q_is_invalid && v < position.q.size) return Verdict::invalid;
-  const uint64_t word = random_word(seed_of(batch, b), position_of(batch, b) + (uint64_t)k, COIN);
-  const double u = (double)(int32_t)(word >> 35) * (1.0 / (1 << 29));
-  const float p = position.p_of(v), q = position.q_of(v);
-  if (u * (double)q < (double)p) return Verdict::accepted;
+  const float p = v < position.p.size
+                      ? probability(position.laws.p, position.min_p, of_draft.x.p, v) : 0.0f;
+  const float q = !position.has_q() ? 1.0f
+                  : v < position.q.size
+                      ? probability(position.laws.q, position.min_p, of_draft.x.q, v) : 0.0f;
+  if (of_draft.u * (double)q < (double)p) return Verdict::accepted;
   return p_is_invalid || q_is_invalid ? Verdict::invalid : Verdict::rejected;
 }
 
 template <class Logit>
-__global__ void __launch_bounds__(THREADS, RESIDENT)
+__global__ void __launch_bounds__(MAX_THREADS, 1)
     kernel(LogitsBatch call, Division division, uint64_t* slots, uint64_t number) {
   TeamMemory& memory = shared_memory<TeamMemory>();
   Team team = join_team(memory.letters, division.team_size);
@@ -96,29 +109,35 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
   }
   const int64_t top_k =
       filter.temperature != 0.0f && filter.top_k < num_columns(batch) ? filter.top_k : 0;
+  const float scale = scale_of(filter.temperature);  // a division: while the rows come in
   Two<uint32_t> lists{0, 0};
   const int32_t first = succession.index * division.span;
   const int32_t last = min(first + division.span, batch.spec_len + 1);
 #pragma unroll 1
   for (int32_t k = first; k < last; ++k) {
     const int64_t d = k < batch.spec_len ? draft_token(batch, b, k) : -1;
-    const bool has_q = d != -1 && batch.draft_probs;
+    const bool may_have_q = k < batch.spec_len && batch.draft_probs;
+    Two<LogitRow<Logit>> rows;
+    rows.p = LogitRow<Logit>::make(team, division.tiling, target_row<Logit>(batch, b, k),
+                                   batch.vocab_size, 0);
+    rows.q = rows.p;
+    if (may_have_q) {
+      rows.q = LogitRow<Logit>::make(team, division.tiling, draft_row<Logit>(batch, b, k),
+                                     batch.draft_vocab_size, 1);
+    }
+    // The rows that a resident team may not need are read beside those of others: no time is lost.
+    const bool is_over = !division.is_resident && succession.is_over(team.lane);
+    if (!is_over) {
+      begin_rows(rows, may_have_q && !call.draft_laws && (division.is_resident || d != -1));
+    }
+    const bool has_q = may_have_q && d != -1;
     const bool knows_q = has_q && call.draft_laws;
     LogitWeights<Logit> position;
-    Two<LogitRow<Logit>> rows;
     Verdict verdict = Verdict::invalid;
     if (d >= -1 && d < num_columns(batch)) {
-      rows.p = LogitRow<Logit>::make(team, division.tiling, target_row<Logit>(batch, b, k),
-                                     batch.vocab_size, 0);
-      if (has_q) {
-        rows.q = LogitRow<Logit>::make(team, division.tiling, draft_row<Logit>(batch, b, k),
-                                       batch.draft_vocab_size, 1);
-      } else {
-        rows.q = rows.p;
-      }
+      const Judgement of_draft = prepare_judgement(batch, b, k, d, rows);
       const bool wants_q = has_q && !knows_q;
-      const Extent extent =
-          measure(team, memory, rows, wants_q, top_k, succession.is_over(team.lane));
+      const Extent extent = measure(team, memory, rows, wants_q, top_k, is_over);
       RSK_MARK(1)
       let_next_kernel_start();
       if (extent.is_over) {
@@ -130,16 +149,16 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
       }
       position.p = rows.p;
       position.q = rows.q;
-      position.laws =
-          team_laws(team, memory, rows, wants_q, extent, filter, lists);
+      position.laws = team_laws(team, memory, rows, wants_q, extent, filter, scale, lists);
       RSK_MARK(2)
       if (knows_q) position.laws.q = call.draft_laws[(int64_t)b * batch.spec_len + k];
       position.min_p = filter.min_p;
       position.certain = has_q ? position.ROW_OF_Q : (int32_t)d;  // -1 is NO_Q
       if (call.laws && team.rank == 0 && threadIdx.x == 0) call.laws[b] = position.laws.p;
-      verdict = judge_with_laws(batch, b, k, d, has_q, position);
+      verdict = judge_with_laws(of_draft, position);
       if (verdict == Verdict::accepted) continue;
     }
+    wait_for_copies<0>();  // also those of rows that were not needed
     if (team.exchanges == 0) wait_for_cluster();
     RSK_MARK(3)
     if (is_first_warp) succession.tell(Ending::stopped, team.lane);
@@ -174,7 +193,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
 // ------------------------------------------------------------------------------ probabilities
 
 template <class Logit>
-__global__ void __launch_bounds__(THREADS, RESIDENT)
+__global__ void __launch_bounds__(MAX_THREADS, 1)
     probabilities_kernel(LogitsBatch call, Division division, float* out) {
   TeamMemory& memory = shared_memory<TeamMemory>();
   Team team = join_team(memory.letters, division.team_size);
@@ -188,15 +207,17 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
   const Filter filter = filter_of(call.filters, b);
   Two<LogitRow<Logit>> rows;
   rows.p = LogitRow<Logit>::make(team, division.tiling, target_row<Logit>(batch, b, k),
-                                     batch.vocab_size, 0);
+                                 batch.vocab_size, 0);
   rows.q = rows.p;
   RowLaw law = invalid_law();
   if (is_valid(filter)) {
     const int64_t top_k =
         filter.temperature != 0.0f && filter.top_k < batch.vocab_size ? filter.top_k : 0;
+    begin_rows(rows, false);
     const Extent extent = measure(team, memory, rows, false, top_k, false);
     Two<uint32_t> lists{0, 0};
-    law = team_laws(team, memory, rows, false, extent, filter, lists).p;
+    law = team_laws(team, memory, rows, false, extent, filter, scale_of(filter.temperature),
+                    lists).p;
   } else {
     wait_for_cluster();
   }
@@ -245,22 +266,39 @@ Division divide(const LogitsBatch& call, const Device& device, int32_t pack_size
   const Batch& batch = call.batch;
   const int32_t packs = divided(num_columns(batch), pack_size);
   const int32_t positions = batch.spec_len + 1;
-  const int32_t resident = RESIDENT * device.multiprocessors;  // blocks
+  const int64_t all = (int64_t)batch.batch_size * positions;  // positions of all requests
   Division division;
-  // A tile for each warp, if the blocks have room; else up to four.
-  int32_t size = divided(packs, WARPS * 32);
-  if ((int64_t)batch.batch_size * positions * size > resident) size = divided(packs, 4 * WARPS * 32);
-  size = device.capability < 90 ? 1 : size < 1 ? 1 : size > MAX_TEAM ? MAX_TEAM : size;
+  // A tile for each warp, if all blocks fit on the device at once, and more warps in a block if
+  // each has a multiprocessor for itself; else up to eight tiles, which is what two blocks of one
+  // multiprocessor can hold.
+  const auto team_of = [&](int32_t warps, int32_t tiles) {
+    const int32_t size = divided(packs, 32 * warps * tiles);
+    return device.capability < 90 ? 1 : size > MAX_TEAM ? MAX_TEAM : size;
+  };
+  const auto resident = [&](int32_t warps) {  // blocks
+    return RESIDENT_WARPS / warps * device.multiprocessors;
+  };
+  int32_t warps = 8, size = team_of(warps, 1);
+  if (all * size > resident(warps)) {
+    size = team_of(warps, 8);
+  } else if (packs > 32 * warps * size && all * size <= resident(16)) {
+    warps = 16;
+  }
+  division.warps = warps = tuned("RSK_WARPS", warps);
   division.team_size = tuned("RSK_TEAM", size);
-  // Side by side while that fills the device no more than twice.
-  const bool side_by_side =
-      (int64_t)batch.batch_size * positions * division.team_size <= 2 * resident && positions <= 32;
-  division.span = tuned("RSK_SPAN", side_by_side ? 1 : positions);
+  // One position each, side by side, while that keeps the device busy a few times over; with more
+  // work, teams that go on to the next position read less in vain.
+  const int64_t times = all * division.team_size / (2 * resident(warps));
+  int32_t span = times < 2 ? 1 : times > 3 ? 3 : (int32_t)times;
+  if (span < divided(positions, 32)) span = divided(positions, 32);
+  division.span = tuned("RSK_SPAN", span < positions ? span : positions);
   division.teams = divided(positions, division.span);
-  division.tiling.piece = divided(packs, division.team_size * WARPS);
+  division.is_resident =
+      (int64_t)batch.batch_size * division.teams * division.team_size <= resident(warps);
+  division.tiling.piece = divided(packs, division.team_size * warps);
   division.tiling.tiles = divided(division.tiling.piece, 32);
   const int32_t rows = batch.draft_probs ? 2 : 1;
-  const int32_t most = dynamic_memory(device) / (rows * THREADS * 16);
+  const int32_t most = dynamic_memory(device) / (rows * 32 * warps * 16);
   division.tiling.held = min(division.tiling.tiles, tuned("RSK_HELD", most));
   return division;
 }
@@ -289,9 +327,10 @@ cudaError_t launch_teams(const LogitsBatch& call, const Division& division, cons
     if (error != cudaSuccess) return error;
     prepared_for = device.id;
   }
-  auto config = launch_config(teams * division.team_size, THREADS, stream);
+  const int32_t threads = 32 * division.warps;
+  auto config = launch_config(teams * division.team_size, threads, stream);
   const int32_t rows = call.batch.draft_probs ? 2 : 1;
-  config.dynamicSmemBytes = (size_t)rows * THREADS * 16 * division.tiling.held;
+  config.dynamicSmemBytes = (size_t)rows * threads * 16 * division.tiling.held;
   cudaLaunchAttribute attributes[3]{};
   attributes[0].id = cudaLaunchAttributeClusterDimension;
   attributes[0].val.clusterDim.x = (uint32_t)division.team_size;

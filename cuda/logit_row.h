@@ -181,14 +181,14 @@ struct LogitRow {
   // `which` of the rows that are held at once: 0 or 1.
   __device__ static LogitRow make(const Team& team, const Tiling& tiling, RowPointer<Logit> x,
                                   int32_t size, int32_t which) {
-    const int32_t first = (team.rank * WARPS + team.warp) * tiling.piece;
+    const int32_t first = (team.rank * team.warps + team.warp) * tiling.piece;
     bool is_aligned = false;
     if constexpr (std::is_pointer_v<RowPointer<Logit>>) is_aligned = (uintptr_t)x % 16 == 0;
     return {computed(x),
             size,
             (first + team.lane) * PACK,
             (first + tiling.piece) * PACK,
-            place_in_shared((which * WARPS + team.warp) * tiling.held * 32 + team.lane),
+            place_in_shared((which * team.warps + team.warp) * tiling.held * 32 + team.lane),
             tiling.tiles,
             tiling.held,
             is_aligned};

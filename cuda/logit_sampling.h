@@ -81,10 +81,11 @@ __device__ int64_t sum_tiles(const Team& team, const LogitWeights<Logit>& weight
                              int64_t& of_stretch) {
   int64_t sum = 0;
   of_stretch = 0;
+  const int32_t first = team.lane * stretch;
   const auto add = [&](int32_t tile, int64_t of_lane) {
     const int64_t total = sum_over_warp(of_lane);
     sum += total;
-    if (tile / stretch == team.lane) of_stretch += total;
+    if ((uint32_t)(tile - first) < (uint32_t)stretch) of_stretch += total;
   };
   if (weights.is_plain()) {
     const Curve of_p(weights.laws.p), of_q(weights.laws.q);
@@ -143,7 +144,7 @@ __device__ int32_t sample_with_team(Team& team, Letters& letters, LogitWeights<L
   const Totals blocks =
       add_totals<MAX_TEAM>(shares_of_blocks(team, letters, 0), team.size, team.lane);
   if (blocks.choose(rest) != team.rank) return -1;
-  const Totals warps = add_totals<WARPS>(shares_of_warps(team, letters, 0), WARPS, team.lane);
+  const Totals warps = add_totals<MAX_WARPS>(shares_of_warps(team, letters, 0), team.warps, team.lane);
   if (warps.choose(rest) != team.warp) return -1;
   return find_in_piece(team, weights, stretch, of_stretch, rest);
 }

@@ -19,13 +19,15 @@ constexpr int32_t MAX_CANDIDATES = 1024;  // that the leader sorts
 
 // Of the two rows that a team works on at once.
 struct Candidates {
+  union {
+    float list[2][MAX_CANDIDATES];
+    int16_t largest[2][MAX_THREADS];  // of each thread, the upper half of its order: before the list
+  };
   Arrivals listed[2], decided[2];
-  float list[2][MAX_CANDIDATES];
   int64_t decision[2];
   uint32_t filled[2];                // by this block, of its part of the list
-  int16_t largest[2][THREADS];       // of each thread, the upper half of its order
   int32_t bound[2][2];
-  int64_t of_warps[2][WARPS], total;
+  int64_t of_warps[2][MAX_WARPS];
   int32_t count, first;
 };
 
@@ -41,20 +43,32 @@ __device__ inline void open_candidates(Candidates& candidates) {
 // ------------------------------------------------------------------------- a bound for top-k
 
 // By a warp: the n-th largest of the upper halves of the threads' orders; LEAST_ORDER if they are
-// fewer. Bit by bit from the highest.
-__device__ inline int32_t nth_largest(const int16_t (&values)[THREADS], int32_t n, int32_t lane) {
-  uint32_t mine[THREADS / 32];
+// fewer. Two bits at a time from the highest: the counts from three values on fit one word.
+__device__ inline int32_t nth_largest(const Team& team, const int16_t (&values)[MAX_THREADS],
+                                      int32_t n) {
+  static_assert(MAX_THREADS < 1 << 10, "a count has ten bits");
+  uint32_t mine[MAX_WARPS];
 #pragma unroll
-  for (int32_t i = 0; i < THREADS / 32; ++i) {
-    mine[i] = (uint32_t)(values[32 * i + lane] + 0x8000);
+  for (int32_t i = 0; i < MAX_WARPS; ++i) {
+    mine[i] = i < team.warps ? (uint32_t)(values[32 * i + team.lane] + 0x8000) : 0;  // counts never
   }
   uint32_t found = 0;
 #pragma unroll 1
-  for (uint32_t bit = 0x8000; bit > 0; bit >>= 1) {
-    uint32_t count = 0;
+  for (int32_t shift = 14; shift >= 0; shift -= 2) {
+    uint32_t counts = 0;
 #pragma unroll
-    for (const uint32_t value : mine) count += value >= (found | bit);
-    if (count_over_warp(count) >= (uint32_t)n) found |= bit;
+    for (int32_t i = 0; i < MAX_WARPS; ++i) {
+      if (i >= team.warps) break;
+#pragma unroll
+      for (uint32_t digit = 1; digit < 4; ++digit) {
+        counts += mine[i] >= (found | digit << shift) ? 1u << 10 * (digit - 1) : 0u;
+      }
+    }
+    counts = count_over_warp(counts);
+    uint32_t digit = 0;
+#pragma unroll
+    for (int32_t i = 0; i < 3; ++i) digit += (counts >> 10 * i & 1023u) >= (uint32_t)n;
+    found |= digit << shift;
   }
   const int32_t order = (int32_t)((found - 0x8000) << 16);
   return order < LEAST_ORDER ? LEAST_ORDER : order;
@@ -71,9 +85,9 @@ __device__ inline void find_bounds(const Team& team, Candidates& candidates,
   if (team.warp < 4) {
     const int32_t r = team.warp / 2, which = team.warp % 2;
     const int64_t n = which == 0 ? top_k : (top_k + team.size - 1) / team.size;
-    const int32_t order = n > THREADS
+    const int32_t order = n > team.threads()
                               ? LEAST_ORDER
-                              : nth_largest(candidates.largest[r], (int32_t)n, team.lane);
+                              : nth_largest(team, candidates.largest[r], (int32_t)n);
     if (team.lane == 0) candidates.bound[r][which] = order;
   }
   __syncthreads();
@@ -263,11 +277,27 @@ struct Decision {
 };
 
 // Descending. By all threads of a block.
-__device__ inline void sort(float* list, int32_t count) {
+__device__ inline void sort(float* list, int32_t count, int32_t threads) {
+  const int32_t own = (int32_t)threadIdx.x;
+  if (count <= threads) {  // as a rule: each counts what comes before its own
+    const float x = own < count ? list[own] : 0.0f;
+    int32_t before = 0;
+    if (own < count) {
+#pragma unroll 4
+      for (int32_t i = 0; i < count; ++i) {
+        const float other = list[i];
+        before += other > x || (other == x && i < own);
+      }
+    }
+    __syncthreads();
+    if (own < count) list[before] = x;
+    __syncthreads();
+    return;
+  }
   int32_t size = 2;
   while (size < count) size *= 2;
 #pragma unroll 1
-  for (int32_t i = count + (int32_t)threadIdx.x; i < size; i += THREADS) {
+  for (int32_t i = count + own; i < size; i += threads) {
     list[i] = in_order(LEAST_ORDER);
   }
   __syncthreads();
@@ -276,7 +306,7 @@ __device__ inline void sort(float* list, int32_t count) {
 #pragma unroll 1
     for (int32_t step = run / 2; step > 0; step /= 2) {
 #pragma unroll 1
-      for (int32_t i = (int32_t)threadIdx.x; i < size / 2; i += THREADS) {
+      for (int32_t i = own; i < size / 2; i += threads) {
         const int32_t a = 2 * i - (i & (step - 1)), b = a + step;
         const float x = list[a], y = list[b];
         if ((x < y) == ((a & run) == 0)) {
@@ -290,10 +320,10 @@ __device__ inline void sort(float* list, int32_t count) {
 }
 
 // How many of the sorted list are at least `threshold`, which is one of them.
-__device__ inline int32_t count_in_list(Candidates& candidates, const float* list, int32_t count,
-                                        float threshold) {
+__device__ inline int32_t count_in_list(const Team& team, Candidates& candidates, const float* list,
+                                        int32_t count, float threshold) {
 #pragma unroll 1
-  for (int32_t i = (int32_t)threadIdx.x; i < count; i += THREADS) {
+  for (int32_t i = (int32_t)threadIdx.x; i < count; i += team.threads()) {
     if (list[i] >= threshold && (i + 1 == count || !(list[i + 1] >= threshold))) {
       candidates.count = i + 1;
     }
@@ -305,55 +335,55 @@ __device__ inline int32_t count_in_list(Candidates& candidates, const float* lis
 // By all threads of the leading block, on the sorted list.
 __device__ inline Decision decide(const Team& team, Candidates& candidates, const float* list,
                                   int32_t count, const RowLaw& law, const Question& question) {
-  constexpr int32_t EACH = MAX_CANDIDATES / THREADS;
-  const int32_t begin = (int32_t)threadIdx.x * EACH;
+  // Each thread has some neighbours, as a rule one. Their weights are computed where they are needed.
+  const int32_t each = (count + team.threads() - 1) / team.threads();
+  const int32_t begin = (int32_t)threadIdx.x * each;
+  const auto relative = [&](int32_t i) {
+    return relative_weight(list[i], law.maximum, law.scale);
+  };
   Decision decision{in_order(LEAST_ORDER), 0.0f};
   if (question.nth > 0) {
     decision.threshold = list[question.nth - 1];
-    count = count_in_list(candidates, list, count, decision.threshold);
+    count = count_in_list(team, candidates, list, count, decision.threshold);
     if (!question.is_complete) return decision;
   }
-  // The weights of EACH neighbours, and the running sum before them.
-  float relative[EACH];
-  int64_t weights[EACH], own = 0;
-#pragma unroll
-  for (int32_t i = 0; i < EACH; ++i) {
-    relative[i] =
-        begin + i < count ? relative_weight(list[begin + i], law.maximum, law.scale) : 0.0f;
-    weights[i] = weight_of(relative[i]);
-    own += weights[i];
-  }
   if (question.top_p < 1.0f) {
+    const int32_t end = min(begin + each, count);
+    int64_t own = 0;
+#pragma unroll 1
+    for (int32_t i = begin; i < end; ++i) own += weight_of(relative(i));
     const int64_t running = running_sum(own, team.lane);
     if (team.lane == 31) candidates.of_warps[0][team.warp] = running;
     if (threadIdx.x == 0) candidates.first = 0;  // so that it is in the list whatever comes
     __syncthreads();
-    const int64_t share = team.lane < WARPS ? candidates.of_warps[0][team.lane] : 0;
+    const int64_t share = team.lane < team.warps ? candidates.of_warps[0][team.lane] : 0;
     const int64_t before = Sum::over_warp(team.lane < team.warp ? share : 0) + running - own;
     const int64_t total = question.total >= 0 ? question.total : Sum::over_warp(share);
     const int64_t mass = mass_to_keep(question.top_p, total);
     int64_t sum = question.mass_above + before;
-#pragma unroll
-    for (int32_t i = 0; i < EACH; ++i) {
+#pragma unroll 1
+    for (int32_t i = begin; i < end; ++i) {
       const bool below = sum < mass;
-      sum += weights[i];
-      if (begin + i < count && below && sum >= mass) candidates.first = begin + i;
+      sum += weight_of(relative(i));
+      if (below && sum >= mass) candidates.first = i;
     }
     __syncthreads();
     decision.threshold = list[candidates.first];
     if (!question.is_complete) return decision;
-    count = count_in_list(candidates, list, count, decision.threshold);
+    count = count_in_list(team, candidates, list, count, decision.threshold);
   }
   int64_t kept = 0;
-#pragma unroll
-  for (int32_t i = 0; i < EACH; ++i) {
-    if (begin + i < count && relative[i] >= question.min_p) kept += weights[i];
+  const int32_t end = min(begin + each, count);
+#pragma unroll 1
+  for (int32_t i = begin; i < end; ++i) {
+    const float e = relative(i);
+    if (e >= question.min_p) kept += weight_of(e);
   }
   kept = Sum::over_warp(kept);
   if (team.lane == 0) candidates.of_warps[1][team.warp] = kept;
   __syncthreads();
   const int64_t total =
-      Sum::over_warp(team.lane < WARPS ? candidates.of_warps[1][team.lane] : 0);
+      Sum::over_warp(team.lane < team.warps ? candidates.of_warps[1][team.lane] : 0);
   decision.normalizer = normalizer_of(total);
   return decision;
 }
@@ -401,7 +431,7 @@ __device__ inline void answer(const Team& team, Candidates& candidates, const Ga
   if (team.rank != list.leader(team)) return;
   if (!team.is_alone()) wait_for_bytes(candidates.listed[list.r], list.phase);
   float* logits = candidates.list[list.r];
-  sort(logits, list.count);
+  sort(logits, list.count, team.threads());
   const Decision decision = decide(team, candidates, logits, list.count, law, question);
   const int64_t letter =
       letter_of({(int32_t)bits_of(decision.threshold), (int32_t)bits_of(decision.normalizer)});

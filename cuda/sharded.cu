@@ -14,7 +14,7 @@ enum Kind : int32_t { REJECTED = 0, INVALID = 1, ENDED = 2, ACCEPTED = 3, ELSEWH
 constexpr int32_t KINDS = 4;
 
 // Judge draft token k of request b, if its probabilities are in our columns.
-template <bool IS_LOGITS>
+template <class Probability, class Means>
 __device__ Kind judge_ours(const Call& call, int32_t b, int32_t k) {
   const Batch& batch = call.batch;
   const int64_t d = draft_token(batch, b, k);
@@ -22,8 +22,11 @@ __device__ Kind judge_ours(const Call& call, int32_t b, int32_t k) {
   if (d < 0 || d >= call.all_tokens) return INVALID;
   const int32_t column = (int32_t)d - call.start;
   if (column < 0 || column >= call.width) return ELSEWHERE;
-  const float p = target_row<IS_LOGITS>(call, b, k).at(column);
-  const float q = batch.draft_probs ? draft_row<IS_LOGITS>(call, b, k).at(column) : 1.0f;
+  const float p = probability_at(target_slice<Probability>(call, b, k),
+                                 Means::of_target(call, b, k), column);
+  const float q = batch.draft_probs ? probability_at(draft_slice<Probability>(call, b, k),
+                                                     Means::of_draft(call, b, k), column)
+                                    : 1.0f;
   if (!is_finite(p) || !is_finite(q)) return INVALID;
   const uint64_t word = random_word(seed_of(batch, b), position_of(batch, b) + (uint64_t)k, COIN);
   const double u = (double)(int32_t)(word >> 35) * (1.0 / (1 << 29));
@@ -37,12 +40,13 @@ struct OurWalk {
   Kind why, at_k;
 };
 
-template <bool IS_LOGITS>
+template <class Probability, class Means>
 __device__ OurWalk walk_ours(const Call& call, int32_t b, int32_t k, int32_t lane) {
   OurWalk walk{call.batch.spec_len, ENDED, ENDED};
   for (int32_t begin = 0; begin < call.batch.spec_len; begin += 32) {
     const int32_t mine = begin + lane;
-    const Kind kind = mine < call.batch.spec_len ? judge_ours<IS_LOGITS>(call, b, mine) : ELSEWHERE;
+    const Kind kind =
+        mine < call.batch.spec_len ? judge_ours<Probability, Means>(call, b, mine) : ELSEWHERE;
     const Kind at_k = (Kind)__shfl_sync(ALL_LANES, (int)kind, k - begin);
     if (begin <= k && k < begin + 32 && k < call.batch.spec_len) walk.at_k = at_k;
     const uint32_t stopped = __ballot_sync(ALL_LANES, kind <= ENDED);
@@ -58,46 +62,74 @@ __device__ OurWalk walk_ours(const Call& call, int32_t b, int32_t k, int32_t lan
 
 // -------------------------------------------------------------------------------------- totals
 
+// A row pair of which a warp has a piece. Without q, q is 0 everywhere.
+template <class Probability, class Means>
+struct Pair {
+  SlicedRow<Probability> p, q;
+  Means of_p, of_q;
+  bool has_q;
+
+  __device__ static Pair make(const Call& call, int32_t b, int32_t k, bool has_q) {
+    const auto p = target_slice<Probability>(call, b, k);
+    const Means means = Means::of_target(call, b, k);
+    if (!has_q) return {p, p, means, means, false};
+    return {p, draft_slice<Probability>(call, b, k), means, Means::of_draft(call, b, k), true};
+  }
+
+  __device__ bool is_usual() const { return of_p.is_usual() && (!has_q || of_q.is_usual()); }
+  __device__ float p_at(int32_t column) const { return probability_at(p, of_p, column); }
+  __device__ float q_at(int32_t column) const {
+    return has_q ? probability_at(q, of_q, column) : 0.0f;
+  }
+};
+
 // The sums of the weights max(p, 0) and max(p - q, 0), and whether all values are finite.
 struct Sums {
   WeightSum p, residual;
   float p_is_not_finite = 0.0f, q_is_not_finite = 0.0f;  // NaN then
 
-  __device__ void add(float p_value, float q_value) {
-    p.add(p_value);
-    residual.add(p_value - q_value);
+  __device__ void look_at(float p_value, float q_value) {
     p_is_not_finite = __fmaf_rn(p_value, 0.0f, p_is_not_finite);
     q_is_not_finite = __fmaf_rn(q_value, 0.0f, q_is_not_finite);
   }
 };
 
-// Sum a piece of rows p and q. `q` may be empty: then q is 0, and both sums are the same.
-template <bool IS_LOGITS>
-__device__ Sums sum_piece(const SlicedRow<IS_LOGITS>& p, const SlicedRow<IS_LOGITS>& q,
-                          int32_t begin, int32_t end, int32_t lane) {
-  Sums sums;
-  for (int32_t start = begin + lane * GROUP; start < end; start += 2 * STEP) {
-    // Both are asked for before either is waited for.
-    Raw p_raw[2], q_raw[2];
+// A lane's sums over a piece. Without q both sums are the same, and only p's is made.
+template <class Probability, class Means, bool HAS_Q>
+__device__ void sum_piece(const Pair<Probability, Means>& pair, int32_t begin, int32_t end,
+                          int32_t lane, Sums& sums) {
+  for (int32_t start = begin; start < end; start += TILE) {
+    Values<Probability> p, q;  // both are asked for before either is waited for
+    pair.p.template load<Means::IS_LOGITS>(start, lane, p);
+    if constexpr (HAS_Q) pair.q.template load<Means::IS_LOGITS>(start, lane, q);
 #pragma unroll
-    for (int32_t i = 0; i < 2; ++i) {
-      p.load(start + i * STEP, p_raw[i]);
-      q.load(start + i * STEP, q_raw[i]);
-    }
-#pragma unroll
-    for (int32_t i = 0; i < 2; ++i) {
-      if (start + i * STEP >= end) break;
-#pragma unroll
-      for (int32_t j = 0; j < GROUP; ++j) {
-        const int32_t column = start + i * STEP + j;
-        sums.add(p.probability_of(p_raw[i], j, column), q.probability_of(q_raw[i], j, column));
+    for (int32_t i = 0; i < p.COUNT; ++i) {
+      const float p_value = pair.of_p.usual(p.at(i));
+      sums.p.add(p_value);
+      float q_value = 0.0f;
+      if constexpr (HAS_Q) {
+        q_value = pair.of_q.usual(q.at(i));
+        sums.residual.add(p_value - q_value);
       }
+      if (!Means::IS_LOGITS) sums.look_at(p_value, q_value);
     }
   }
-  return sums;
 }
 
-template <bool IS_LOGITS>
+// The same for any laws, a column at a time.
+template <class Probability, class Means>
+__device__ void sum_unusual(const Pair<Probability, Means>& pair, int32_t begin, int32_t end,
+                            int32_t lane, Sums& sums) {
+#pragma unroll 1
+  for (int32_t column = begin + lane; column < end; column += 32) {
+    const float p = pair.p_at(column), q = pair.q_at(column);
+    sums.p.add(p);
+    if (pair.has_q) sums.residual.add(p - q);
+    sums.look_at(p, q);
+  }
+}
+
+template <class Probability, class Means>
 __global__ void __launch_bounds__(32 * WARPS)
     totals_kernel(Call call, int64_t* message, int64_t* sums) {
   const Batch& batch = call.batch;
@@ -112,7 +144,7 @@ __global__ void __launch_bounds__(32 * WARPS)
   }
   if (b >= batch.batch_size) return;
 
-  const OurWalk walk = walk_ours<IS_LOGITS>(call, b, k, lane);
+  const OurWalk walk = walk_ours<Probability, Means>(call, b, k, lane);
   int64_t* numbers = message + call.offset + (int64_t)b * (2 * rows);
   if (is_first && lane == 0) numbers[0] = KINDS * walk.end + walk.why;
   if (k > walk.end) return;
@@ -120,21 +152,27 @@ __global__ void __launch_bounds__(32 * WARPS)
   // know better.
   if (walk.at_k == ACCEPTED || walk.at_k == INVALID) return;
   const bool is_residual = walk.at_k != ENDED;
-  const bool has_q = is_residual && batch.draft_probs;
 
-  const auto p = target_row<IS_LOGITS>(call, b, k);
-  const auto q = has_q ? draft_row<IS_LOGITS>(call, b, k) : SlicedRow<IS_LOGITS>{};
+  const auto pair =
+      Pair<Probability, Means>::make(call, b, k, is_residual && batch.draft_probs);
   const int32_t begin = piece * PIECE;
   const int32_t end = begin + PIECE < call.width ? begin + PIECE : call.width;
-  const Sums own = sum_piece(p, q, begin, end, lane);
-  int64_t of_p = sum_over_warp(own.p.total());
-  int64_t of_residual = sum_over_warp(own.residual.total());
+  Sums own;
+  if (!pair.is_usual()) {
+    sum_unusual(pair, begin, end, lane, own);
+  } else if (pair.has_q) {
+    sum_piece<Probability, Means, true>(pair, begin, end, lane, own);
+  } else {
+    sum_piece<Probability, Means, false>(pair, begin, end, lane, own);
+  }
+  const int64_t of_p = sum_over_warp(own.p.total());
+  int64_t of_residual = pair.has_q ? sum_over_warp(own.residual.total()) : of_p;
   const bool p_is_finite = __all_sync(ALL_LANES, own.p_is_not_finite == 0.0f);
   const bool q_is_finite = __all_sync(ALL_LANES, own.q_is_not_finite == 0.0f);
-  if (is_residual && !batch.draft_probs) {  // q is 1 at the draft token
+  if (is_residual && !pair.has_q) {  // q is 1 at the draft token
     const int32_t column = (int32_t)draft_token(batch, b, k) - call.start;
     if (begin <= column && column < end) {
-      const float at = p.at(column);
+      const float at = pair.p_at(column);
       of_residual += fixed_point(at - 1.0f) - fixed_point(at);
     }
   }
@@ -213,21 +251,21 @@ __device__ int32_t find_piece(const int64_t* sums, int32_t pieces, int64_t& rest
   return -1;  // not reached: the sums of all pieces exceed `rest`
 }
 
-template <bool IS_LOGITS>
-__device__ int32_t find_in_piece(const SlicedRow<IS_LOGITS>& p, const SlicedRow<IS_LOGITS>& q,
-                                 int32_t certain, int32_t begin, int32_t end, int64_t rest,
-                                 int32_t lane) {
-  for (int32_t start = begin + lane * GROUP; start - lane * GROUP < end; start += STEP) {
-    Raw p_raw, q_raw;
-    p.load(start, p_raw);
-    q.load(start, q_raw);
-    const auto weight = [&](int32_t j) {
-      const float qv = start + j == certain ? 1.0f : q.probability_of(q_raw, j, start + j);
-      return start + j < end ? fixed_point(p.probability_of(p_raw, j, start + j) - qv) : 0;
-    };
-    int64_t sum = 0;
+// The token's column: the first of the piece whose running sum of weights exceeds `rest`.
+template <class Probability, class Means>
+__device__ int32_t find_in_piece(const Pair<Probability, Means>& pair, int32_t certain,
+                                 int32_t begin, int32_t end, int64_t rest, int32_t lane) {
+  constexpr int32_t EACH = 8;  // columns of a lane, side by side
+  for (int32_t start = begin; start < end; start += 32 * EACH) {
+    const int32_t first = start + lane * EACH;
+    int64_t weights[EACH], sum = 0;
 #pragma unroll
-    for (int32_t j = 0; j < GROUP; ++j) sum += weight(j);
+    for (int32_t j = 0; j < EACH; ++j) {
+      const int32_t column = first + j;
+      const float q = column == certain ? 1.0f : pair.q_at(column);
+      weights[j] = column < end ? fixed_point(pair.p_at(column) - q) : 0;
+      sum += weights[j];
+    }
     const int64_t running = running_sum(sum, lane);
     const int64_t all = __shfl_sync(ALL_LANES, running, 31);
     if (rest >= all) {
@@ -235,19 +273,19 @@ __device__ int32_t find_in_piece(const SlicedRow<IS_LOGITS>& p, const SlicedRow<
       continue;
     }
     int64_t within = rest - (running - sum);  // negative in the lanes behind the token's
-    int32_t token = start;
+    int32_t column = first;
 #pragma unroll
-    for (int32_t j = 0; j < GROUP; ++j) {
-      within -= weight(j);
-      token += within >= 0;
+    for (int32_t j = 0; j < EACH; ++j) {
+      within -= weights[j];
+      column += within >= 0;
     }
-    const int32_t first = __ffs(__ballot_sync(ALL_LANES, running > rest)) - 1;
-    return __shfl_sync(ALL_LANES, token, first);
+    const int32_t finder = __ffs(__ballot_sync(ALL_LANES, running > rest)) - 1;
+    return __shfl_sync(ALL_LANES, column, finder);
   }
-  return -1;  // not reached
+  return -1;  // not reached: the sum over the piece exceeds `rest`
 }
 
-template <bool IS_LOGITS>
+template <class Probability, class Means>
 __global__ void __launch_bounds__(32 * WARPS)
     find_kernel(Call call, const int64_t* first, const int64_t* totals, const int64_t* sums,
                 int64_t* tokens, int64_t* num_accepted, int64_t* differing) {
@@ -291,12 +329,11 @@ __global__ void __launch_bounds__(32 * WARPS)
       const int64_t* own = sums + ((int64_t)b * rows + n) * pieces * 2 + (is_residual ? 1 : 0);
       const int32_t begin = find_piece(own, pieces, rest, lane) * PIECE;
       const int32_t end = begin + PIECE < call.width ? begin + PIECE : call.width;
-      const auto p = target_row<IS_LOGITS>(call, b, n);
-      const bool has_q = is_residual && batch.draft_probs;
-      const auto q = has_q ? draft_row<IS_LOGITS>(call, b, n) : SlicedRow<IS_LOGITS>{};
+      const auto pair =
+          Pair<Probability, Means>::make(call, b, n, is_residual && batch.draft_probs);
       const int32_t certain =
-          is_residual && !has_q ? (int32_t)draft_token(batch, b, n) - call.start : -1;
-      token = call.start + find_in_piece(p, q, certain, begin, end, rest, lane);
+          is_residual && !pair.has_q ? (int32_t)draft_token(batch, b, n) - call.start : -1;
+      token = call.start + find_in_piece(pair, certain, begin, end, rest, lane);
     }
   }
   if (lane == 0) {
@@ -323,8 +360,11 @@ cudaError_t totals(const Call& call, int64_t* message, int64_t* sums, cudaStream
   const int64_t rows = (int64_t)call.batch.batch_size * (call.batch.spec_len + 1);
   const int64_t warps = rows > 0 ? rows * pieces_of(call) : 1;
   const auto config = launch_config((warps + WARPS - 1) / WARPS, 32 * WARPS, stream);
-  const auto kernel = call.is_logits ? totals_kernel<true> : totals_kernel<false>;
-  return cudaLaunchKernelEx(&config, kernel, call, message, sums);
+  return with_type(call, [&](auto probability) {
+    typedef decltype(probability) P;
+    const auto kernel = call.is_logits ? totals_kernel<P, ByLaw> : totals_kernel<P, Plain>;
+    return cudaLaunchKernelEx(&config, kernel, call, message, sums);
+  });
 }
 
 cudaError_t find(const Call& call, const int64_t* first, const int64_t* totals,
@@ -332,9 +372,12 @@ cudaError_t find(const Call& call, const int64_t* first, const int64_t* totals,
                  cudaStream_t stream) {
   const int64_t warps = call.batch.batch_size > 0 ? call.batch.batch_size : 1;
   const auto config = launch_config((warps + WARPS - 1) / WARPS, 32 * WARPS, stream);
-  const auto kernel = call.is_logits ? find_kernel<true> : find_kernel<false>;
-  return cudaLaunchKernelEx(&config, kernel, call, first, totals, sums, tokens, num_accepted,
-                            differing);
+  return with_type(call, [&](auto probability) {
+    typedef decltype(probability) P;
+    const auto kernel = call.is_logits ? find_kernel<P, ByLaw> : find_kernel<P, Plain>;
+    return cudaLaunchKernelEx(&config, kernel, call, first, totals, sums, tokens, num_accepted,
+                              differing);
+  });
 }
 
 cudaError_t result(const Batch& batch, const int64_t* found, cudaStream_t stream) {

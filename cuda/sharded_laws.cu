@@ -19,9 +19,10 @@ __device__ Place place_of(const Call& call, int32_t i) {
   return {i / call.batch.spec_len, i % call.batch.spec_len, true};
 }
 
-__device__ SlicedRow<true> row_at(const Call& call, Place place) {
-  return place.of_draft ? draft_row<true>(call, place.b, place.k)
-                        : target_row<true>(call, place.b, place.k);
+template <class Logit>
+__device__ SlicedRow<Logit> row_at(const Call& call, Place place) {
+  return place.of_draft ? draft_slice<Logit>(call, place.b, place.k)
+                        : target_slice<Logit>(call, place.b, place.k);
 }
 
 // --------------------------------------------------------------------------------------- opening
@@ -43,6 +44,24 @@ __device__ int64_t key_of(float x, int32_t token) {
   return ((int64_t)ordered(x + 0.0f) << TOKEN_BITS) + (LAST_TOKEN - token);  // -0 becomes +0
 }
 
+// The largest logit that a lane has seen, and the first column that has it.
+struct Largest {
+  float x = float_of(0xFF800000u);
+  int32_t column = 0;
+  bool is_nan = false;
+
+  __device__ void look_at(float y, int32_t at) {
+    is_nan = is_nan | (y != y);
+    if (y > x) {
+      x = y;
+      column = at;
+    }
+  }
+  __device__ int64_t key(int32_t start) const {
+    return key_of(is_nan ? float_of(0x7FC00000u) : x, start + column);
+  }
+};
+
 __device__ int64_t largest_over_warp(int64_t x) {
   for (int32_t step = 16; step > 0; step /= 2) {
     const int64_t other = __shfl_xor_sync(ALL_LANES, x, step);
@@ -51,22 +70,16 @@ __device__ int64_t largest_over_warp(int64_t x) {
   return x;
 }
 
-// Call f(x, column) for the columns of a lane between begin and end.
-template <class Function>
-__device__ __forceinline__ void for_columns(const SlicedRow<true>& row, int32_t begin, int32_t end,
-                                            int32_t lane, const Function& f) {
-  for (int32_t start = begin + lane * GROUP; start < end; start += 2 * STEP) {
-    Raw raw[2];
+// Call f(x, column) for a lane's values of the tiles between begin and end: -infinity behind the
+// row's end.
+template <class Logit, class Function>
+__device__ __forceinline__ void for_columns(const SlicedRow<Logit>& row, int32_t begin,
+                                            int32_t end, int32_t lane, const Function& f) {
+  for (int32_t start = begin; start < end; start += TILE) {
+    Values<Logit> values;
+    row.template load<true>(start, lane, values);
 #pragma unroll
-    for (int32_t i = 0; i < 2; ++i) row.load(start + i * STEP, raw[i]);
-#pragma unroll
-    for (int32_t i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int32_t j = 0; j < GROUP; ++j) {
-        const int32_t column = start + i * STEP + j;
-        if (column < end) f(row.value_of(raw[i], j), column);
-      }
-    }
+    for (int32_t i = 0; i < values.COUNT; ++i) f(values.at(i), values.column(start, i, lane));
   }
 }
 
@@ -80,6 +93,7 @@ __device__ Share share_of(const Call& call, int32_t warp) {
   return {warp / pieces, begin, begin + PIECE};
 }
 
+template <class Logit>
 __global__ void __launch_bounds__(32 * WARPS) opening_kernel(Call call, int64_t* message) {
   const int32_t lane = (int32_t)threadIdx.x % 32;
   const int32_t warp = (int32_t)(blockIdx.x * WARPS + threadIdx.x / 32);
@@ -94,15 +108,14 @@ __global__ void __launch_bounds__(32 * WARPS) opening_kernel(Call call, int64_t*
     }
   }
   if (share.row >= rows || call.listed) return;
-  const SlicedRow<true> row = row_at(call, place_of(call, share.row));
+  const auto row = row_at<Logit>(call, place_of(call, share.row));
   const int32_t end = share.end < row.size ? share.end : row.size;
-  int64_t largest = 0;
-  for_columns(row, share.begin, end, lane, [&](float x, int32_t column) {
-    const int64_t key = key_of(x, call.start + column);
-    largest = key > largest ? key : largest;
-  });
-  largest = largest_over_warp(largest);
-  if (lane == 0 && largest > 0) {
+  if (share.begin >= end) return;
+  Largest own;
+  for_columns(row, share.begin, end, lane,
+              [&](float x, int32_t column) { own.look_at(x, column); });
+  const int64_t largest = largest_over_warp(own.key(call.start));
+  if (lane == 0) {
     atomicMax((unsigned long long*)message + call.offset + (int64_t)share.row * opening_words(call),
               (unsigned long long)largest);
   }
@@ -145,7 +158,8 @@ __device__ void sort_in_block(Key* keys, int32_t size) {
 
 // The key of the k-th largest value of a row, found as radix sort would: for rows with more ties
 // than can be sorted. Returns how many of the list equal it.
-__device__ uint32_t select_key(const SlicedRow<true>& row, int32_t k, ListMemory& memory,
+template <class Logit>
+__device__ uint32_t select_key(const SlicedRow<Logit>& row, int32_t k, ListMemory& memory,
                                uint32_t& equal) {
   const int32_t thread = (int32_t)threadIdx.x;
   if (thread == 0) {
@@ -157,7 +171,7 @@ __device__ uint32_t select_key(const SlicedRow<true>& row, int32_t k, ListMemory
     __syncthreads();
     const uint64_t prefix = memory.prefix;
     for (int32_t i = thread; i < row.size; i += THREADS) {
-      const uint32_t key = ordered(row.value(i));
+      const uint32_t key = ordered(row[i]);
       if ((uint64_t)key >> (shift + 8) == prefix) {
         atomicAdd(&memory.counts[key >> shift & 255], 1u);
       }
@@ -171,52 +185,49 @@ __device__ uint32_t select_key(const SlicedRow<true>& row, int32_t k, ListMemory
     __syncthreads();
   }
   equal = memory.left;
-  return memory.prefix;
+  const uint32_t key = memory.prefix;
+  __syncthreads();  // all have read them
+  return key;
 }
 
+template <class Logit>
 __global__ void __launch_bounds__(THREADS) list_kernel(Call call, int64_t* message) {
   ListMemory& memory = shared_memory<ListMemory>();
   const int32_t thread = (int32_t)threadIdx.x, lane = thread % 32;
-  const SlicedRow<true> row = row_at(call, place_of(call, (int32_t)blockIdx.x));
+  const auto row = row_at<Logit>(call, place_of(call, (int32_t)blockIdx.x));
   int64_t* numbers = message + call.offset + (int64_t)blockIdx.x * opening_words(call);
   float* list = (float*)(numbers + 1);
   const int32_t listed = call.listed;
 
   // The largest one; and of each thread's, of which the k-th largest is a bound: there are k values
   // at or above it, and seldom many more.
-  int64_t largest = 0;
-  for (int32_t begin = 0; begin < row.size; begin += THREADS / 32 * 2 * STEP) {
-    const int32_t first = begin + thread / 32 * 2 * STEP;
-    const int32_t last = first + 2 * STEP < row.size ? first + 2 * STEP : row.size;
-    for_columns(row, first, last, lane, [&](float x, int32_t column) {
-      const int64_t key = key_of(x, call.start + column);
-      largest = key > largest ? key : largest;
-    });
-  }
-  const int64_t of_warp = largest_over_warp(largest);
+  Largest own;
+  const auto for_own = [&](const auto& f) {
+#pragma unroll 1
+    for (int32_t begin = thread / 32 * TILE; begin < row.size; begin += THREADS / 32 * TILE) {
+      for_columns(row, begin, begin + TILE, lane, f);
+    }
+  };
+  for_own([&](float x, int32_t column) { own.look_at(x, column); });
+  const int64_t of_warp = largest_over_warp(own.key(call.start));
   if (lane == 0) memory.largest[thread / 32] = of_warp;
-  memory.keys[thread] = (uint32_t)(largest >> TOKEN_BITS);
+  memory.keys[thread] = ordered(own.x);
   if (thread == 0) memory.number = 0;
   sort_in_block(memory.keys, THREADS);
   if (thread == 0) {
-    for (int32_t i = 0; i < THREADS / 32; ++i) {
-      largest = memory.largest[i] > largest ? memory.largest[i] : largest;
-    }
+    int64_t largest = 0;
+    for (const int64_t x : memory.largest) largest = x > largest ? x : largest;
     numbers[0] = largest;
   }
   const uint32_t bound = memory.keys[listed - 1];
   __syncthreads();
-  const float least = bound > 0 ? from_ordered(bound) : -__builtin_huge_valf();
+  const float least = from_ordered(bound);
 
-  for (int32_t begin = 0; begin < row.size; begin += THREADS / 32 * 2 * STEP) {
-    const int32_t first = begin + thread / 32 * 2 * STEP;
-    const int32_t last = first + 2 * STEP < row.size ? first + 2 * STEP : row.size;
-    for_columns(row, first, last, lane, [&](float x, int32_t) {
-      if (!(x >= least)) return;
-      const uint32_t place = atomicAdd(&memory.number, 1u);
-      if (place < CANDIDATES) memory.keys[place] = ordered(x);
-    });
-  }
+  for_own([&](float x, int32_t column) {
+    if (!(x >= least) || column >= row.size) return;
+    const uint32_t place = atomicAdd(&memory.number, 1u);
+    if (place < CANDIDATES) memory.keys[place] = ordered(x);
+  });
   __syncthreads();
   const uint32_t number = memory.number;
   if (number <= CANDIDATES) {
@@ -246,7 +257,7 @@ __global__ void __launch_bounds__(THREADS) list_kernel(Call call, int64_t* messa
   if (thread == 0) memory.number = memory.left = 0;
   __syncthreads();
   for (int32_t i = thread; i < row.size; i += THREADS) {
-    const float x = row.value(i);
+    const float x = row[i];
     if (ordered(x) > key) list[atomicAdd(&memory.number, 1u)] = x;
     if (x == last) atomicAdd(&memory.left, 1u);
   }
@@ -275,13 +286,14 @@ __device__ const int64_t* opening_at(const Call& call, const int64_t* openings, 
   return openings + HEADER + (int64_t)row * opening_words(call);
 }
 
+template <class Logit>
 __global__ void __launch_bounds__(32 * WARPS)
     weights_kernel(Call call, const int64_t* openings, int64_t* message) {
   const int32_t lane = (int32_t)threadIdx.x % 32;
   const Share share = share_of(call, (int32_t)(blockIdx.x * WARPS + threadIdx.x / 32));
   if (share.row >= rows_without_law(call)) return;
   const Place place = place_of(call, share.row);
-  const SlicedRow<true> row = row_at(call, place);
+  const auto row = row_at<Logit>(call, place);
   const Filter filter = filter_of(call.filters, place.b);
   const int64_t opening = largest_of_ranks(call, opening_at(call, openings, share.row));
   const float maximum = from_ordered((uint32_t)(opening >> TOKEN_BITS));
@@ -420,11 +432,14 @@ cudaError_t opening(const Call& call, int64_t* message, cudaStream_t stream) {
   // With lists the warps of this kernel only write the header: one a row is enough.
   const int32_t rows = rows_without_law(call);
   const int64_t warps = rows > 0 ? (int64_t)rows * pieces_of(call) : 1;
-  auto config = launch_config((warps + WARPS - 1) / WARPS, 32 * WARPS, stream);
-  error = cudaLaunchKernelEx(&config, opening_kernel, call, message);
-  if (error != cudaSuccess || !call.listed || rows == 0) return error;
-  config = launch_config(rows, THREADS, stream);
-  return cudaLaunchKernelEx(&config, list_kernel, call, message);
+  const auto config = launch_config((warps + WARPS - 1) / WARPS, 32 * WARPS, stream);
+  const auto one_a_row = launch_config(rows, THREADS, stream);
+  return with_type(call, [&](auto logit) {
+    typedef decltype(logit) Logit;
+    error = cudaLaunchKernelEx(&config, opening_kernel<Logit>, call, message);
+    if (error != cudaSuccess || !call.listed || rows == 0) return error;
+    return cudaLaunchKernelEx(&one_a_row, list_kernel<Logit>, call, message);
+  });
 }
 
 cudaError_t weights(const Call& call, const int64_t* openings, int64_t* message,
@@ -434,7 +449,9 @@ cudaError_t weights(const Call& call, const int64_t* openings, int64_t* message,
   const int64_t warps = (int64_t)rows_without_law(call) * pieces_of(call);
   if (error != cudaSuccess || warps == 0) return error;
   const auto config = launch_config((warps + WARPS - 1) / WARPS, 32 * WARPS, stream);
-  return cudaLaunchKernelEx(&config, weights_kernel, call, openings, message);
+  return with_type(call, [&](auto logit) {
+    return cudaLaunchKernelEx(&config, weights_kernel<decltype(logit)>, call, openings, message);
+  });
 }
 
 cudaError_t laws(const Call& call, const int64_t* openings, const int64_t* weights, RowLaw* laws,

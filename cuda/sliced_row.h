@@ -4,126 +4,150 @@
 
 #include <cuda_runtime.h>
 
+#include "launch.h"
+#include "pack.h"
 #include "sharded.h"
 #include "warp.h"
 
 namespace rsk::sharded {
 
 constexpr int32_t WARPS = 4;  // of a block
-constexpr int32_t GROUP = 8;          // columns that a lane reads together
-constexpr int32_t STEP = 32 * GROUP;  // and a warp
-static_assert(PIECE % (2 * STEP) == 0, "a piece is a whole number of what a warp asks for at once");
 
-// What a lane reads: 8 values of 32 or 16 bits.
-struct alignas(16) Raw {
-  uint32_t words[8];
+// Columns that a warp asks for before it waits: 16 a lane, in packs.
+constexpr int32_t TILE = 512;
+static_assert(PIECE % TILE == 0, "a piece is a whole number of tiles");
+
+// What a lane has of a tile.
+template <class Probability>
+struct Values {
+  static constexpr int32_t PACK = PACK_SIZE<Probability>, COUNT = TILE / 32, PACKS = COUNT / PACK;
+
+  Pack<Probability> packs[PACKS];
+
+  __device__ float at(int32_t i) const { return packs[i / PACK].at(i % PACK); }
+  // The column of value i, in a tile that begins at `start`.
+  __device__ static int32_t column(int32_t start, int32_t i, int32_t lane) {
+    return start + i / PACK * (32 * PACK) + lane * PACK + i % PACK;
+  }
 };
 
-struct alignas(16) Quad {
-  uint32_t words[4];
-};
+__device__ __forceinline__ float lowest(float) { return float_of(0xFF800000u); }  // -infinity
+__device__ __forceinline__ BFloat16 lowest(BFloat16) { return {0xFF80}; }
+__device__ __forceinline__ Float16 lowest(Float16) { return {0xFC00}; }
 
-template <bool IS_LOGITS>
+// This rank's columns of a row. Behind them is nothing: probability 0, logit -infinity.
+template <class Probability>
 struct SlicedRow {
-  const void* data = nullptr;
-  int32_t size = 0;  // columns; behind them the row is 0
-  Dtype dtype = Dtype::float32;
-  bool in_quads = false;  // can be read 16 bytes at a time
-  // Of logits:
-  RowLaw law{};
-  float min_p = 0.0f;
-  int32_t start = 0;  // the token of column 0
+  RowPointer<Probability> data;
+  int32_t size;
+  bool is_aligned;  // can be read 16 bytes at a time
 
-  __device__ float value(int32_t column) const {
-    switch (dtype) {
-      case Dtype::float32: return ((const float*)data)[column];
-      case Dtype::bfloat16: return widen(((const BFloat16*)data)[column]);
-      case Dtype::float16: return widen(((const Float16*)data)[column]);
-    }
-    return 0.0f;
-  }
+  __device__ float operator[](int32_t column) const { return widen(computed(data)[column]); }
 
-  // Columns from `column` on, which is a multiple of 8; what is behind the row's end is 0.
-  __device__ void load(int32_t column, Raw& raw) const {
-    const int32_t quads = dtype == Dtype::float32 ? 2 : 1;
-    if (in_quads && column + GROUP <= size) {
-      const Quad* from = (const Quad*)data + column / GROUP * quads;
+  template <bool IS_LOGITS>
+  __device__ void load(int32_t start, int32_t lane, Values<Probability>& values) const {
+    typedef Element<Probability> Value;
+    const auto from = computed(data);
+    if constexpr (!std::is_same_v<Probability, Mixed>) {
+      if (is_aligned && start + TILE <= size) {
+        const Pack<Probability>* packs = (const Pack<Probability>*)(from + start) + lane;
 #pragma unroll
-      for (int32_t i = 0; i < 2; ++i) {
-        if (i < quads) memcpy(raw.words + 4 * i, from + i, sizeof(Quad));
-      }
-      return;
-    }
-#pragma unroll
-    for (int32_t i = 0; i < 8; ++i) raw.words[i] = 0;
-#pragma unroll
-    for (int32_t j = 0; j < GROUP; ++j) {
-      if (column + j >= size) break;
-      if (dtype == Dtype::float32) {
-        raw.words[j] = ((const uint32_t*)data)[column + j];
-      } else {
-        raw.words[j / 2] |= (uint32_t)((const uint16_t*)data)[column + j] << (j % 2 * 16);
+        for (int32_t i = 0; i < values.PACKS; ++i) values.packs[i] = packs[i * 32];
+        return;
       }
     }
-  }
-
-  __device__ float value_of(const Raw& raw, int32_t j) const {
-    if (dtype == Dtype::float32) return float_of(raw.words[j]);
-    const uint16_t bits = (uint16_t)(raw.words[j / 2] >> (j % 2 * 16));
-    return dtype == Dtype::bfloat16 ? widen(BFloat16{bits}) : widen(Float16{bits});
-  }
-
-  // The probability that a value in that column stands for.
-  __device__ float as_probability(float x, int32_t column) const {
-    if constexpr (!IS_LOGITS) return x;
-    if (is_invalid(law)) return law.normalizer;  // NaN
-    return probability(law, min_p, x, start + column);
-  }
-  __device__ float probability_of(const Raw& raw, int32_t j, int32_t column) const {
-    if (IS_LOGITS && column >= size) return 0.0f;
-    return as_probability(value_of(raw, j), column);
-  }
-  __device__ float at(int32_t column) const {
-    return column < size ? as_probability(value(column), column) : 0.0f;
+#pragma unroll
+    for (int32_t i = 0; i < values.PACKS; ++i) values.packs[i] = {};
+#pragma unroll
+    for (int32_t i = 0; i < values.COUNT; ++i) {
+      const int32_t column = values.column(start, i, lane);
+      Value value = IS_LOGITS ? lowest(Value{}) : Value{};
+      if (column < size) value = from[column];
+      values.packs[i / values.PACK].set(i % values.PACK, value);
+    }
   }
 };
 
-template <bool IS_LOGITS>
-__device__ SlicedRow<IS_LOGITS> sliced_row(const Call& call, int32_t b, const void* data,
-                                           int64_t offset, int32_t size, Dtype dtype) {
-  SlicedRow<IS_LOGITS> row;
-  row.data = (const char*)data + offset * (dtype == Dtype::float32 ? 4 : 2);
-  row.size = size;
-  row.dtype = dtype;
-  row.in_quads = (uintptr_t)row.data % 16 == 0;
-  if constexpr (IS_LOGITS) {
-    row.min_p = filter_of(call.filters, b).min_p;
-    row.start = call.start;
+template <class Probability>
+__device__ SlicedRow<Probability> sliced_row(RowPointer<Probability> data, int32_t size) {
+  SlicedRow<Probability> row{data, size, false};
+  if constexpr (!std::is_same_v<Probability, Mixed>) row.is_aligned = (uintptr_t)data % 16 == 0;
+  return row;
+}
+
+template <class Probability>
+__device__ SlicedRow<Probability> target_slice(const Call& call, int32_t b, int32_t k) {
+  const int32_t size = call.batch.vocab_size;
+  return sliced_row<Probability>(target_row<Probability>(call.batch, b, k), size);
+}
+template <class Probability>
+__device__ SlicedRow<Probability> draft_slice(const Call& call, int32_t b, int32_t k) {
+  const int32_t size = call.batch.draft_vocab_size;
+  return sliced_row<Probability>(draft_row<Probability>(call.batch, b, k), size);
+}
+
+// Call f(Probability{}) with the type of the call's rows. Without a draft the target's decides.
+template <class Function>
+cudaError_t with_type(const Call& call, const Function& f) {
+  Batch batch = call.batch;
+  if (!batch.draft_probs) {
+    batch.draft_dtype = batch.dtype;
+    batch.draft_vocab_size = batch.vocab_size;
   }
-  return row;
+  return with_probability_type(batch, f);
 }
 
-// Row k of request b. Without laws yet, the logits' values are what they are.
-template <bool IS_LOGITS>
-__device__ SlicedRow<IS_LOGITS> target_row(const Call& call, int32_t b, int32_t k) {
-  const Batch& batch = call.batch;
-  auto row = sliced_row<IS_LOGITS>(
-      call, b, batch.target_probs,
-      b * batch.target_probs_stride[0] + k * batch.target_probs_stride[1], batch.vocab_size,
-      batch.dtype);
-  if (IS_LOGITS && call.laws) row.law = call.laws[(int64_t)b * (batch.spec_len + 1) + k];
-  return row;
-}
+// ---------------------------------------------------------------------------- what values mean
 
-template <bool IS_LOGITS>
-__device__ SlicedRow<IS_LOGITS> draft_row(const Call& call, int32_t b, int32_t k) {
-  const Batch& batch = call.batch;
-  auto row = sliced_row<IS_LOGITS>(
-      call, b, batch.draft_probs,
-      b * batch.draft_probs_stride[0] + k * batch.draft_probs_stride[1], batch.draft_vocab_size,
-      batch.draft_dtype);
-  if (IS_LOGITS && call.draft_laws) row.law = call.draft_laws[(int64_t)b * batch.spec_len + k];
-  return row;
+// Probabilities mean themselves.
+struct Plain {
+  static constexpr bool IS_LOGITS = false;
+
+  static __device__ Plain of_target(const Call&, int32_t, int32_t) { return {}; }
+  static __device__ Plain of_draft(const Call&, int32_t, int32_t) { return {}; }
+  __device__ bool is_usual() const { return true; }
+  __device__ float operator()(float x, int32_t) const { return x; }
+  __device__ float usual(float x) const { return x; }
+};
+
+// Logits, by the law of their row.
+struct ByLaw {
+  static constexpr bool IS_LOGITS = true;
+
+  RowLaw law;
+  float min_p;
+  int32_t start;  // the token of column 0
+
+  static __device__ ByLaw of_target(const Call& call, int32_t b, int32_t k) {
+    return {call.laws[(int64_t)b * (call.batch.spec_len + 1) + k], min_p_of(call.filters, b),
+            call.start};
+  }
+  static __device__ ByLaw of_draft(const Call& call, int32_t b, int32_t k) {
+    return {call.draft_laws[(int64_t)b * call.batch.spec_len + k], min_p_of(call.filters, b),
+            call.start};
+  }
+  static __device__ float min_p_of(const Filters& filters, int32_t b) {
+    return filters.min_p ? filters.min_p[b * filters.strides[3]] : filters.all_min_p;
+  }
+
+  // Neither invalid nor greedy.
+  __device__ bool is_usual() const { return !is_invalid(law) && !is_greedy(law); }
+  __device__ float operator()(float x, int32_t column) const {
+    return is_invalid(law) ? law.normalizer : probability(law, min_p, x, start + column);
+  }
+  // The same for a usual law, without a branch.
+  __device__ float usual(float x) const {
+    const float e = relative_weight(x, law.maximum, law.scale);
+    const bool is_kept = (x >= law.threshold) & (e >= min_p);
+    return is_kept ? rounded_product(e, law.normalizer) : 0.0f;
+  }
+};
+
+// The probability in a column, which may lie behind the row's end.
+template <class Probability, class Means>
+__device__ float probability_at(const SlicedRow<Probability>& row, const Means& means,
+                                int32_t column) {
+  return column < row.size ? means(row[column], column) : 0.0f;
 }
 
 // ------------------------------------------------------------------------------- sums of weights

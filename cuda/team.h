@@ -11,12 +11,8 @@
 
 namespace rsk {
 
-#if defined(RSK_WARPS)
-constexpr int32_t WARPS = RSK_WARPS;
-#else
-constexpr int32_t WARPS = 8;  // of a block
-#endif
-constexpr int32_t THREADS = 32 * WARPS;
+constexpr int32_t MAX_WARPS = 16;    // of a block
+constexpr int32_t MAX_THREADS = 32 * MAX_WARPS;
 constexpr int32_t MAX_TEAM = 16;     // blocks; more than 8 must be asked for
 constexpr int32_t MAX_LETTERS = 4;   // numbers that are exchanged at once
 
@@ -25,22 +21,24 @@ constexpr int32_t MAX_LETTERS = 4;   // numbers that are exchanged at once
 struct Letters {
   Arrivals arrivals[2];
   int64_t of_blocks[2][MAX_LETTERS][MAX_TEAM];
-  int64_t of_warps[2][MAX_LETTERS][WARPS];
+  int64_t of_warps[2][MAX_LETTERS][MAX_WARPS];
 };
 
 // All threads of a team keep the same copy of this, but for the thread's own place.
 struct Team {
   int32_t size, rank;  // of the block in it
+  int32_t warps;       // of a block
   int32_t warp, lane;
   uint32_t exchanges;  // so far
 
   __device__ bool is_alone() const { return size == 1; }
+  __device__ int32_t threads() const { return 32 * warps; }  // of a block
 };
 
 // By all threads at the start.
 __device__ inline Team join_team(Letters& letters, int32_t size) {
-  const Team team{size, size == 1 ? 0 : rank_of_block(), (int32_t)threadIdx.x / 32,
-                  (int32_t)threadIdx.x % 32, 0};
+  const Team team{size, size == 1 ? 0 : rank_of_block(), (int32_t)blockDim.x / 32,
+                  (int32_t)threadIdx.x / 32, (int32_t)threadIdx.x % 32, 0};
   if (threadIdx.x == 0) {
     for (Arrivals& arrivals : letters.arrivals) open_arrivals(arrivals);
   }
@@ -132,9 +130,9 @@ struct LargestOfEach {
 
 // --------------------------------------------------------------------------------- exchange
 
-// After wait_for_cluster(), the first time. Reduce COUNT numbers over the team; a warp's lanes come with the same ones, its share. Until the
-// exchange after the next, letters.of_blocks and of_warps of this set hold the blocks' and this
-// block's warps' shares.
+// After wait_for_cluster(), the first time. Reduce COUNT numbers over the team; a warp's lanes come
+// with the same ones, its share. Until the exchange after the next, letters.of_blocks and of_warps
+// of this set hold the blocks' and this block's warps' shares.
 template <class Reduction, int32_t COUNT>
 __device__ void exchange(Team& team, Letters& letters, int64_t (&numbers)[COUNT]) {
   static_assert(COUNT <= MAX_LETTERS);
@@ -151,7 +149,7 @@ __device__ void exchange(Team& team, Letters& letters, int64_t (&numbers)[COUNT]
 #pragma unroll
     for (int32_t i = 0; i < COUNT; ++i) {
       const int64_t share =
-          team.lane < WARPS ? letters.of_warps[set][i][team.lane] : Reduction::NOTHING;
+          team.lane < team.warps ? letters.of_warps[set][i][team.lane] : Reduction::NOTHING;
       const int64_t of_block = Reduction::over_warp(share);
       int64_t& place = letters.of_blocks[set][i][team.rank];
       if (team.is_alone()) {

@@ -22,18 +22,27 @@ struct Extent {
 
 constexpr int32_t OVER = 0x7FFFFFFF;  // no logit's order
 
-// The first pass, while the rows come in: p's, and q's if it is wanted.
+// Begin to bring the rows on chip: p's, and q's if it is wanted. Either comes in two halves, so that
+// measure() can begin with the first.
+template <class Logit>
+__device__ void begin_rows(const Two<LogitRow<Logit>>& rows, bool wants_q) {
+  const int32_t parts = wants_q ? 4 : 2;
+  const int32_t held = rows.p.tiles_held, half = (held + 1) / 2;
+#pragma unroll 1
+  for (int32_t part = 0; part < parts; ++part) {
+    rows.of(part / 2).begin_copies(part % 2 == 0 ? 0 : half, part % 2 == 0 ? half : held);
+  }
+}
+
+// The first pass, while the rows come in. Where more was begun than is wanted now, this waits for
+// all of it.
 template <class Logit>
 __device__ Extent measure(Team& team, TeamMemory& memory, const Two<LogitRow<Logit>>& rows,
                           bool wants_q, int64_t top_k, bool is_over) {
   Two<int32_t> largest{LEAST_ORDER, LEAST_ORDER};
   if (!is_over) {
-    const int32_t parts = wants_q ? 4 : 2;  // either row in two halves, to begin with the first
-    const int32_t held = rows.p.tiles_held, half = (held + 1) / 2;
-#pragma unroll 1
-    for (int32_t part = 0; part < parts; ++part) {
-      rows.of(part / 2).begin_copies(part % 2 == 0 ? 0 : half, part % 2 == 0 ? half : held);
-    }
+    const int32_t parts = wants_q ? 4 : 2;
+    const int32_t half = (rows.p.tiles_held + 1) / 2;
     Largest<Logit> of_row;
 #pragma unroll 1
     for (int32_t part = 0; part < parts; ++part) {
@@ -169,13 +178,12 @@ __device__ RowLaw narrowed_law(Team& team, TeamMemory& memory, const LogitRow<Lo
   return law;
 }
 
-// From the maxima to the laws. `lists`: how many lists of either row were gathered so far.
+// From the maxima to the laws. `scale`: of the temperature, if that is not 0. `lists`: how many lists of either row were gathered so far.
 template <class Logit>
 __device__ Two<RowLaw> team_laws(Team& team, TeamMemory& memory, const Two<LogitRow<Logit>>& rows,
                                  bool wants_q, const Extent& extent, const Filter& filter,
-                                 Two<uint32_t>& lists) {
+                                 float scale, Two<uint32_t>& lists) {
   Two<RowLaw> laws{invalid_law(), invalid_law()};
-  const float scale = filter.temperature == 0.0f ? 0.0f : scale_of(filter.temperature);
   const float p_maximum = in_order(extent.maximum.p), q_maximum = in_order(extent.maximum.q);
   const Two<bool> wanted{is_finite(p_maximum), wants_q && is_finite(q_maximum)};
   if (wanted.p) laws.p = {p_maximum, scale, in_order(LEAST_ORDER), 0.0f};

@@ -193,6 +193,14 @@ def benchmark(
     budget: Annotated[float, typer.Option(min=0.001, help="Seconds for each time.")] = 0.3,
     time_limit: Annotated[float | None, typer.Option(help="Seconds for everything.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of PyTorch.")] = None,
+    sharded: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="The sharded sampler on N GPUs instead; without them on N processes, "
+            "which compare tokens and time nothing.",
+        ),
+    ] = None,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
@@ -208,6 +216,14 @@ def benchmark(
     if files:
         found = [Benchmark.load(path) for path in files]
         console.print(bench.compare(found, [path.stem for path in files]))
+        return
+    if sharded is not None:
+        from rsk.measure import sharded as over_ranks
+
+        result = over_ranks.run(sharded, quick=not full, console=console)
+        over_ranks.show(result, console)
+        if save is not None:
+            result.save(bench.save_path(save, result.provenance))
         return
     where = _device(device)
     chosen: dict[str, Any] = {
@@ -263,6 +279,9 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Keep this share of the probability.")] = 1.0,
+    min_p: Annotated[
+        float, typer.Option(help="Keep tokens this probable relative to the likeliest.")
+    ] = 0.0,
     seed: Annotated[
         int | None,
         typer.Option(help="Repeats a text if all else is the same; by default a new one."),
@@ -285,6 +304,7 @@ def generate(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        min_p=min_p,
         seed=seed,
         backend=backend,
         device=_device(device),
@@ -329,7 +349,7 @@ def report(
     from rsk.base import templates
     from rsk.course import running
     from rsk.course.parameters import parse_parameters
-    from rsk.report import published, talk
+    from rsk.report import measurements, published, talk
 
     templates.folder(lang)
     if publish:
@@ -347,6 +367,7 @@ def report(
         only=only or (),
         output=output,
         export=export,
+        ready=measurements.gather,
         more=functools.partial(talk.write, language=lang),
     )
 

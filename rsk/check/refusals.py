@@ -2,6 +2,7 @@
 
 python -m rsk.check.refusals             every bad call in a process of its own, on the CPU
 python -m rsk.check.refusals --emulator  with the CUDA kernels' operator in the emulator, too
+python -m rsk.check.refusals --together  all in one process: quicker, but a crash has no name
 python -m rsk.check.refusals cuda        on the GPU
 
 A public function raises ``ValueError`` or ``TypeError``, an operator under it whatever PyTorch
@@ -171,9 +172,11 @@ def _load(device: str, emulator: bool) -> None:
 
 def make_apart(name: str, device: str, emulator: bool) -> str:
     """:func:`make` in a process of its own, whose end is an answer too."""
-    # A fork has all libraries already, but CUDA does not survive one.
-    spawn, fork = multiprocessing.get_context("spawn"), multiprocessing.get_context("fork")
-    context = spawn if device == "cuda" else fork
+    # A fork has all libraries already, but CUDA does not survive one; so for CUDA the forks are of
+    # a server that has only imported them.
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["rsk.check.refusals"])
+    context = server if device == "cuda" else multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(name, device, emulator, sender))
     process.start()
@@ -200,10 +203,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("device", nargs="?", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--emulator", action="store_true", help="load the emulator, too")
+    parser.add_argument("--together", action="store_true", help="in one process")
     options = parser.parse_args(arguments)
     _load(options.device, options.emulator)
     names = list(bad_calls(options.device))
-    if options.device == "cpu":
+    if options.together:
+        found = [make(name, options.device) for name in names]
+    elif options.device == "cpu":
         found = [make_apart(name, "cpu", options.emulator) for name in names]
     else:  # each process starts CUDA anew
         with ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2)) as pool:

@@ -32,6 +32,7 @@ import itertools
 import json
 import os
 import statistics
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,12 @@ class NotAttempted(Exception):
     """An exercise whose skeleton was left as it is."""
 
 
+def reset() -> None:
+    """Forget where the notebook measures, as a new kernel does."""
+    global _here
+    _here = None
+
+
 # --- beginning --------------------------------------------------------------------------------
 
 
@@ -96,6 +103,8 @@ def begin(device: str = "auto") -> torch.device:
     if shell is not None:
         check_injected_parameters([cell for cell in shell.get("In", []) if cell])
         check_ranges(shell)  # what papermill injected, or the reader changed
+        # tqdm's, which loading a model imports: of widgets, which no export could show.
+        warnings.filterwarnings("ignore", message="IProgress not found")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     global _here
@@ -236,7 +245,7 @@ def save_result(name: str, value: Any) -> Path:
     """Write what later notebooks use to ``<run folder>/results/<name>.json``.
 
     Args:
-        name: such as ``"05_benchmarks"``.
+        name: such as ``"06_benchmarks"``.
         value: a :class:`rsk.measure.records.Benchmark` or another dataclass, or what JSON holds.
 
     Raises:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from rsk.base import templates
 from rsk.sampler.arguments import MAX_SPEC_LEN, MAX_VOCAB_SIZE
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch_sizes": _each(1, 2**20),
     "spec_lens": _each(0, MAX_SPEC_LEN),
     "vocab_size": _from(1, MAX_VOCAB_SIZE),
+    "language": (lambda value: value in templates.languages(), "a language with words in report/"),
 }
 """What the course's parameters may be."""
 

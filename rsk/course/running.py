@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsk.base import folders
+from rsk.course.kernel import RUN_DIR_VARIABLE, START_S, Kernel, started
 from rsk.course.parameters import declared_parameters, match_parameters
 from rsk.course.progress import Part, Progress
 from rsk.export.document import MIME
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-RUN_DIR_VARIABLE = "RSK_RUN_DIR"
-"""Environment variable that hands the run's folder on to the notebooks."""
-
-REPORT = "07_report.ipynb"
+REPORT = "08_report.ipynb"
 """The notebook that the report is made from; it is the last one."""
 
 _TRACEBACK_LINES = 16
@@ -54,7 +51,7 @@ def notebooks(only: Iterable[str] = (), folder: Path | None = None) -> list[Path
     """The course's notebooks in order.
 
     Args:
-        only: names or the beginnings of names (``"05"``, ``"05_benchmarks"``); none means all.
+        only: names or the beginnings of names (``"06"``, ``"06_benchmarks"``); none means all.
         folder: where to look; by default the course's own notebooks.
 
     Raises:
@@ -77,53 +74,12 @@ def notebooks(only: Iterable[str] = (), folder: Path | None = None) -> list[Path
 # --- one notebook -----------------------------------------------------------------------------
 
 
-def _kernel_manager(environment: Mapping[str, str]) -> type:
-    """A kernel manager class whose kernels are run by the interpreter that runs this module.
-
-    Jupyter would look "python3" up among the installed kernels and may find another environment's.
-    """
-    from ipykernel.kernelspec import get_kernel_dict
-    from jupyter_client.kernelspec import KernelSpec
-    from jupyter_client.manager import AsyncKernelManager
-
-    class ThisInterpreter(AsyncKernelManager):
-        exit_status: int | None = None  # of the last kernel that died; negative: a signal
-
-        @property
-        def kernel_spec(self) -> KernelSpec:
-            # It would warn that what it sends, to this very machine, is not encrypted.
-            arguments = ["--IPKernelApp.log_level=CRITICAL"]
-            return KernelSpec(**get_kernel_dict(arguments), env=dict(environment))
-
-        async def _async_is_alive(self) -> bool:
-            alive = await super()._async_is_alive()
-            if not alive and self.provisioner is not None:
-                status = await self.provisioner.poll()
-                if status is not None:
-                    type(self).exit_status = status
-            return alive
-
-    return ThisInterpreter
-
-
-def _kernel_environment(folder: Path) -> dict[str, str]:
-    environment = {
-        RUN_DIR_VARIABLE: str(folder),
-        # ipykernel would warn that a debugger may miss breakpoints.
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    }
-    top = folders.checkout()
-    if top is not None:  # also when rsk is not installed but run from the checkout
-        paths = [str(top), os.environ.get("PYTHONPATH", "")]
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    return environment
-
-
 def run_notebook(
     source: Path,
     folder: Path,
     parameters: Mapping[str, Any] | None = None,
     on_cell: Callable[[int, int], None] | None = None,
+    kernel: Kernel | None = None,
 ) -> Path:
     """Run one notebook and keep the executed copy, whether it succeeds or not.
 
@@ -132,6 +88,7 @@ def run_notebook(
         folder: the run's folder; the copy goes to ``folder/notebooks``.
         parameters: values that replace those of the cell tagged ``parameters``.
         on_cell: called before each code cell with its number, from 1, and the number of cells.
+        kernel: what it runs in; one of its own by default.
 
     Returns:
         The executed copy.
@@ -153,16 +110,18 @@ def run_notebook(
     cells = nbformat.read(source, as_version=4).cells
     total = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in cells)
     total += bool(parameters)  # papermill adds a cell for them
-    started = 0
+    begun = 0
 
     def count(**_: Any) -> None:
-        nonlocal started
-        started += 1
+        nonlocal begun
+        begun += 1
         if on_cell is not None:
-            on_cell(started, total)
+            on_cell(begun, total)
 
-    kernel_manager = _kernel_manager(_kernel_environment(folder.resolve()))
+    own = ExitStack()
+    kernel = own.enter_context(started(folder)) if kernel is None else kernel
     try:
+        kernel.clear()
         papermill.execute_notebook(
             str(source.resolve()),
             str(unfinished),
@@ -171,26 +130,27 @@ def run_notebook(
             language="python",
             progress_bar=False,
             cwd=str(target.parent),
-            start_timeout=120,
+            start_timeout=START_S,
             on_cell_execute=count,
-            kernel_manager_class=kernel_manager,
+            km=kernel.manager,
         )
     except papermill.PapermillExecutionError as error:
         reason = error.ename + (f": {error.evalue}" if error.evalue else "")
         detail = _short_traceback(error.traceback)
         raise CourseError(
-            f"{source.name}: cell {error.exec_count or started} of {total} failed\n"
+            f"{source.name}: cell {error.exec_count or begun} of {total} failed\n"
             f"{detail or reason}\nThe notebook up to there: {target}"
         ) from error
     except (DeadKernelError, CellTimeoutError, RuntimeError) as error:
         raise CourseError(
-            f"{source.name}: {_death(kernel_manager.exit_status, error)} "  # type: ignore[attr-defined]
-            f"in cell {started} of {total}\nThe notebook up to there: {target}"
+            f"{source.name}: {kernel.death(error)} in cell {begun} of {total}\n"
+            f"The notebook up to there: {target}"
         ) from error
     except KeyboardInterrupt:
         unfinished.unlink(missing_ok=True)
         raise
     finally:
+        own.close()
         if unfinished.exists():
             unfinished.replace(target)
     return target
@@ -226,16 +186,6 @@ def _short_traceback(lines: Iterable[str]) -> str:
     return "\n".join(f"    {line}" for line in plain)
 
 
-def _death(status: int | None, error: Exception) -> str:
-    if status is None:
-        return str(error) or type(error).__name__
-    if status >= 0:
-        return f"the kernel ended by itself with status {status}"
-    name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
-    hint = ", as the system does when memory runs out," if name == "SIGKILL" else ""
-    return f"the kernel was killed by {name}{hint}"
-
-
 # --- the whole course -------------------------------------------------------------------------
 
 
@@ -261,6 +211,7 @@ def run_course(
     output: Path | None = None,
     sources: Path | None = None,
     export: bool = True,
+    ready: Callable[[], object] | None = None,
     more: Callable[[Path], list[Path]] | None = None,
     console: Console | None = None,
 ) -> list[Part]:
@@ -271,9 +222,10 @@ def run_course(
         only: notebooks to run (see :func:`notebooks`); the others' executed copies stay.
         output: the run's folder, by default :func:`run_dir`.
         sources: folder of the notebooks, by default the course's own.
-        export: whether to make the report and the pages; they are made once ``07_report`` has run.
-        more: called with the run's folder after that; returns the files that it made. What it
-            needs may not have been recorded: then the run says so and ends well without.
+        export: whether to make the report and the pages; they are made once ``08_report`` has run.
+        ready: called before anything is run, if ``08_report`` is to be: raises if what the report
+            is made from is not there.
+        more: called with the run's folder after the export; returns the files that it made.
         console: where progress is printed.
 
     Returns:
@@ -289,7 +241,7 @@ def run_course(
     from rich.console import Console
 
     from rsk.measure.benchmark import check_device
-    from rsk.measure.records import RecordError, recorded
+    from rsk.measure.records import recorded
 
     console = Console() if console is None else console
     folder = run_dir() if output is None else Path(output).expanduser().resolve()
@@ -301,25 +253,26 @@ def run_course(
     matched = match_parameters(parameters or {}, declared)
     if (parameters or {}).get("device", "auto") != "auto":
         check_device(str((parameters or {})["device"]))
+    if chosen[-1].name == REPORT and ready is not None:
+        ready()
     export = export and chosen[-1].name == REPORT
 
     progress = Progress(console, len(chosen) + export)
     executed: list[Path] = []
     written: list[Path] = []
-    notes = [f"left out: {line}" for line in recorded()[1]]
+    left_out = recorded()[1]
     try:
-        with _alone(folder):
+        with _alone(folder), started(folder) as kernel:
             (folder / "results").mkdir(exist_ok=True)
             for path in chosen:
                 with progress.part(path.stem) as on_cell:
-                    executed.append(run_notebook(path, folder, matched[path.stem], on_cell))
+                    given = matched[path.stem]
+                    executed.append(run_notebook(path, folder, given, on_cell, kernel))
+            kernel.stop()
             if export:
                 with progress.part("export"):
                     written += _export(folder)
-                    try:
-                        written += more(folder) if more is not None else []
-                    except RecordError as error:
-                        notes.append(f"not made: {error}")
+                    written += more(folder) if more is not None else []
     except KeyboardInterrupt:
         progress.say(
             f"Interrupted after {len(progress.done)} of {progress.parts} parts. What they made, "
@@ -331,8 +284,8 @@ def run_course(
     progress.say(f"{ending} in {sum(part.seconds for part in progress.done):.0f} s:")
     for path in [folder / "notebooks", *written]:
         progress.say(f"  {path}")
-    for note in notes:
-        progress.say(f"  {note}")
+    for line in left_out:
+        progress.say(f"  left out: {line}")
     if failures:
         raise CourseError("a part of the work could not be done:\n  " + "\n  ".join(failures))
     return progress.done

@@ -41,6 +41,7 @@ def run(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    min_p: float = 0.0,
     seed: int | None = None,
     backend: str = "auto",
     device: str = "auto",
@@ -57,6 +58,7 @@ def run(
         temperature: 0 is greedy.
         top_k: 0 means all.
         top_p: 1 means all.
+        min_p: 0 means all.
         seed: reproduces the text, given the same options, models and machine (see
             :func:`rsk.decode.loop.speculative_generate`); by default another one each time, and it
             is printed.
@@ -94,6 +96,7 @@ def run(
                 temperature=temperature,
                 top_k=top_k,
                 top_p=top_p,
+                min_p=min_p,
                 seed=seed,
                 backend=backend,
                 stop_tokens=stop_tokens,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rsk.decode.kv_cache import CachedModel
-from rsk.sampler.api import sample
+from rsk.decode.sampling import Sampling
+from rsk.sampler.arguments import MAX_VOCAB_SIZE
+from rsk.sampler.logits import sample_from_logits
 
 LONGEST_NGRAM = 3
 
@@ -45,20 +48,26 @@ class Batch:
         return torch.tensor(values, dtype=torch.int64, device=self.device)
 
 
+class Proposal(NamedTuple):
+    """Drafted tokens, and what they were drawn from."""
+
+    tokens: Tensor
+    """int64 [B, K], -1 after the last of a request."""
+    logits: Tensor | None = None
+    """[B, K, V]; ``None`` from a draft that is certain of its tokens."""
+    laws: Tensor | None = None
+    """float32 [B, K, 4]: what these logits stand for; see :mod:`rsk.sampler.row_law`."""
+
+
 class Draft:
     """The draft of plain decoding: it proposes nothing."""
 
     def start(self, requests: list[Request]) -> None:
         """Read the prompts."""
 
-    def propose(self, batch: Batch, spec_len: int) -> tuple[Tensor, Tensor | None]:
-        """Propose at most ``spec_len`` tokens for each request.
-
-        Returns:
-            Tokens int64 [B, K], -1 after the last; their distributions float32 [B, K, V], or
-            ``None`` from a draft that is certain of its tokens.
-        """
-        return batch.tensor([[] for _ in batch.requests]), None
+    def propose(self, batch: Batch, spec_len: int) -> Proposal:
+        """Propose at most ``spec_len`` tokens for each request."""
+        return Proposal(batch.tensor([[] for _ in batch.requests]))
 
     def keep(self, rows: list[int], requests: list[Request]) -> None:
         """Go on with these rows of the batch, whose tokens are now those in ``requests``."""
@@ -72,31 +81,41 @@ class ModelDraft(Draft):
     that begins with the same two for every request serves them all in one pass.
     """
 
-    def __init__(self, model: CachedModel, backend: str) -> None:
-        self.model, self.backend = model, backend
+    def __init__(self, model: CachedModel, sampling: Sampling, backend: str) -> None:
+        self.model, self.sampling, self.backend = model, sampling, backend
 
     def start(self, requests: list[Request]) -> None:  # noqa: D102
         self.model.read([request.tokens[:-2] for request in requests])
 
-    def propose(  # noqa: D102
-        self, batch: Batch, spec_len: int
-    ) -> tuple[Tensor, Tensor | None]:
+    def propose(self, batch: Batch, spec_len: int) -> Proposal:  # noqa: D102
         if not spec_len:  # every request lacks one token, and that is the target's
             return super().propose(batch, 0)
-        tokens = batch.tensor([[0, *request.tokens][-2:] for request in batch.requests])
-        drafts, distributions = [], []
+        texts = [request.tokens for request in batch.requests]
+        tokens = batch.tensor([[0, *text][-2:] for text in texts])
+        drafts: list[Tensor] = []
+        every, laws = [], []
         for k in range(spec_len):
-            q = self.model.forward(tokens, [length + k for length in batch.lengths], 1)
+            logits = self.model.forward(tokens, [length + k for length in batch.lengths], 1)
             with self.model.clock.part("sampler"):
-                drawn = sample(
-                    q[:, 0], seed=batch.seeds, position=batch.positions + k, backend=self.backend
+                logits = self.sampling.process(logits, texts)
+                drawn, law = sample_from_logits(
+                    logits[:, 0],
+                    seed=batch.seeds,
+                    position=batch.positions + k,
+                    backend=self.backend,
+                    return_laws=True,
+                    **self.sampling.filters,
                 )
+                if self.sampling.processors:  # they look at the tokens before
+                    texts = [[*text, t] for text, t in zip(texts, drawn.tolist(), strict=True)]
             drafts.append(drawn)
-            distributions.append(q)
-            tokens = drawn.clamp_min(0).unsqueeze(1)
+            every.append(logits)
+            laws.append(law)
+            tokens = drawn.unsqueeze(1)
         x = torch.stack(drafts, 1)
-        # -1 is a row of NaN, but would pass for the end of a draft; no token at all is refused.
-        return x.masked_fill(x < 0, q.shape[-1]), torch.cat(distributions, 1)
+        # -1 is an invalid row, but would pass for the end of a draft; no token at all is refused.
+        x = x.masked_fill(x < 0, MAX_VOCAB_SIZE)
+        return Proposal(x, torch.cat(every, 1), torch.stack(laws, 1))
 
     def keep(self, rows: list[int], requests: list[Request]) -> None:  # noqa: D102
         self.model.keep(rows, [len(request.tokens) - 2 for request in requests])
@@ -113,12 +132,10 @@ class NgramDraft(Draft):
         self.indexed = {request.index: 0 for request in requests}
         self.after: dict[int, dict[tuple[int, ...], int]] = {r.index: {} for r in requests}
 
-    def propose(  # noqa: D102
-        self, batch: Batch, spec_len: int
-    ) -> tuple[Tensor, Tensor | None]:
+    def propose(self, batch: Batch, spec_len: int) -> Proposal:  # noqa: D102
         found = [self._look_up(request, spec_len) for request in batch.requests]
         longest = max(map(len, found))
-        return batch.tensor([row + [-1] * (longest - len(row)) for row in found]), None
+        return Proposal(batch.tensor([row + [-1] * (longest - len(row)) for row in found]))
 
     def _look_up(self, request: Request, spec_len: int) -> list[int]:
         tokens, after = request.tokens, self.after[request.index]

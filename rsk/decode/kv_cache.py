@@ -1,4 +1,4 @@
-"""A model, its key-value cache over a batch of requests, and its logits as probabilities."""
+"""A model and its key-value cache over a batch of requests."""
 
 from __future__ import annotations
 
@@ -10,13 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rsk.decode.arguments import integer, real
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-COLDEST, HOTTEST = 2.0**-20, 2.0**20
-"""The temperatures other than 0 at which the logits of a model stay finite."""
 
 
 class Clock:
@@ -48,53 +43,6 @@ class Clock:
         return parts | {"rest": total - sum(parts.values())}
 
 
-class Sampling:
-    """How logits become probabilities: temperature, then top-k, then top-p, as transformers does.
-
-    Args:
-        temperature: 0 is greedy decoding, a distribution with all its mass on the best token;
-            else from 2^-20 to 2^20.
-        top_k: keep the k most probable tokens; 0 keeps all.
-        top_p: keep the fewest tokens whose probabilities add up to this; 1 keeps all.
-
-    Raises:
-        ValueError: an argument out of range.
-        TypeError: one that is no number.
-    """
-
-    def __init__(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> None:
-        from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
-        from transformers import TemperatureLogitsWarper as TemperatureWarper
-
-        temperature, top_p = real("temperature", temperature), real("top_p", top_p)
-        top_k = integer("top_k", top_k, 0)
-        if temperature != 0 and not COLDEST <= temperature <= HOTTEST:  # NaN is neither
-            raise ValueError(
-                "temperature: expected 0 (greedy) or a number from 2^-20 to 2^20, where no logit "
-                f"overflows, got {temperature:g}"
-            )
-        if not 0 < top_p <= 1:
-            raise ValueError(f"top_p: expected a number in (0, 1], got {top_p}")
-        self.greedy = temperature == 0
-        self._processors: Any = LogitsProcessorList()
-        if temperature not in (0, 1):
-            self._processors.append(TemperatureWarper(temperature))
-        if top_k:
-            self._processors.append(TopKLogitsWarper(top_k))
-        if top_p < 1:
-            self._processors.append(TopPLogitsWarper(top_p))
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Probabilities float32 [B, n, V] of logits [B, n, V] in any floating dtype."""
-        scores = logits.float().flatten(0, 1)
-        if self.greedy:
-            best = scores.max(1, keepdim=True)
-            one = best.values * 0 + 1  # NaN where the best is not finite: that is no distribution
-            return torch.zeros_like(scores).scatter_(1, best.indices, one).view(logits.shape)
-        # The processors look at scores alone; those that need the earlier tokens are not offered.
-        return self._processors(None, scores).softmax(-1).view(logits.shape)
-
-
 def context_length(model: PreTrainedModel) -> int:
     """Longest sequence that a model takes, in tokens."""
     return getattr(model.config, "max_position_embeddings", None) or 2**62
@@ -108,19 +56,20 @@ class CachedModel:
     the lengths alone.
     """
 
-    def __init__(self, model: PreTrainedModel, sampling: Sampling, name: str, clock: Clock) -> None:
+    def __init__(self, model: PreTrainedModel, name: str, clock: Clock) -> None:
         from transformers import DynamicCache
 
-        self.model, self.sampling, self.name, self.clock = model, sampling, name, clock
+        self.model, self.name, self.clock = model, name, clock
         self.cache = DynamicCache()
         self.lengths: list[int] = []
         self.slots = 0
 
     def forward(self, tokens: Tensor, lengths: list[int], wanted: int) -> Tensor:
-        """Append tokens int64 [B, n]; return probabilities float32 [B, wanted, V] after the last.
+        """Append tokens int64 [B, n]; return the logits [B, wanted, V] after the last ones.
 
         ``lengths`` are the rows' lengths with these tokens; where a row has fewer than n, the
-        first columns are padding.
+        first columns are padding. A token that the model does not know, of a vocabulary that is
+        padded further, counts as the last one that it does.
         """
         with self.clock.part(self.name):
             device, new = tokens.device, tokens.shape[1]
@@ -132,14 +81,14 @@ class CachedModel:
             positions = positions.clamp(0, context_length(self.model) - 1)
             mask = None if min(lengths) == self.slots else (slots >= padding.unsqueeze(1)).long()
             logits = self.model(
-                input_ids=tokens,
+                input_ids=tokens.clamp(0, self.model.config.vocab_size - 1),
                 attention_mask=mask,
                 position_ids=positions,
                 past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=wanted,
             ).logits
-            return self.sampling.probabilities(logits[:, -wanted:])
+            return logits[:, -wanted:]
 
     def read(self, prompts: list[list[int]]) -> None:
         """Fill the cache with prompts, any of which may be empty."""

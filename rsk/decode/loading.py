@@ -24,7 +24,8 @@ NGRAM = "ngram"
 """In place of a draft model: prompt lookup."""
 SMALL_MODEL = 20_000_000
 """Parameters of a model that one thread runs fastest."""
-
+LEAST_SHARED = 0.9
+"""Of two vocabularies that differ in padding only, the smaller is at least this share."""
 
 _LOADER = "rsk.decode.loop.load_pair loads models by folder or hub id"
 
@@ -203,7 +204,7 @@ def check_models(target: PreTrainedModel, draft: PreTrainedModel | str | None) -
     if not hasattr(draft, "config"):
         raise TypeError(f"{wanted}, got {shown(draft)}; {_LOADER}")
     sizes = target.config.vocab_size, draft.config.vocab_size
-    if sizes[0] != sizes[1]:
+    if min(sizes) < LEAST_SHARED * max(sizes):  # one may be padded further than the other
         raise ValueError(
             "draft and target must share one vocabulary: "
             f"the target has {sizes[0]} tokens, the draft {sizes[1]}"

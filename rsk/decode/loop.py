@@ -16,10 +16,11 @@ import torch
 
 from rsk.decode import arguments
 from rsk.decode.drafting import Batch, Draft, ModelDraft, NgramDraft, Request
-from rsk.decode.kv_cache import CachedModel, Clock, Sampling, context_length
+from rsk.decode.kv_cache import CachedModel, Clock, context_length
 from rsk.decode.loading import NGRAM, LoadError, Pair, check_models, load_pair, shipped_pair
-from rsk.sampler.api import rejection_sample, sample
+from rsk.decode.sampling import Processor, Sampling
 from rsk.sampler.arguments import MAX_SPEC_LEN
+from rsk.sampler.logits import rejection_sample_from_logits, sample_from_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -71,8 +72,8 @@ class Generation:
     request_passes: int
     """The same, counted once for each request that took part."""
     seconds: dict[str, float]
-    """Wall time of "draft" and "target" (passes, and logits to probabilities), "sampler" and
-    "rest" (the loop itself, tokenization). Time inside ``on_emit`` is not counted."""
+    """Wall time of "draft" and "target" (passes), "sampler" (from logits to tokens) and "rest" (the
+    loop itself, tokenization). Time inside ``on_emit`` is not counted."""
 
     @property
     def text(self) -> str:
@@ -112,7 +113,12 @@ class Generation:
 
 
 def decoding_step(
-    batch: Batch, target: CachedModel, draft: Draft, spec_len: int, backend: str
+    batch: Batch,
+    target: CachedModel,
+    draft: Draft,
+    sampling: Sampling,
+    spec_len: int,
+    backend: str,
 ) -> tuple[list[list[int]], list[int], list[int]]:
     """One step of speculative decoding for every request: at least one token, at most K + 1.
 
@@ -121,7 +127,7 @@ def decoding_step(
     """
     # The draft proposes K tokens x_1 .. x_K, each drawn from its own distribution q_k.
     rooms = [min(spec_len, request.room) for request in batch.requests]
-    x, q = draft.propose(batch, max(rooms))
+    x, q, laws = draft.propose(batch, max(rooms))
     num_drafts = x.shape[1]
     # A request that needs fewer tokens than the others has a shorter draft: -1 ends it.
     if min(rooms) < num_drafts:
@@ -130,14 +136,23 @@ def decoding_step(
 
     # The target scores them in one pass: p_1 .. p_K, and p_{K+1} for the token after the last.
     last = batch.tensor([request.tokens[-1:] for request in batch.requests])
-    tokens = torch.cat([last, x.clamp(0, target.model.config.vocab_size - 1)], 1)
-    p = target.forward(tokens, [length + num_drafts for length in batch.lengths], num_drafts + 1)
+    tokens, lengths = torch.cat([last, x], 1), [length + num_drafts for length in batch.lengths]
+    p = target.forward(tokens, lengths, num_drafts + 1)
 
     # Accept x_k with probability min(1, p_k / q_k). Replace the first rejected token by a sample
     # of the residual max(p_k - q_k, 0); if none was rejected, add a bonus token from p_{K+1}.
+    # q and p are logits, which become probabilities in the sampler; the draft's laws are known.
     with target.clock.part("sampler"):
-        samples = rejection_sample(
-            x, q, p, seed=batch.seeds, position=batch.positions, backend=backend
+        p = sampling.process(p, [request.tokens for request in batch.requests], x)
+        samples = rejection_sample_from_logits(
+            x,
+            q,
+            p,
+            seed=batch.seeds,
+            position=batch.positions,
+            backend=backend,
+            draft_laws=laws,
+            **sampling.filters,
         )
         accepted = samples.num_accepted.tolist()
     if min(accepted) < 0:
@@ -159,6 +174,8 @@ def speculative_generate(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    min_p: float = 0.0,
+    logits_processor: Sequence[Processor] = (),
     seed: int | Sequence[int] | None = None,
     backend: str = "auto",
     stop_tokens: int | str | Iterable[int | str] | None = None,
@@ -178,9 +195,12 @@ def speculative_generate(
         tokenizer: of the target; needed for texts.
         spec_len: K, draft tokens per step, 0 to 128; 0 is plain decoding.
         max_new_tokens: at most so many new tokens per prompt.
-        temperature: as are ``top_k`` and ``top_p``, applied to both models; 0 is greedy.
+        temperature: as are the next four, applied to both models; 0 is greedy.
         top_k: sample among the k most probable tokens; 0 means all.
         top_p: sample among the most probable tokens that make up this probability; 1 means all.
+        min_p: sample among the tokens at least this probable relative to the best; 0 means all.
+        logits_processor: transformers' processors, or other functions of token ids [1, n] and
+            scores [1, V], that change the logits before all that; one call for each row.
         seed: reproduces the result. An int s gives prompt b the seed s + b, wrapping; a sequence
             has one seed per prompt; ``None`` draws one from PyTorch's global CPU generator. A
             prompt's random numbers depend on its seed alone, so its text is the same with every
@@ -197,7 +217,7 @@ def speculative_generate(
             or one that leaves no room for ``max_new_tokens`` in the context of a model.
         TypeError: an argument of the wrong type.
     """
-    sampling = Sampling(temperature, top_k, top_p)
+    sampling = Sampling(temperature, top_k, top_p, min_p, logits_processor)
     spec_len = arguments.integer("spec_len", spec_len, 0, MAX_SPEC_LEN)
     max_new_tokens = arguments.integer("max_new_tokens", max_new_tokens, 1)
     if on_emit is not None and not callable(on_emit):
@@ -207,7 +227,7 @@ def speculative_generate(
         raise TypeError(f"tokenizer: expected a tokenizer, got {arguments.shown(tokenizer)}")
     stops = arguments.stop_ids(stop_tokens, target, tokenizer)
     # The first use of a backend may compile it: not a part of decoding.
-    sample(torch.ones(1, 1, device=target.device), seed=0, backend=backend)
+    sample_from_logits(torch.zeros(1, 1, device=target.device), seed=0, backend=backend)
 
     clock = Clock(target.device)
     ids = arguments.token_ids(prompts, tokenizer)
@@ -215,12 +235,12 @@ def speculative_generate(
     seeds = arguments.seeds(seed, len(ids))
     requests = [Request(i, ids[i], max_new_tokens, seeds[i]) for i in range(len(ids))]
 
-    cached_target = CachedModel(target, sampling, "target", clock)
+    cached_target = CachedModel(target, "target", clock)
     drafter = Draft()
     if isinstance(draft, str):
         drafter = NgramDraft()
     elif draft is not None and spec_len:
-        drafter = ModelDraft(CachedModel(draft, sampling, "draft", clock), backend)
+        drafter = ModelDraft(CachedModel(draft, "draft", clock), sampling, backend)
     cached_target.read([request.tokens[:-1] for request in requests])
     drafter.start(requests)
 
@@ -228,7 +248,7 @@ def speculative_generate(
     active = requests
     while active:
         batch = Batch(active, target.device)
-        steps = decoding_step(batch, cached_target, drafter, spec_len, backend)
+        steps = decoding_step(batch, cached_target, drafter, sampling, spec_len, backend)
         result.target_passes += 1
         result.request_passes += len(active)
         for request, tokens, drafted, accepted in zip(active, *steps, strict=True):
@@ -283,13 +303,14 @@ def _check_lengths(
     models = {"target": target}
     if draft is not None and not isinstance(draft, str):
         models["draft"] = draft
-    for name, model in models.items():
-        vocab_size, context = model.config.vocab_size, context_length(model)
-        for i, prompt in enumerate(ids):
-            if not prompt:
-                raise ValueError(f"prompt {i} is empty: expected at least one token")
-            if not 0 <= min(prompt) <= max(prompt) < vocab_size:
-                raise ValueError(f"prompt {i} has token ids outside [0, {vocab_size})")
+    vocab_size = target.config.vocab_size
+    for i, prompt in enumerate(ids):
+        if not prompt:
+            raise ValueError(f"prompt {i} is empty: expected at least one token")
+        if not 0 <= min(prompt) <= max(prompt) < vocab_size:
+            raise ValueError(f"prompt {i} has token ids outside [0, {vocab_size})")
+        for name, model in models.items():
+            context = context_length(model)
             if len(prompt) + max_new_tokens > context:
                 raise ValueError(
                     f"prompt {i} has {len(prompt)} tokens; with max_new_tokens={max_new_tokens} "

@@ -1,6 +1,6 @@
 """What speculation does for a pair of models: acceptance, tokens per target pass, time.
 
-Notebook 06 measures a :class:`Study` and the report reads it back. Acceptance is counted over a
+Notebook 07 measures a :class:`Study` and the report reads it back. Acceptance is counted over a
 batch of prompts, with its standard error over the prompts; time is taken for one prompt at a time,
 plain and speculative decoding in turn, because a single user is whom speculation is for.
 """
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from rsk.decode.command_line import shipped_prompts
-from rsk.decode.kv_cache import CachedModel, Clock, Sampling
+from rsk.decode.kv_cache import CachedModel, Clock
 from rsk.decode.loading import NGRAM, Pair, fitting_threads, load_pair, parameters, shipped_pair
 from rsk.decode.loop import ACCEPTED, RECOVERED, Generation, speculative_generate
 from rsk.measure.provenance import provenance
@@ -172,7 +172,7 @@ class Race:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What one run of notebook 06 found; ``data/decoding`` holds a recorded one."""
+    """What one run of notebook 07 found; ``data/decoding`` holds a recorded one."""
 
     SCHEMA = SCHEMA
     schema: str
@@ -399,9 +399,9 @@ def reading_seconds(
     """Wall time in which target and draft read prompts, before the first step."""
     clock = Clock(pair.target.device)
     ids = [list(pair.tokenizer(prompt).input_ids) for prompt in prompts]
-    CachedModel(pair.target, Sampling(), "target", clock).read([row[:-1] for row in ids])
+    CachedModel(pair.target, "target", clock).read([row[:-1] for row in ids])
     if draft is not None and not isinstance(draft, str):
-        CachedModel(draft, Sampling(), "draft", clock).read([row[:-2] for row in ids])
+        CachedModel(draft, "draft", clock).read([row[:-2] for row in ids])
     return {part: clock.seconds.get(part, 0.0) for part in PARTS}
 
 

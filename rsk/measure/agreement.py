@@ -1,6 +1,7 @@
 """Save and load the bit-for-bit agreement of the CUDA kernels on a GPU, with where it was seen.
 
-``python -m rsk.measure.agreement --save FILE`` runs :mod:`rsk.check.grid`.
+``python -m rsk.measure.agreement --save FILE`` runs :mod:`rsk.check.grid` and
+:mod:`rsk.check.logits_grid`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from rsk.base import folders
-from rsk.check import grid
+from rsk.base import folders, terminal
+from rsk.check import grid, logits_grid
 from rsk.measure.provenance import provenance
 from rsk.measure.records import Provenance, RecordError, parse
 
@@ -40,21 +41,25 @@ def newest() -> Grid:
             content = json.loads(path.read_text(encoding="utf-8"))
             made = parse(Provenance, content["provenance"])
             counts = content["grid"]["planned"], content["grid"]["done"]
-            found.append((Grid(made, *counts), grid.wrong(content)))
+            wrong = [grid.wrong(content)]
+            if "from_logits" in content:  # older records have none
+                wrong.append(grid.wrong(content["from_logits"]))
+            found.append((Grid(made, *counts), [each for each in wrong if each]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecordError(f"{path}: expected a record of agreement: {error!r}") from error
     if not found:
         raise RecordError(
             "data/kernels/agreement*.json is missing; python -m rsk.measure.agreement makes it"
         )
-    latest, wrong = max(found, key=lambda pair: pair[0].provenance.date)
-    if wrong:
-        raise RecordError(f"data/kernels: in the newest agreement, kernels differ: {wrong}")
+    latest, faults = max(found, key=lambda pair: pair[0].provenance.date)
+    if faults:
+        raise RecordError(f"data/kernels: in the newest agreement, kernels differ: {faults}")
     return latest
 
 
 def main() -> int:
     """Run the grid, print its summary and save the result."""
+    terminal.accept_any_text()
     options = grid.parser()
     options.add_argument("--save", type=Path, required=True, help="write the result to this file")
     arguments = options.parse_args()
@@ -62,11 +67,17 @@ def main() -> int:
         print(grid.NO_GPU)
         return 2
     result = grid.run(arguments.seconds, arguments.gib)
-    saved = {"provenance": dataclasses.asdict(provenance("cuda")), **result}
+    from_logits = logits_grid.run(arguments.seconds)
+    saved = {
+        "provenance": dataclasses.asdict(provenance("cuda")),
+        **result,
+        "from_logits": from_logits,
+    }
     arguments.save.parent.mkdir(parents=True, exist_ok=True)
     arguments.save.write_text(json.dumps(saved, indent=1) + "\n")
     print(grid.summary(result))
-    return 1 if grid.wrong(result) else 0
+    print(f"from logits, {grid.summary(from_logits)}")
+    return 1 if grid.wrong(result) or grid.wrong(from_logits) else 0
 
 
 if __name__ == "__main__":

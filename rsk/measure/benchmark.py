@@ -101,14 +101,7 @@ class Sweep:
     @property
     def usual(self) -> Point:
         """The point that the others vary; its batch size is the middle one."""
-        return Point(
-            sorted(self.batch_sizes)[len(self.batch_sizes) // 2],
-            self.spec_lens[0],
-            self.vocab_sizes[0],
-            self.dtypes[0],
-            self.acceptances[0],
-            self.caches[0],
-        )
+        return comparison.usual(dataclasses.asdict(self))
 
     def points(self) -> list[Point]:
         """All points, without repetition; those that share a pool of inputs follow each other."""

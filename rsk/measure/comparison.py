@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rsk.measure.records import Benchmark, Point, Record
 
@@ -71,9 +71,12 @@ def merged(records: Iterable[Record]) -> dict[Point, dict[str, Record]]:
     }
 
 
-def usual(benchmark: Benchmark) -> Point:
-    """The point that the others of a sweep vary; its batch size is the middle one."""
-    settings = benchmark.settings
+def usual(settings: Mapping[str, Any]) -> Point:
+    """The point that the others of a sweep vary; its batch size is the middle one.
+
+    Args:
+        settings: of the sweep, as in a :class:`rsk.measure.records.Benchmark`.
+    """
     sizes = sorted(settings["batch_sizes"])
     names = ("spec_lens", "vocab_sizes", "dtypes", "acceptances", "caches")
     return Point(sizes[len(sizes) // 2], *(settings[name][0] for name in names))
@@ -86,7 +89,7 @@ def along(benchmark: Benchmark, axis: str) -> dict[int, dict[str, Record]]:
         benchmark: measured or loaded.
         axis: ``"batch_size"``, ``"spec_len"`` or ``"vocab_size"``.
     """
-    middle = usual(benchmark)
+    middle = usual(benchmark.settings)
     found = {
         getattr(point, axis): by_name
         for point, by_name in merged(benchmark.records).items()

@@ -159,7 +159,7 @@ def check_filters(
 ) -> Filters:
     """Check what turns logits into probabilities; numbers become the nearest float32."""
     like = len(logits), logits.device
-    degrees = f"0, or a number in [{1 / HOTTEST:.4g}, {HOTTEST:.0f}]"
+    degrees = "0 (greedy) or a number from 2^-20 to 2^20"
     return Filters(
         _check_number("temperature", temperature, (1 / HOTTEST, HOTTEST), degrees, *like),
         _check_top_k(top_k, *like),

@@ -67,6 +67,8 @@ class Channel:
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
         self.words = WORDS
+        self.collectives = self.sent_bytes = 0
+        """How many there were so far, and what this rank put into them."""
         self._group = weakref.ref(group)
         backends = (entry.split(":") for entry in dist.get_backend_config(group).split(","))
         self._backends = dict(backends)  # by the type of device
@@ -135,6 +137,11 @@ class Channel:
             while self.words - HEADER < longest:
                 self.words *= GROWTH
 
+    def forget(self) -> None:
+        """Forget what was agreed on; on all ranks, or the next call will not agree."""
+        self._layouts.clear()
+        self.words = WORDS
+
     def fail(self, error: Exception, device: torch.device) -> NoReturn:
         """Raise what is wrong with this rank's arguments, and tell the others, who wait for it."""
         self._raise_what_was_found(device)
@@ -155,6 +162,7 @@ class Channel:
     def gather(self, message: Tensor) -> Tensor:
         """Everyone's message, int64 [R, words]; one's own is filled up with zeros."""
         sent = self._filled(message, self.words)
+        self._count(sent)
         if self.size == 1:
             return sent[None].to(message.device)
         received = sent.new_empty(self.size * self.words)
@@ -164,11 +172,16 @@ class Channel:
 
     def largest(self, numbers: Tensor) -> Tensor:
         """The largest of all ranks' numbers, each for itself: int64 [n], n <= words / 2."""
+        sent = self._filled(numbers, self.words // 2)
+        self._count(sent)
         if self.size == 1:
             return numbers
-        sent = self._filled(numbers, self.words // 2)
         dist.all_reduce(sent, dist.ReduceOp.MAX, group=self._group())
         return sent[: len(numbers)].to(numbers.device)
+
+    def _count(self, sent: Tensor) -> None:
+        self.collectives += 1
+        self.sent_bytes += sent.nbytes
 
     def _filled(self, numbers: Tensor, length: int) -> Tensor:
         device = self.transport(numbers.device)

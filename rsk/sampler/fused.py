@@ -30,11 +30,13 @@ def sample(probs: Tensor, seed: int | Tensor, position: int | Tensor) -> Tensor:
     return torch.ops.rsk.sample.default(probs, *tensor_and_int(seed), *tensor_and_int(position))
 
 
+@torch.no_grad()
 def probabilities(logits: Tensor, filters: Filters) -> Tensor:
     """Run the kernel. Arguments as in :func:`rsk.probabilities`; the library is loaded."""
     return torch.ops.rsk.probabilities.default(logits, *_filters(filters))
 
 
+@torch.no_grad()
 def sample_from_logits(
     logits: Tensor, filters: Filters, seed: int | Tensor, position: int | Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ probabilities, whether or not a backend ever writes those down.
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -81,6 +82,36 @@ def probabilities(
     filters = check_filters(temperature, top_k, top_p, min_p, logits)
     probs: Tensor = _module(backend, logits.device).probabilities(logits, filters)
     return probs
+
+
+@overload
+def sample_from_logits(
+    logits: Tensor,
+    *,
+    temperature: float | Tensor = ...,
+    top_k: int | Tensor = ...,
+    top_p: float | Tensor = ...,
+    min_p: float | Tensor = ...,
+    seed: int | Tensor | None = ...,
+    position: int | Tensor = ...,
+    backend: str = ...,
+    return_laws: Literal[False] = ...,
+) -> Tensor: ...
+
+
+@overload
+def sample_from_logits(
+    logits: Tensor,
+    *,
+    temperature: float | Tensor = ...,
+    top_k: int | Tensor = ...,
+    top_p: float | Tensor = ...,
+    min_p: float | Tensor = ...,
+    seed: int | Tensor | None = ...,
+    position: int | Tensor = ...,
+    backend: str = ...,
+    return_laws: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 
 
 def sample_from_logits(

@@ -5,17 +5,31 @@ contiguous slice of the vocabulary. To sample, an engine would gather all rows o
 rows stay where they are. Weights are integers, so the totals of slices add up to the total of the
 row in any order, exactly, and the token is the one that a single device would draw, bit for bit.
 
-What crosses the link, from probabilities, in two collectives:
+From probabilities two collectives cross the link:
 
 1. *all_gather*: where the walk over the drafts ends, as far as each rank can tell from the draft
    tokens in its slice; and of every position at which it may end, the totals of the slice's
-   weights. That is B (2 K + 2) numbers of 8 bytes, and a header. Every rank then knows how many
-   drafts were accepted, the total of the row, and which slice the token is in.
+   weights. That is B (2 K + 2) numbers of 8 bytes, and a header of 22. Every rank then knows how
+   many drafts were accepted, the total of the row, and which slice the token is in.
 2. *all_reduce*: the tokens, B numbers, from the ranks that hold them.
 
 The first could be split in two, so that the slices of one row only are summed, as on one device:
 the coins, then the totals. It would save reading up to 2 K rows of a slice, which a GPU does in
 less time than a collective takes until batches are large, and be a third wait for all ranks.
+
+From logits the laws of the rows come first (:mod:`rsk.sampler.slice_laws`), then these two:
+
+- 3 in all for a greedy call, and for top-k with one k of at most 128: one all_gather of B (2 K + 1)
+  numbers, or of lists of the k largest logits, from which the thresholds, also those of top-p and
+  min-p, and the total weight follow;
+- 4 with temperature and min-p alone: the maxima; then the total weights, which depend on them;
+- else 4 more for each of top-k and top-p for rows of float32, 2 for 16 bits: a threshold is found
+  8 bits at a time, by counts or weights of 256 numbers a row.
+
+With ``draft_laws`` rows of the draft need none of this. Messages have 1024 numbers, or 4096 and so
+on where that is too few, so 64 requests with four drafts send 8 kB and 4 kB for probabilities; a
+group's first call sends one message more (:mod:`rsk.sampler.channel` says why). Gathering their
+rows of 128256 float32 sends 148 MB between two ranks.
 """
 
 from __future__ import annotations
@@ -81,7 +95,7 @@ def rejection_sample(
             fused on a GPU where it can be built, else vectorized.
         validate: raise if a request is invalid, or the ranks do not mean the same call. This waits
             for the device. Without it a GPU call that the ranks disagree on returns -1 everywhere,
-            and a later one raises.
+            and a later one raises. Rows that are no distributions are not looked for.
 
     Raises:
         ValueError: as there; on every rank, with the ranks named, if they disagree on B, K, a
@@ -115,12 +129,13 @@ def sample(
     position: int | Tensor = 0,
     group: dist.ProcessGroup | None = None,
     backend: str = "auto",
+    validate: bool = False,
 ) -> Tensor:
     """Run :func:`rsk.sample` on rows that are split over the ranks of a group.
 
     Args:
         probs: [B, S], this rank's columns.
-        seed, position, group, backend: as in :func:`rejection_sample`.
+        seed, position, group, backend, validate: as in :func:`rejection_sample`.
 
     Returns:
         int64 [B], the same on every rank.
@@ -139,7 +154,10 @@ def sample(
         channel.fail(error, _device_among(channel, probs))
     no_drafts = torch.empty((len(probs), 0), dtype=torch.int64, device=probs.device)
     call = Call("sample", no_drafts, None, probs.unsqueeze(1), seed, position, DRAFT)
-    return run(call, hands(call, channel), channel, look=False)[0].squeeze(1)
+    tokens = run(call, hands(call, channel), channel, look=validate)[0].squeeze(1)
+    if validate:
+        raise_if_invalid(tokens, UNREADABLE_PROBABILITIES)
+    return tokens
 
 
 def rejection_sample_from_logits(
@@ -239,6 +257,19 @@ def sample_from_logits(
     tokens, _, laws = run(call, hands(call, channel), channel, look=False)
     assert laws is not None
     return (tokens.squeeze(1), laws.squeeze(1)) if return_laws else tokens.squeeze(1)
+
+
+def forget(group: dist.ProcessGroup | None = None) -> None:
+    """Forget the slices that the ranks of a group have agreed on, and how long their messages are.
+
+    On a CPU, and with ``validate``, ranks notice by themselves that slices have changed. On a GPU
+    one whose own slice has not changed would not look: call this on every rank before the next
+    call. It is also a way back to short messages after a large batch.
+
+    Raises:
+        ValueError: there is no such group.
+    """
+    channel_of(group).forget()
 
 
 def _choose(backend: str, device: torch.device) -> Callable[[Call, Channel], Hands]:

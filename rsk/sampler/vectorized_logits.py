@@ -184,6 +184,8 @@ def _beside(x: Tensor, value: float | Tensor, part: slice) -> Any:
 
 def _laws(x: Tensor, temperature: Any, top_k: Any, top_p: Any, min_p: Any) -> Tensor:
     """Laws [..., 4] of logits [..., V]; each filter is a number, or one value a row [..., 1]."""
+    if not isinstance(top_k, Tensor) and top_k >= x.shape[-1]:
+        top_k = 0
     maximum = x.amax(-1, keepdim=True).float()  # NaN if there is one
     t, k, p, least = (_column(f, maximum) for f in (temperature, top_k, top_p, min_p))
     valid = maximum.isfinite() & ((t == 0) | (t >= 1 / HOTTEST) & (t <= HOTTEST))
@@ -225,14 +227,13 @@ def _sorted(
 
     For one k these are the k largest, and one more entry for all further ties with the last.
     """
-    vocab_size = x.shape[-1]
     every = torch.full_like(maximum, -math.inf)
     if isinstance(top_k, Tensor):
         values = x.sort(-1, descending=True).values.float()
-        on = (top_k > 0) & (top_k < vocab_size)
+        on = (top_k > 0) & (top_k < x.shape[-1])
         kth = values.gather(-1, torch.where(on, top_k.long() - 1, 0))
         return *_weighted(values, maximum, scale), torch.where(on, kth, every)
-    if not 0 < top_k < vocab_size:
+    if top_k == 0:
         values = x.sort(-1, descending=True).values.float()
         return *_weighted(values, maximum, scale), every
     values = x.topk(top_k, -1).values.float()

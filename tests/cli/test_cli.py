@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 import rsk
 from rsk import cli, doctor
+from rsk.base import templates
 from rsk.course import running
-from rsk.report import talk
+from rsk.report import measurements, talk
 
 COMMANDS = ["demo", "benchmark", "generate", "report", "doctor"]
 
@@ -166,15 +167,30 @@ def test_report_passes_its_options_on(monkeypatch, tmp_path):
     arguments = ["-p", "batch_sizes=[1, 4]", "-p", "seed=3", "--full", "--only", "05"]
     result = run("report", *arguments, "--output", str(tmp_path), "--no-export")
     assert result.exit_code == 0, result.output
+    more = seen.pop("more")
+    assert (more.func, more.keywords) == (talk.write, {"language": "en"})
     assert seen == {
         "parameters": {"batch_sizes": [1, 4], "seed": 3, "quick": False},
         "only": ["05"],
         "output": tmp_path,
         "export": False,
-        "more": talk.write,
+        "more": seen["more"],
+        "ready": measurements.gather,
     }
+    assert (seen["more"].func, seen["more"].keywords) == (talk.write, {"language": "en"})
     assert run("report").exit_code == 0
     assert seen["parameters"] == {}
+
+
+def test_report_is_made_in_the_language_asked_for(monkeypatch, tmp_path):
+    seen = {}
+    monkeypatch.setattr(running, "run_course", lambda *a, **k: seen.update(k, parameters=a[0]))
+    monkeypatch.setattr(templates, "languages", lambda: ["de", "en"])
+    assert run("report", "--lang", "de").exit_code == 0
+    assert seen["parameters"] == {"language": "de"}
+    assert seen["more"].keywords == {"language": "de"}
+    result = run("report", "--lang", "xx")
+    assert result.exit_code == 2 and "no words in 'xx'; languages: de, en" in result.output
 
 
 def test_report_refuses_a_parameter_that_cannot_be_read():
@@ -363,7 +379,7 @@ def test_generate_passes_its_options_on(monkeypatch):
     seen = {}
     monkeypatch.setattr(command_line, "run", lambda *a, **k: seen.update(k, prompt=a[0]))
     arguments = "--target t --draft ngram --spec-len 3 --max-new-tokens 9 --temperature 0.5"
-    arguments += " --top-k 4 --top-p 0.9 --seed 1 --backend fused --device cpu --plain"
+    arguments += " --top-k 4 --top-p 0.9 --min-p 0.1 --seed 1 --backend fused --device cpu --plain"
     result = run("generate", "Once upon", *arguments.split())
     assert result.exit_code == 0, result.output
     assert seen == {
@@ -375,6 +391,7 @@ def test_generate_passes_its_options_on(monkeypatch):
         "temperature": 0.5,
         "top_k": 4,
         "top_p": 0.9,
+        "min_p": 0.1,
         "seed": 1,
         "backend": "fused",
         "device": "cpu",

@@ -100,6 +100,33 @@ def test_notebooks_run_in_order_and_hand_results_on(write_notebook, tmp_path, mo
     assert list(elsewhere.iterdir()) == [elsewhere / "rsk"]
 
 
+def test_notebooks_of_a_run_share_a_process_and_nothing_else(write_notebook, tmp_path):
+    """What one left, its names, history, labels and parameters, the next does not find."""
+    sources = write_notebook(
+        "00_first",
+        "import os; from rsk.course import lesson, publish\nleft = lesson.begin(device)",
+        "publish.tokens([('a', 'prompt')], label='lst-a', caption='C.'); print(os.getpid())",
+        parameters="device = 'cpu'\nquick = True",
+    ).parent
+    write_notebook(
+        "01_second",
+        "assert 'left' not in globals() and len(In) == 3 + injected, In",
+        "import os; from rsk.course import lesson, publish\nassert lesson._here is None",
+        "lesson.begin()",
+        "publish.tokens([('a', 'prompt')], label='lst-a', caption='C.'); print(os.getpid())",
+        parameters="injected = False\nquick = True",
+    )
+    for given, extra in (({}, 0), ({"quick": False, "injected": True}, 1)):
+        running.run_course(given, sources=sources, output=tmp_path / "out", console=console())
+        texts = [outputs(path) for path in sorted((tmp_path / "out" / "notebooks").iterdir())]
+        assert texts[0].splitlines()[-1] == texts[1].splitlines()[-1]
+        counts = [
+            cell.execution_count
+            for cell in nbformat.read(tmp_path / "out/notebooks/01_second.ipynb", 4).cells
+        ]
+        assert counts == list(range(1, 6 + extra))
+
+
 def test_cells_are_counted_as_they_run(write_notebook, tmp_path):
     path = write_notebook("00_a", "1", "", "2")
     seen = []
@@ -198,7 +225,7 @@ def test_the_export_follows_the_report_notebook(write_notebook, tmp_path, monkey
     import rsk.export
 
     sources = write_notebook("00_a", "1").parent
-    write_notebook("07_report", "2")
+    write_notebook("08_report", "2")
     seen = []
     made = [tmp_path / "report.html", tmp_path / "report.pdf"]
     monkeypatch.setattr(rsk.export, "export_report", lambda folder: seen.append(folder) or made)
@@ -209,7 +236,7 @@ def test_the_export_follows_the_report_notebook(write_notebook, tmp_path, monkey
     assert seen == []
     printed = console()
     parts = running.run_course(sources=sources, output=tmp_path, console=printed)
-    assert [part.name for part in parts] == ["00_a", "07_report", "export"]
+    assert [part.name for part in parts] == ["00_a", "08_report", "export"]
     assert seen == [tmp_path]
     lines = printed.file.getvalue().splitlines()
     assert re.fullmatch(r"All done in \d+ s:", lines[-5])
@@ -273,23 +300,25 @@ def test_chapter_04_says_what_it_could_not_run(tmp_path, monkeypatch):
         assert f"04_cuda_kernel.ipynb: {name}: " in str(error.value)
 
 
-def test_a_talk_without_records_is_left_out_and_a_bad_record_is_named(
-    write_notebook, tmp_path, monkeypatch
-):
-    def no_talk(folder):
-        raise records.RecordError("the talk needs a run on a GPU, and none is recorded")
-
-    monkeypatch.setattr(running, "_export", lambda folder: [folder / "report.html"])
+def test_a_bad_record_is_named(write_notebook, tmp_path, monkeypatch):
     monkeypatch.setattr(records, "recorded", lambda: ([], ["data/x.json: schema: newer"]))
-    sources = write_notebook("07_report", "1").parent
+    sources = write_notebook("00_a", "1").parent
     printed = console()
-    running.run_course(sources=sources, output=tmp_path, more=no_talk, console=printed)
-    lines = [line.strip() for line in printed.file.getvalue().splitlines()[-3:]]
-    assert lines == [
-        str(tmp_path / "report.html"),
-        "left out: data/x.json: schema: newer",
-        "not made: the talk needs a run on a GPU, and none is recorded",
-    ]
+    running.run_course(sources=sources, output=tmp_path, console=printed)
+    assert printed.file.getvalue().endswith("  left out: data/x.json: schema: newer\n")
+
+
+def test_without_records_the_report_is_refused_before_anything_runs(write_notebook, tmp_path):
+    def ready():
+        raise records.RecordError("data/benchmarks: expected a run on cuda")
+
+    sources = write_notebook("00_a", "1").parent
+    write_notebook("08_report", "1")
+    options = {"sources": sources, "output": tmp_path / "o", "ready": ready, "console": console()}
+    with pytest.raises(records.RecordError, match="expected a run on cuda"):
+        running.run_course(**options)
+    assert not (tmp_path / "o").exists()
+    running.run_course(**options, only=["00"])  # which needs none
 
 
 def test_a_device_that_is_not_there_stops_the_run_before_it_starts(

@@ -19,7 +19,7 @@ from rsk.course.parameters import declared_parameters
 
 NOTEBOOKS = sorted(folders.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
 LESSONS = [path for path in NOTEBOOKS if path.name != running.REPORT]
-PARAMETERS = {"quick", "device", "seed", "batch_sizes", "spec_lens", "vocab_size"}
+PARAMETERS = {"language", "quick", "device", "seed", "batch_sizes", "spec_lens", "vocab_size"}
 TINY = {"quick": True, "seed": 1, "batch_sizes": [1, 2], "spec_lens": [2, 1], "vocab_size": 1009}
 RHYTHM = ["Goal", "Predict", "Code", "Check", "Measure", "Explain", "Exercise", "The ladder"]
 CHECKED_LATER = ["Goal", "Predict", "Code", "Measure", "Check", *RHYTHM[5:]]

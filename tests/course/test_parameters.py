@@ -174,6 +174,8 @@ def test_the_ends_of_the_ranges_are_in_them(values):
         ("seed", 1.0),
         ("vocab_size", True),
         ("device", None),
+        ("language", "xx"),
+        ("language", ["en"]),
     ],
 )
 def test_a_value_that_a_reader_typed_is_held_to_its_type(name, value):

@@ -12,12 +12,12 @@ import torch
 from studied import made_up
 from tiny_models import llama
 
+from rsk.base import templates
 from rsk.decode import studies
 from rsk.decode.loading import Pair
 from rsk.decode.loop import ACCEPTED, BONUS, RECOVERED, speculative_generate
 from rsk.decode.studies import Study, count_steps, expected_speed_up, expected_tokens
 from rsk.measure.records import RecordError, parse
-from rsk.report import decoding_prose
 
 transformers = pytest.importorskip("transformers")
 
@@ -208,25 +208,40 @@ def test_the_costs_of_passes():
     assert expected_speed_up(rate, 4, 0.25) > 1 >= expected_speed_up(rate - 0.001, 4, 0.25)
 
 
-def test_the_sentences_follow_the_numbers():
-    assert "agree within two standard errors" in decoding_prose.formula(made_up())
-    off = decoding_prose.formula(made_up(per_pass=1.99))
-    assert "differ by more than two standard errors" in off
-    assert "1.50 times the speed" in decoding_prose.speed(made_up(speed=1.5))
-    assert "does not pay here" in decoding_prose.speed(made_up(speed=0.8))
-    assert "assumption holds" in decoding_prose.speed(made_up(verify=1.0))
-    assert "assumption does not hold" in decoding_prose.speed(made_up(verify=1.5))
-    slow, fast = (decoding_prose.losses(made_up(speed=speed)) for speed in (0.8, 1.5))
-    assert "does not pay at temperature 1: the draft model at K = 4 takes" in slow
-    assert "the draft model" not in fast
-    assert "does not pay at temperature 1: prompt lookup at K = 4 takes 25.0 ms a token" in fast
-    assert "beyond two standard errors" in decoding_prose.temperature(made_up(rate=0.7))
-    assert "cannot tell from none" in decoding_prose.temperature(made_up(rate=0.52))
+def test_what_the_numbers_mean():
+    study = made_up()
+    assert not study.usual.is_off and made_up(per_pass=1.99).usual.is_off
+    cold, hot = study.by_temperature()["model"]
+    assert not cold.is_like(hot)
+    cold, hot = made_up(rate=0.52).by_temperature()["model"]
+    assert cold.is_like(hot)
+    assert study.usual.rest_share == pytest.approx(0.02 / 1.23)
+    assert [race.draft for race in study.losing] == ["ngram"]
+    assert [race.draft for race in made_up(speed=0.8).losing] == ["model", "ngram"]
+    assert study.yield_of(study.losing[0]) == pytest.approx(expected_tokens(0.1, 4))
+    assert study.dearest_check.spec_len == 4
 
 
-@pytest.mark.parametrize("words", ["formula", "temperature", "speed", "losses", "shares"])
-def test_no_number_is_missing(study, words):
-    text = getattr(decoding_prose, words)(study)
+def words(block, study):
+    return " ".join(templates.render(f"decoding.md#{block}", {"study": study}).split())
+
+
+def test_the_words_follow_the_numbers():
+    for block, one, other in (
+        ("formula", made_up(), made_up(per_pass=1.99)),
+        ("temperature", made_up(), made_up(rate=0.52)),
+        ("speed", made_up(), made_up(speed=0.8)),
+        ("speed", made_up(), made_up(verify=1.5)),
+        ("losses", made_up(), made_up(speed=0.8)),
+    ):
+        assert words(block, one) != words(block, other)
+    assert "1.50 times the speed" in words("speed", made_up())
+    assert "prompt lookup at K = 4 takes 25.0 ms a token" in words("losses", made_up())
+
+
+@pytest.mark.parametrize("block", ["formula", "temperature", "speed", "losses", "shares"])
+def test_no_number_is_missing(study, block):
+    text = words(block, study)
     assert not re.search(r"\bnan\b|\binf\b|None|\{|\}", text), text
 
 
@@ -236,12 +251,13 @@ def test_no_number_is_missing(study, words):
 )
 def test_figures_say_what_the_data_says(study, name):
     pytest.importorskip("matplotlib")
-    from rsk.figures import decoding
+    from rsk.figures import decoding, plotting
 
     picture = getattr(decoding, name)(study)
-    assert picture.alt and picture.caption and len(picture.data)
+    words = plotting.words(picture)
+    assert words.title and words.alt and words.caption and len(picture.data)
     slower = getattr(decoding, name)(made_up(speed=0.5))
-    title = slower.fig._suptitle.get_text().replace("\n", " ")
+    title = plotting.words(slower).title
     if name == "speed_up_by_spec_len":
         assert "No K pays here" in title
         assert slower.data["speed-up"].tolist() == pytest.approx([1.0, 0.5])

@@ -20,6 +20,7 @@ from tiny_models import llama
 import rsk
 from rsk.decode import command_line, drafting, kv_cache, loading, loop
 from rsk.decode.loop import speculative_generate
+from rsk.decode.sampling import Sampling
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -126,7 +127,8 @@ def joint_law(model, prompt, new, sampling):
     every = list(itertools.product(range(vocab_size), repeat=new))
     ids = torch.tensor([[*prompt, *tokens] for tokens in every])
     with torch.no_grad():
-        probs = sampling.probabilities(model(ids).logits[:, len(prompt) - 1 : -1]).double()
+        logits = model(ids).logits[:, len(prompt) - 1 : -1]
+        probs = rsk.probabilities(logits, **sampling.filters).double()
     return probs.gather(2, torch.tensor(every).unsqueeze(2)).prod(1).squeeze(1)
 
 
@@ -164,6 +166,8 @@ CASES = {
     "flat": {"spec_len": 3, "temperature": 1.7},
     "top-k": {"spec_len": 2, "temperature": 1.3, "top_k": 3},
     "top-p": {"spec_len": 2, "top_p": 0.8},
+    "min-p": {"spec_len": 2, "temperature": 1.5, "min_p": 0.1},
+    "all": {"spec_len": 2, "temperature": 1.3, "top_k": 4, "top_p": 0.9, "min_p": 0.05},
     "no draft": {"spec_len": 0},
 }
 
@@ -176,7 +180,7 @@ def test_samples_follow_the_targets_joint_distribution(enumerable, case):
         target,
         [3, 1],
         3,
-        kv_cache.Sampling(**{k: v for k, v in settings.items() if k != "spec_len"}),
+        Sampling(**{k: v for k, v in settings.items() if k != "spec_len"}),
     )
     counts, result = count_continuations(target, draft, [3, 1], 3, SAMPLES, 1000, **settings)
     if settings["spec_len"]:
@@ -187,36 +191,36 @@ def test_samples_follow_the_targets_joint_distribution(enumerable, case):
 def test_prompt_lookup_follows_the_targets_joint_distribution(enumerable):
     target, _ = enumerable
     prompt = [0, 1, 2, 3, 4, 0, 1]
-    law = joint_law(target, prompt, 3, kv_cache.Sampling())
+    law = joint_law(target, prompt, 3, Sampling())
     counts, result = count_continuations(target, "ngram", prompt, 3, SAMPLES, 5, spec_len=2)
     assert sum(result.tried) > SAMPLES
     assert g_test(counts, law) > LEVEL
 
 
-def wrong_always_accept(x, q, p, *, seed, position, backend):
-    right = rsk.rejection_sample(x, q, p, seed=seed, position=position, backend=backend)
-    full = rsk.rejection_sample(x, torch.zeros_like(q), p, seed=seed, position=position)
-    return right if x.shape[1] == 0 else full
+def wrong_always_accept(x, q, p, *, seed, position, **options):
+    p = p.softmax(-1)
+    q = torch.zeros_like(p[:, :-1])
+    return rsk.rejection_sample(x, q, p, seed=seed, position=position)
 
 
-def wrong_same_position(x, q, p, *, seed, position, backend):
-    return rsk.rejection_sample(x, q, p, seed=seed, position=0, backend=backend)
+def wrong_same_position(x, q, p, *, position, **options):
+    return rsk.rejection_sample_from_logits(x, q, p, position=0, **options)
 
 
-def wrong_argmax_residual(x, q, p, *, seed, position, backend):
-    right = rsk.rejection_sample(x, q, p, seed=seed, position=position, backend=backend)
+def wrong_argmax_residual(x, q, p, **options):
+    right = rsk.rejection_sample_from_logits(x, q, p, **options)
     tokens = right.tokens.clone()
     for b, n in enumerate(right.num_accepted.tolist()):
         if n < x.shape[1] and x[b, n] >= 0:
-            tokens[b, n] = (p[b, n] - q[b, n]).argmax()
+            tokens[b, n] = (p[b, n].softmax(0) - q[b, n].softmax(0)).argmax()
     return rsk.RejectionSamples(tokens, right.num_accepted)
 
 
 @pytest.mark.parametrize("wrong", [wrong_always_accept, wrong_same_position, wrong_argmax_residual])
 def test_the_distribution_test_has_power(enumerable, wrong, monkeypatch):
     target, draft = enumerable
-    monkeypatch.setattr(loop, "rejection_sample", wrong)
-    law = joint_law(target, [3, 1], 3, kv_cache.Sampling())
+    monkeypatch.setattr(loop, "rejection_sample_from_logits", wrong)
+    law = joint_law(target, [3, 1], 3, Sampling())
     counts, _ = count_continuations(target, draft, [3, 1], 3, SAMPLES, 1000, spec_len=2)
     assert g_test(counts, law) < LEVEL / 1000
 
@@ -230,7 +234,7 @@ def test_ragged_batch_follows_each_prompts_own_distribution(enumerable):
         target, draft, prompts * count, max_new_tokens=3, seed=9, spec_len=3, stop_tokens=[2]
     )
     for i, prompt in enumerate(prompts):
-        law = joint_law(target, prompt, 3, kv_cache.Sampling()).view(5, 5, 5)
+        law = joint_law(target, prompt, 3, Sampling()).view(5, 5, 5)
         stopped = {}  # merge the continuations that agree up to the first stop token
         for tokens in itertools.product(range(5), repeat=3):
             end = tokens.index(2) + 1 if 2 in tokens else 3
@@ -310,12 +314,12 @@ def test_no_random_number_is_used_twice(pair, monkeypatch):
     """Positions as the sampler sees them: each step starts one past the last emitted token."""
     seen = []
 
-    def spy(x, q, p, *, seed, position, backend):
-        out = rsk.rejection_sample(x, q, p, seed=seed, position=position, backend=backend)
-        seen.append((int(position[0]), int(out.num_accepted[0])))
+    def spy(x, q, p, **options):
+        out = rsk.rejection_sample_from_logits(x, q, p, **options)
+        seen.append((int(options["position"][0]), int(out.num_accepted[0])))
         return out
 
-    monkeypatch.setattr(loop, "rejection_sample", spy)
+    monkeypatch.setattr(loop, "rejection_sample_from_logits", spy)
     speculative_generate(*pair, [PROMPTS[0]], max_new_tokens=30, seed=1)
     assert seen[0][0] == len(PROMPTS[0])
     for (position, accepted), (following, _) in itertools.pairwise(seen):
@@ -444,11 +448,12 @@ def test_the_last_position_of_the_context_can_be_used(pair):
         ({"max_new_tokens": 0}, "max_new_tokens: expected at least 1, got 0"),
         ({"temperature": -1}, r"temperature: expected 0 \(greedy\) or a number .*, got -1"),
         ({"temperature": math.nan}, r"temperature: expected 0 \(greedy\) .*, got nan"),
-        ({"temperature": 1e-40}, r"from 2\^-20 to 2\^20, where no logit overflows, got 1e-40"),
+        ({"temperature": 1e-40}, r"temperature: expected .* from 2\^-20 to 2\^20, got 1e-40"),
         ({"temperature": math.inf}, r"temperature: expected 0 \(greedy\) .*, got inf"),
         ({"top_k": -2}, "top_k: expected at least 0, got -2"),
-        ({"top_p": 0}, r"top_p: expected a number in \(0, 1\], got 0"),
-        ({"top_p": 1.5}, r"top_p: expected a number in \(0, 1\], got 1.5"),
+        ({"top_p": -0.5}, r"top_p: expected a number in \[0, 1\], got -0.5"),
+        ({"top_p": 1.5}, r"top_p: expected a number in \[0, 1\], got 1.5"),
+        ({"min_p": 1.5}, r"min_p: expected a number in \[0, 1\], got 1.5"),
         ({"backend": "cuda"}, "backend: expected one of"),
         ({"seed": [1]}, r"seed: expected one per prompt \(4\), got 1"),
         ({"prompts": []}, "prompts: expected at least one"),
@@ -507,6 +512,8 @@ def test_bad_arguments_are_named(pair, change, message):
         ({"temperature": None}, "temperature: expected a number, got NoneType None"),
         ({"top_p": True}, "top_p: expected a number, got bool True"),
         ({"top_k": 5.0}, "top_k: expected an int, got float 5.0"),
+        ({"min_p": "0"}, "min_p: expected a number, got str '0'"),
+        ({"logits_processor": [3]}, "logits_processor: expected functions .*, got int 3"),
         ({"draft": Path("model")}, "draft: expected a model, 'ngram' or None, got PosixPath"),
         (
             {"target": "model"},
@@ -571,6 +578,106 @@ def test_stop_tokens_in_every_form(pair):
 def test_different_vocabularies_are_refused(pair):
     with pytest.raises(ValueError, match="the target has 61 tokens, the draft 40"):
         speculative_generate(pair[0], llama(0, vocab_size=40), PROMPTS)
+
+
+@pytest.mark.parametrize("words", [(50, 53), (53, 50)])
+def test_one_vocabulary_padded_to_different_sizes(words):
+    """The text is that of models padded alike, with tokens that the other does not know."""
+    padding = -1e9  # what models have learnt never to say
+
+    def table(seed, known, size):
+        made = Table(seed, size)
+        made.table[:, known:] = -math.inf if known < size else padding
+        return made
+
+    target_words, draft_words = words
+    settings = {"max_new_tokens": 30, "seed": 3, "spec_len": 3}
+    target, draft = Table(1, target_words), Table(1, draft_words, sharpness=1.5)
+    largest = max(words)
+    alike = Table(1, largest), Table(1, largest)
+    for model, wide in zip((target, draft), alike, strict=True):
+        known = model.config.vocab_size
+        wide.table.fill_(-math.inf)
+        wide.table[:known, :known] = model.table
+        wide.table[known:, :known] = model.table[-1]  # as the last that it knows
+    prompts = [[5, 9], [7], [target_words - 1]]
+    for backend in rsk.BACKENDS:
+        got = speculative_generate(target, draft, prompts, backend=backend, **settings)
+        expected = speculative_generate(*alike, prompts, backend=backend, **settings)
+        assert got.tokens == expected.tokens and got.accepted == expected.accepted
+        assert max(map(max, got.tokens)) < target_words
+
+
+class Recorder:
+    """A processor that notes the tokens it is shown, and rules out all that stand before."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, input_ids, scores):
+        assert input_ids.dtype == torch.int64 and scores.dtype == torch.float32
+        self.seen.append(input_ids[0].tolist())
+        return scores.scatter(1, input_ids, -math.inf)
+
+
+@pytest.mark.parametrize("backend", rsk.BACKENDS)
+@pytest.mark.parametrize("kind", ["model", "ngram", None])
+def test_other_processors_see_the_tokens_before(kind, backend):
+    target, draft = Table(1), Table(2) if kind == "model" else kind
+    recorder = Recorder()
+    result = speculative_generate(
+        target, draft, PROMPTS_50, seed=4, spec_len=3, max_new_tokens=12, backend=backend,
+        logits_processor=[recorder], temperature=0.9, top_p=0.95,
+    )  # fmt: skip
+    for prompt, tokens in zip(PROMPTS_50, result.tokens, strict=True):
+        text = prompt + tokens
+        assert len(set(tokens)) == 12 and not set(tokens) & set(prompt)  # nothing said twice
+        for end in range(len(prompt), len(text)):
+            assert text[:end] in recorder.seen
+
+
+def test_a_processor_of_transformers_changes_both_models(enumerable):
+    """The joint law of what it leaves, with a draft; the same processor on both sides."""
+    target, draft = enumerable
+    processors = [transformers.RepetitionPenaltyLogitsProcessor(2.5)]
+    prompt, new = [3, 1], 3
+    law = torch.ones(1, dtype=torch.float64)
+    for length in range(new):
+        rows = []
+        for tokens in itertools.product(range(5), repeat=length):
+            ids = torch.tensor([[*prompt, *tokens]])
+            with torch.no_grad():
+                scores = processors[0](ids, target(ids).logits[:, -1])
+            rows.append(scores[0].double().softmax(0))
+        law = (law[:, None] * torch.stack(rows)).flatten()
+    counts, result = count_continuations(
+        target, draft, prompt, new, 2500, 21, spec_len=2, logits_processor=processors
+    )
+    assert 0.2 < result.acceptance_rate < 0.95
+    assert g_test(counts, law) > LEVEL
+    plain = joint_law(target, prompt, new, Sampling())
+    assert g_test(counts, plain) < LEVEL / 1000  # it makes a difference
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_drafts_are_judged_by_the_law_they_were_drawn_from(dtype, monkeypatch):
+    """To the bit, in the models' own dtype: with equal models nothing is ever rejected."""
+    target = Table(1).to(dtype)
+    seen = []
+
+    def spy(x, q, p, *, draft_laws, **options):
+        out = rsk.rejection_sample_from_logits(x, q, p, draft_laws=draft_laws, **options)
+        again = rsk.rejection_sample_from_logits(x, q, p, **options)
+        assert torch.equal(out.tokens, again.tokens)
+        seen.append((q.dtype, p.dtype))
+        return out
+
+    monkeypatch.setattr(loop, "rejection_sample_from_logits", spy)
+    settings = {"temperature": 0.8, "top_k": 9, "top_p": 0.9, "min_p": 0.02, "spec_len": 3}
+    result = speculative_generate(target, target, PROMPTS_50, seed=5, max_new_tokens=40, **settings)
+    assert result.acceptance_rate == 1
+    wanted = torch.float32 if dtype == torch.float64 else dtype
+    assert set(seen) == {(wanted, wanted)}
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
@@ -749,13 +856,13 @@ def test_prompt_lookup_finds_the_longest_and_latest_match():
     request = drafting.Request(0, [1, 2, 3, 9, 2, 3, 8, 5, 1, 2, 3], 10, 0)
     batch = drafting.Batch([request], torch.device("cpu"))
     ngram.start([request])
-    tokens, probs = ngram.propose(batch, 3)
-    assert probs is None
+    tokens, logits, laws = ngram.propose(batch, 3)
+    assert logits is None and laws is None
     assert tokens.tolist() == [[9, 2, 3]]  # after 1 2 3, not the later 2 3
     request.tokens.append(2)
-    assert ngram.propose(batch, 2)[0].tolist() == [[3, 2]]  # after 3 2: never; after 2: the latest
+    assert ngram.propose(batch, 2).tokens.tolist() == [[3, 2]]  # after 2: the latest
     request.tokens.append(77)
-    assert ngram.propose(batch, 2)[0].shape == (1, 0)
+    assert ngram.propose(batch, 2).tokens.shape == (1, 0)
 
 
 # --- the command ----------------------------------------------------------------------------------

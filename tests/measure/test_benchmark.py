@@ -424,7 +424,7 @@ def test_two_runs_are_compared_with_what_one_states() -> None:
 
 def test_the_usual_values_along_each_axis() -> None:
     story = measured.story()
-    assert comparison.usual(story)[:3] == (4, 4, 32000)
+    assert comparison.usual(story.settings)[:3] == (4, 4, 32000)
     assert list(comparison.along(story, "batch_size")) == [1, 4, 16]
     assert list(comparison.along(story, "spec_len")) == [1, 4, 8]
     assert list(comparison.along(story, "vocab_size")) == [1000, 32000]

@@ -1,0 +1,148 @@
+"""What a sharded call costs, on paper: the bytes exactly, the time from what a machine can do.
+
+A call is a chain. Its time is the sum over the collectives of a latency and the bytes over the
+link's rate; over the passes of a rank through its columns of the bytes over the memory's rate or of
+the instructions over the GPU's, whichever is more; and of a launch for each kernel. Gathering is a
+chain as well: the bytes of all other ranks' rows over the link's rate, copying the rows into one
+another, and sampling.
+
+The latency of a collective among R ranks is that measured among two, plus a step of the same length
+for each doubling: what a tree of exchanges takes. Everything else scales with sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from rsk.measure.sharded_records import Link
+from rsk.sampler.channel import GROWTH, WORDS
+from rsk.sampler.headers import HEADER
+
+LISTED = 50
+"""k of the case with top-k."""
+# Instructions for each element, counted in the kernels' SASS for sm_90.
+_OF_A_PAIR, _OF_A_LOGIT_PAIR, _OF_AN_OPENING, _OF_A_WEIGHT = 22, 78, 8, 32
+
+
+class Case(NamedTuple):
+    """What a call is of."""
+
+    start: str
+    batch_size: int
+    spec_len: int
+    vocab_size: int
+    ranks: int
+    item_bytes: int
+    acceptance: float = 0.7
+
+    @property
+    def from_logits(self) -> bool:
+        """Whether the laws of the rows are to be found."""
+        return self.start != "probabilities"
+
+    @property
+    def listed(self) -> int:
+        """Length of the lists that find the thresholds."""
+        return LISTED if "top-k" in self.start else 0
+
+    @property
+    def gathers(self) -> int:
+        """all_gathers of a call; one all_reduce follows."""
+        if not self.from_logits:
+            return 1
+        return 2 if self.listed else 3
+
+    @property
+    def words(self) -> int:
+        """Length of a message: the least that holds the longest of the call."""
+        rows = self.batch_size * (2 * self.spec_len + 1)
+        needed = self.batch_size * (2 * self.spec_len + 2)
+        if self.from_logits:
+            needed = max(needed, rows * (1 + (self.listed + 2) // 2 * bool(self.listed)))
+        words = WORDS
+        while words - HEADER < needed:
+            words *= GROWTH
+        return words
+
+    @property
+    def sent_bytes(self) -> int:
+        """What one rank sends in all collectives of a call."""
+        return 8 * (self.words * self.gathers + self.words // 2)
+
+    @property
+    def gathered_bytes(self) -> int:
+        """What one rank receives if the rows are gathered."""
+        rows = self.batch_size * (2 * self.spec_len + 1)
+        columns = math.ceil(self.vocab_size / self.ranks)  # of the largest slice
+        return rows * columns * self.item_bytes * (self.ranks - 1)
+
+
+class Cost(NamedTuple):
+    """Microseconds of a call, by what takes them."""
+
+    collectives_us: float
+    reading_us: float
+    launches_us: float
+
+    @property
+    def total_us(self) -> float:
+        """All of it."""
+        return sum(self)
+
+
+def sharded(case: Case, link: Link) -> Cost:
+    """What a sharded call takes."""
+    steps = max(1.0, math.log2(case.ranks)) if case.ranks > 1 else 0.0
+    received = 8 * case.words * (case.ranks - 1)
+    gather = link.gather_us * steps + received / link.gather_bytes_us
+    reduce = link.reduce_us * steps + 8 * case.words / link.gather_bytes_us
+    columns = case.vocab_size / case.ranks
+    pairs, bonus = rows_read(case)
+    elements = case.batch_size * columns
+    passes = [
+        (
+            (2 * pairs + bonus) * elements,
+            (pairs + bonus) * elements * (_OF_A_LOGIT_PAIR if case.from_logits else _OF_A_PAIR),
+        )
+    ]
+    if case.from_logits:
+        all_rows = (2 * case.spec_len + 1) * elements
+        second = _OF_AN_OPENING if case.listed else _OF_A_WEIGHT
+        passes += [(all_rows, all_rows * _OF_AN_OPENING), (all_rows, all_rows * second)]
+    reading = sum(
+        max(
+            read * case.item_bytes / link.memory_bytes_us,
+            instructions / (link.lanes * link.clock_mhz),
+        )
+        for read, instructions in passes
+    )
+    kernels = 4 if not case.from_logits else 8
+    return Cost(case.gathers * gather + reduce, reading, kernels * link.launch_us)
+
+
+def gathered(case: Case, link: Link) -> Cost:
+    """What gathering the rows and sampling takes, from probabilities.
+
+    From logits the sampler's own time is left out: this is then a lower bound.
+    """
+    moved = case.gathered_bytes
+    whole = moved * case.ranks / max(1, case.ranks - 1)
+    collectives = 2 * link.gather_us + moved / link.gather_bytes_us
+    sampled = (2 - case.acceptance**case.spec_len) * case.batch_size
+    sampling = sampled * case.vocab_size * case.item_bytes
+    if case.from_logits:
+        sampling = whole
+    return Cost(collectives, (2 * whole + sampling) / link.memory_bytes_us, 3 * link.launch_us)
+
+
+def rows_read(case: Case) -> tuple[float, float]:
+    """Row pairs and single rows of which a rank sums its columns, for each request, on average.
+
+    A rank knows what becomes of the drafts that it holds, one in R: it reads no row behind one that
+    it rejects, nor that of one that it accepts.
+    """
+    accepts = case.acceptance / case.ranks
+    rejects = (1 - case.acceptance) / case.ranks
+    reached = [(1 - rejects) ** k for k in range(case.spec_len + 1)]
+    return sum(reached[:-1]) * (1 - accepts), reached[-1]

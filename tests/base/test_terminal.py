@@ -1,0 +1,78 @@
+"""Whatever is printed shows, in any encoding."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rsk
+from rsk.base import terminal
+
+PACKAGE = Path(rsk.__file__).parent
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("12 µs ± 1, 3× – 2 → −1", "12 us +- 1, 3x - 2 -> -1"),
+        ("“q ≤ p”, naïve…", '"q <= p", naive...'),
+        ("██▌ 中文", "##. ??"),
+        ("plain", "plain"),
+    ],
+)
+def test_text_in_ascii(text, shown):
+    assert terminal.plain(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"PYTHONUTF8": "0", "LC_ALL": "C"}, b"3x ?? u\n"),
+        ({"PYTHONIOENCODING": "cp1252"}, b"3\xd7 ?? \xb5\n"),
+        ({"PYTHONIOENCODING": "utf-8"}, "3× 中文 µ\n".encode()),
+    ],
+)
+def test_what_a_stream_cannot_show_is_written_plainly(environment, expected):
+    code = (
+        "import sys; from rsk.base import terminal; terminal.accept_any_text();"
+        "text = '3\\xd7 \\u4e2d\\u6587 \\xb5'; print(text); print(text, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)} | environment,
+        capture_output=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == (expected, expected)
+
+
+@pytest.mark.parametrize(
+    "environment", [{"PYTHONUTF8": "0", "LC_ALL": "C"}, {"PYTHONIOENCODING": "cp1252"}]
+)
+@pytest.mark.parametrize("command", [["doctor"], ["benchmark", "--help"]])
+def test_commands_in_other_encodings(command, environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "rsk", *command],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)} | environment,
+        capture_output=True,
+        check=False,
+    )
+    assert b"Error" not in done.stderr and done.stdout, done.stderr
+
+
+def test_every_program_of_the_package_accepts_any_text():
+    programs = [
+        path
+        for path in PACKAGE.rglob("*.py")
+        if re.search(
+            r'^if __name__ == "__main__":\n +(?:sys.exit\()?main\(', path.read_text("utf-8"), re.M
+        )
+    ]
+    assert len(programs) > 4
+    for path in [*programs, PACKAGE / "cli.py"]:
+        assert "terminal.accept_any_text()" in path.read_text("utf-8"), path

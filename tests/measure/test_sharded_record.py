@@ -1,0 +1,114 @@
+"""The measurement of the sharded sampler: its schema, its cost model, and a run over gloo."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from rsk.base.folders import data_dir
+from rsk.measure import sharded, sharded_model
+from rsk.measure.records import RecordError
+from rsk.measure.sharded_model import Case
+from rsk.measure.sharded_records import STARTS, Link, Sharded
+
+RECORDS = sorted((data_dir() / "sharded").glob("*.json"))
+LINK = Link(
+    ranks=2,
+    gather_us=10.0,
+    reduce_us=10.0,
+    gather_bytes_us=3e5,
+    memory_bytes_us=2.5e6,
+    launch_us=2.0,
+    lanes=132 * 128,
+    clock_mhz=1980.0,
+)
+
+
+@pytest.fixture(scope="module")
+def over_gloo():
+    return sharded.run(2, quick=True)
+
+
+def test_a_run_over_gloo_compares_and_times_nothing(over_gloo, tmp_path):
+    assert over_gloo.backend == "gloo" and over_gloo.link is None
+    assert {record.start for record in over_gloo.records} == set(STARTS)
+    for record in over_gloo.records:
+        assert record.equal and record.sharded is None and record.speedup is None
+    over_gloo.save(tmp_path / "x.json")
+    assert Sharded.load(tmp_path / "x.json") == over_gloo
+    page = io.StringIO()
+    sharded.show(over_gloo, Console(file=page, width=140))
+    assert "correctness run" in page.getvalue() and "NO" not in page.getvalue()
+
+
+def test_the_bytes_on_paper_are_those_that_were_sent(over_gloo):
+    for record in over_gloo.records:
+        item_bytes = 4 if record.dtype == "float32" else 2
+        sizes = record.batch_size, record.spec_len, record.vocab_size
+        case = Case(record.start, *sizes, over_gloo.ranks, item_bytes)
+        assert record.sent_bytes == case.sent_bytes
+        assert record.collectives == case.gathers + 1
+
+
+def test_a_time_of_gloo_is_refused(over_gloo, tmp_path):
+    over_gloo.save(tmp_path / "x.json")
+    data = json.loads((tmp_path / "x.json").read_text())
+    data["backend"] = "nccl"
+    (tmp_path / "x.json").write_text(json.dumps(data))
+    with pytest.raises(RecordError, match="times are of nccl"):
+        Sharded.load(tmp_path / "x.json")
+
+
+class TestTheModel:
+    def test_bytes_grow_with_requests_not_with_the_vocabulary(self):
+        for start in STARTS:
+            small = Case(start, 64, 4, 32000, 8, 2)
+            assert small.sent_bytes == small._replace(vocab_size=262144).sent_bytes
+            assert small.gathered_bytes * 8 < small._replace(vocab_size=262144).gathered_bytes
+            assert small.sent_bytes < small._replace(batch_size=1024).sent_bytes
+
+    def test_more_ranks_read_less_and_wait_longer(self):
+        two = Case("probabilities", 64, 4, 128256, 2, 4)
+        eight = two._replace(ranks=8)
+        ours, theirs = sharded_model.sharded(two, LINK), sharded_model.sharded(eight, LINK)
+        assert theirs.reading_us < ours.reading_us
+        assert theirs.collectives_us > ours.collectives_us
+        assert ours.total_us == sum(ours)
+
+    def test_rows_read_without_and_with_other_ranks(self):
+        alone = Case("probabilities", 1, 4, 1000, 1, 4, acceptance=0.5)
+        pairs, bonus = sharded_model.rows_read(alone)
+        # As on one device: a pair where a draft is rejected, else the bonus row.
+        assert pairs == pytest.approx(1 - 0.5**4) and bonus == pytest.approx(0.5**4)
+        pairs, bonus = sharded_model.rows_read(alone._replace(ranks=1000))
+        assert pairs == pytest.approx(4, rel=0.01) and bonus == pytest.approx(1, rel=0.01)
+
+    @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+    def test_it_agrees_with_what_was_measured(self, path):
+        result = Sharded.load(path)
+        if result.link is None:
+            pytest.skip("nothing was timed")
+        for record in result.records:
+            item_bytes = 4 if record.dtype == "float32" else 2
+            sizes = record.batch_size, record.spec_len, record.vocab_size
+            case = Case(record.start, *sizes, result.ranks, item_bytes, record.acceptance)
+            assert record.sent_bytes == case.sent_bytes
+            assert record.gathered_bytes == case.gathered_bytes
+            predicted = sharded_model.sharded(case, result.link).total_us
+            measured = record.sharded.graph.median_us
+            assert 0.6 < predicted / measured < 1.5, (record.start, *sizes, predicted, measured)
+            if not case.from_logits:
+                predicted = sharded_model.gathered(case, result.link).total_us
+                measured = record.gathered.graph.median_us
+                assert 0.6 < predicted / measured < 1.5, (*sizes, predicted, measured)
+
+    @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+    def test_every_recorded_result_was_right_and_faster_from_16_requests_on(self, path):
+        for record in Sharded.load(path).records:
+            assert record.equal
+            if record.batch_size >= 16 and record.sharded is not None:
+                assert record.speedup > 1, dataclasses.asdict(record)
