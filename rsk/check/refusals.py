@@ -234,8 +234,9 @@ def make_apart(name: str, device: str, emulator: bool) -> str:
     """:func:`make` in a process of its own, whose end is an answer too."""
     # A fork has all libraries already, but CUDA does not survive one; so for CUDA the forks are of
     # a server that has only imported them.
-    context: Any = multiprocessing.get_context("forkserver" if device == "cuda" else "fork")
-    context.set_forkserver_preload([__name__ if __name__ != "__main__" else "rsk.check.refusals"])
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["rsk.check.refusals"])
+    context = server if device == "cuda" else multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(name, device, emulator, sender))
     process.start()

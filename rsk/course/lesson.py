@@ -245,7 +245,7 @@ def save_result(name: str, value: Any) -> Path:
     """Write what later notebooks use to ``<run folder>/results/<name>.json``.
 
     Args:
-        name: such as ``"05_benchmarks"``.
+        name: such as ``"06_benchmarks"``.
         value: a :class:`rsk.measure.records.Benchmark` or another dataclass, or what JSON holds.
 
     Raises:

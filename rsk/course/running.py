@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-REPORT = "07_report.ipynb"
+REPORT = "08_report.ipynb"
 """The notebook that the report is made from; it is the last one."""
 
 _TRACEBACK_LINES = 16
@@ -51,7 +51,7 @@ def notebooks(only: Iterable[str] = (), folder: Path | None = None) -> list[Path
     """The course's notebooks in order.
 
     Args:
-        only: names or the beginnings of names (``"05"``, ``"05_benchmarks"``); none means all.
+        only: names or the beginnings of names (``"06"``, ``"06_benchmarks"``); none means all.
         folder: where to look; by default the course's own notebooks.
 
     Raises:
@@ -222,8 +222,8 @@ def run_course(
         only: notebooks to run (see :func:`notebooks`); the others' executed copies stay.
         output: the run's folder, by default :func:`run_dir`.
         sources: folder of the notebooks, by default the course's own.
-        export: whether to make the report and the pages; they are made once ``07_report`` has run.
-        ready: called before anything is run, if ``07_report`` is to be: raises if what the report
+        export: whether to make the report and the pages; they are made once ``08_report`` has run.
+        ready: called before anything is run, if ``08_report`` is to be: raises if what the report
             is made from is not there.
         more: called with the run's folder after the export; returns the files that it made.
         console: where progress is printed.

@@ -126,7 +126,7 @@ def be_a_rank(folder: Path, rank: int, size: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
-        store=dist.FileStore(str(folder / "store"), size),
+        store=dist.FileStore(str(folder / "store"), size),  # type: ignore[attr-defined]
         rank=rank,
         world_size=size,
         timeout=datetime.timedelta(seconds=TIMEOUT_S),

@@ -1,6 +1,6 @@
 """What speculation does for a pair of models: acceptance, tokens per target pass, time.
 
-Notebook 06 measures a :class:`Study` and the report reads it back. Acceptance is counted over a
+Notebook 07 measures a :class:`Study` and the report reads it back. Acceptance is counted over a
 batch of prompts, with its standard error over the prompts; time is taken for one prompt at a time,
 plain and speculative decoding in turn, because a single user is whom speculation is for.
 """
@@ -172,7 +172,7 @@ class Race:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What one run of notebook 06 found; ``data/decoding`` holds a recorded one."""
+    """What one run of notebook 07 found; ``data/decoding`` holds a recorded one."""
 
     SCHEMA = SCHEMA
     schema: str

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ExportError", "export_report", "export_site", "export_talk", "replace"]
 
-REPORT = "07_report.ipynb"
+REPORT = "08_report.ipynb"
 
 
 def export_report(
@@ -34,7 +34,7 @@ def export_report(
     """Write ``report.html`` and ``report.pdf``.
 
     Args:
-        source: an executed notebook, or a run's folder, whose ``notebooks/07_report.ipynb`` it is.
+        source: an executed notebook, or a run's folder, whose ``notebooks/08_report.ipynb`` it is.
         out_dir: where to write; by default the run's folder, or the notebook's.
         epoch: the date to show, in seconds; by default that of the run.
 

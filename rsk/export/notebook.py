@@ -45,7 +45,7 @@ def read(path: Path, *, all_code: bool, pages: Mapping[str, str] | None = None) 
     Args:
         path: the executed notebook.
         all_code: whether to show the code of the cells.
-        pages: notebook name (such as ``05_benchmarks``) to the page that a link to it leads to.
+        pages: notebook name (such as ``06_benchmarks``) to the page that a link to it leads to.
             Links to other notebooks become plain text.
 
     Raises:

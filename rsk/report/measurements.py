@@ -70,7 +70,7 @@ def gather(results: Path | None = None) -> Measurements:
     """
     set_aside: list[str] = []
     runs = {}
-    if results is not None and (path := results / "05_benchmarks.json").is_file():
+    if results is not None and (path := results / "06_benchmarks.json").is_file():
         run = Benchmark.load(path)
         if reason := recorded_runs.refusal(run, here=True):
             set_aside.append(f"{path.name}: {reason}")
@@ -80,7 +80,7 @@ def gather(results: Path | None = None) -> Measurements:
         if device not in runs:
             runs[device] = Source(recorded_runs.newest(device), recorded=True)
     study = None
-    if results is not None and (path := results / "06_real_llm.json").is_file():
+    if results is not None and (path := results / "07_real_llm.json").is_file():
         found = _read_study(path)
         if reason := study_refusal(found, here=True):
             set_aside.append(f"{path.name}: {reason}")

@@ -225,7 +225,7 @@ def test_the_export_follows_the_report_notebook(write_notebook, tmp_path, monkey
     import rsk.export
 
     sources = write_notebook("00_a", "1").parent
-    write_notebook("07_report", "2")
+    write_notebook("08_report", "2")
     seen = []
     made = [tmp_path / "report.html", tmp_path / "report.pdf"]
     monkeypatch.setattr(rsk.export, "export_report", lambda folder: seen.append(folder) or made)
@@ -236,7 +236,7 @@ def test_the_export_follows_the_report_notebook(write_notebook, tmp_path, monkey
     assert seen == []
     printed = console()
     parts = running.run_course(sources=sources, output=tmp_path, console=printed)
-    assert [part.name for part in parts] == ["00_a", "07_report", "export"]
+    assert [part.name for part in parts] == ["00_a", "08_report", "export"]
     assert seen == [tmp_path]
     lines = printed.file.getvalue().splitlines()
     assert re.fullmatch(r"All done in \d+ s:", lines[-5])
@@ -313,7 +313,7 @@ def test_without_records_the_report_is_refused_before_anything_runs(write_notebo
         raise records.RecordError("data/benchmarks: expected a run on cuda")
 
     sources = write_notebook("00_a", "1").parent
-    write_notebook("07_report", "1")
+    write_notebook("08_report", "1")
     options = {"sources": sources, "output": tmp_path / "o", "ready": ready, "console": console()}
     with pytest.raises(records.RecordError, match="expected a run on cuda"):
         running.run_course(**options)

@@ -117,10 +117,10 @@ def test_an_exercise_is_unsolved_wrong_or_solved(capsys: pytest.CaptureFixture[s
 
 def test_results_are_handed_on() -> None:
     story = measured.story()
-    path = lesson.save_result("05_benchmarks", story)
+    path = lesson.save_result("06_benchmarks", story)
     assert path.parent == lesson.results_dir()
-    assert [file.name for file in path.parent.iterdir()] == ["05_benchmarks.json"]
-    result = lesson.load_result("05_benchmarks", Benchmark)
+    assert [file.name for file in path.parent.iterdir()] == ["06_benchmarks.json"]
+    result = lesson.load_result("06_benchmarks", Benchmark)
     assert result.value == story
     assert not result.recorded
     lesson.save_result("plain", {"tokens per pass": 2.7})
@@ -141,7 +141,7 @@ def test_recorded_data_stands_in_for_a_missing_result(
     measured.story().save(tmp_path / "data" / "benchmarks" / "gpu-2026-01-01.json")
     newer = measured.story(gpu=True)
     newer.save(tmp_path / "data" / "benchmarks" / "gpu-2026-02-01.json")
-    result = lesson.load_result("05_benchmarks", Benchmark, recorded="benchmarks/gpu-*.json")
+    result = lesson.load_result("06_benchmarks", Benchmark, recorded="benchmarks/gpu-*.json")
     assert result.recorded
     assert result.value == newer
 

@@ -38,7 +38,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A report and a site that hold one of everything."""
     folder = tmp_path_factory.mktemp("pages")
     labels.reset()
-    notebook = save(whole_report(), folder / "notebooks" / "07_report.ipynb")
+    notebook = save(whole_report(), folder / "notebooks" / "08_report.ipynb")
     report, _ = export_report(notebook, folder)
     return [report, *export_site(folder)]
 
@@ -46,7 +46,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_everything_that_a_page_can_hold_is_accessible(
     chromium: Browser, pages: list[Path]
 ) -> None:
-    assert [path.name for path in pages] == ["report.html", "index.html", "07_report.html"]
+    assert [path.name for path in pages] == ["report.html", "index.html", "08_report.html"]
     for path in pages:
         assert browser.faults(chromium, path) == []
 

@@ -223,7 +223,7 @@ def whole(tmp_path_factory):
     labels.reset()
     folder = tmp_path_factory.mktemp("whole")
     cells = whole_report()
-    path = save(cells, folder / "07_report.ipynb", authors=[{"name": "Ana Müller"}, "Łukasz"])
+    path = save(cells, folder / "08_report.ipynb", authors=[{"name": "Ana Müller"}, "Łukasz"])
     html, pdf = export_report(path, folder / "out")
     page = Page(html.read_text(encoding="utf-8"))
     return page, pypdf.PdfReader(pdf), pdf_text(pdf), html
@@ -387,7 +387,7 @@ def test_a_caption_does_not_scroll_away_with_its_table(whole):
 
 
 def test_the_same_notebook_gives_the_same_bytes(tmp_path):
-    path = save(whole_report(), tmp_path / "07_report.ipynb")
+    path = save(whole_report(), tmp_path / "08_report.ipynb")
     made = [
         [file.read_bytes() for file in export_report(path, tmp_path / name)] for name in ("a", "b")
     ]
@@ -395,7 +395,7 @@ def test_the_same_notebook_gives_the_same_bytes(tmp_path):
 
 
 def test_a_notebook_of_the_course_is_by_the_authors_of_the_package(tmp_path):
-    for name, authors in {"07_report": [notebook.AUTHORS], "mine": []}.items():
+    for name, authors in {"08_report": [notebook.AUTHORS], "mine": []}.items():
         path = save([text("Text.")], tmp_path / f"{name}.ipynb")
         assert notebook.read(path, all_code=False).authors == authors
     top = folders.checkout()
@@ -519,7 +519,7 @@ def test_a_notebook_without_title_or_file_is_refused(export, tmp_path):
         export(text("Text."), title="")
     with pytest.raises(ExportError, match="comes before all other text"):
         export(text("Text."), text("# Late"), title="")
-    with pytest.raises(ExportError, match=r"no executed notebook .*07_report\.ipynb"):
+    with pytest.raises(ExportError, match=r"no executed notebook .*08_report\.ipynb"):
         export_report(tmp_path)
     (tmp_path / "bad.ipynb").write_text("not a notebook")
     with pytest.raises(ExportError, match=r"bad\.ipynb is not a notebook"):
@@ -696,19 +696,19 @@ def test_a_site_with_a_broken_notebook_is_not_begun(tmp_path):
 # --- in a real kernel
 
 SPOILT = {
-    "an error": ("1 / 0", r"07_report\.ipynb: cell 2 of 2[\s\S]*ZeroDivisionError"),
+    "an error": ("1 / 0", r"08_report\.ipynb: cell 2 of 2[\s\S]*ZeroDivisionError"),
     "a missing data file": (
         "from rsk.measure.records import Benchmark\nBenchmark.load('data/gone.json')",
-        r"07_report\.ipynb: cell 2 of 2[\s\S]*data/gone\.json",
+        r"08_report\.ipynb: cell 2 of 2[\s\S]*data/gone\.json",
     ),
     "a missing figure": (
         "from IPython.display import publish_display_data\n"
         f"publish_display_data({FIGURE_WITHOUT_PICTURE!r})",
-        r"07_report\.ipynb, cell 3 [\s\S]*the picture of figure 'f' is missing",
+        r"08_report\.ipynb, cell 3 [\s\S]*the picture of figure 'f' is missing",
     ),
     "a reference to a figure that was not drawn": (
         "from rsk.course import publish\npublish.prose('See [@fig-none].')",
-        r"07_report\.ipynb, cell 3 [\s\S]*\[@fig-none\] leads nowhere",
+        r"08_report\.ipynb, cell 3 [\s\S]*\[@fig-none\] leads nowhere",
     ),
 }
 
@@ -722,7 +722,7 @@ def test_a_run_that_fails_says_why_and_keeps_the_good_report(
     from rsk.cli import app
 
     cell, message = SPOILT[what]
-    path = write_notebook("07_report", cell)
+    path = write_notebook("08_report", cell)
     notebook = nbformat.read(path, as_version=4)
     notebook.cells.insert(0, v4.new_markdown_cell("# A run"))
     nbformat.write(notebook, path)
@@ -744,7 +744,7 @@ def test_a_notebook_run_by_papermill_is_exported(write_notebook, tmp_path):
     from rsk.course import running
 
     path = write_notebook(
-        "07_report",
+        "08_report",
         "import matplotlib.pyplot as plt\nfrom rsk.course import publish\n"
         "fig, ax = plt.subplots()\n"
         "ax.plot([1, 2])\npublish.figure(fig, label='fig-a', caption='C.', alt='A line.')",

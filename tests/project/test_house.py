@@ -26,9 +26,10 @@ NOTEBOOKS = [
     "02_baseline",
     "03_vectorized",
     "04_cuda_kernel",
-    "05_benchmarks",
-    "06_real_llm",
-    "07_report",
+    "05_from_logits",
+    "06_benchmarks",
+    "07_real_llm",
+    "08_report",
 ]
 LAYOUT = {
     *("notebooks", "rsk", "cuda", "data", "report", "tests", ".ci", "environment.yml", "README.md"),

@@ -202,7 +202,7 @@ from rsk.base import folders
 from rsk.check.synthetic import make_batch
 assert folders.checkout() is None, folders.checkout()
 assert Path(rsk.__file__).parent in folders.notebooks_dir().parents
-assert len(list(folders.notebooks_dir().glob("*.ipynb"))) == 8
+assert len(list(folders.notebooks_dir().glob("*.ipynb"))) == 9
 batch = make_batch(4, 3, 1000)
 fused = rsk.rejection_sample(*batch, seed=1, backend="fused")
 baseline = rsk.rejection_sample(*batch, seed=1, backend="baseline")

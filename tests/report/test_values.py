@@ -218,8 +218,8 @@ def test_recorded_data_stands_in(data):
 
 def test_this_runs_results_come_first(data, tmp_path):
     results = tmp_path / "results"
-    write(results / "05_benchmarks.json", here_now(twice(slower(story(), "baseline", 2))))
-    write(results / "06_real_llm.json", here_now(usable(rate=0.6)))
+    write(results / "06_benchmarks.json", here_now(twice(slower(story(), "baseline", 2))))
+    write(results / "07_real_llm.json", here_now(usable(rate=0.6)))
     got = measurements.gather(results)
     assert not got.cpu.recorded and not got.study.recorded and got.gpu.recorded
     assert Run(got.cpu).gain.most == pytest.approx(2 * 640 / 30)
@@ -228,13 +228,13 @@ def test_this_runs_results_come_first(data, tmp_path):
 
 def test_what_may_not_be_published_is_set_aside_with_its_reason(data, tmp_path):
     results = tmp_path / "results"
-    write(results / "05_benchmarks.json", here_now(story()))
-    write(results / "06_real_llm.json", usable())
+    write(results / "06_benchmarks.json", here_now(story()))
+    write(results / "07_real_llm.json", usable())
     got = measurements.gather(results)
     assert got.cpu.recorded and got.study.recorded
     assert got.set_aside == (
-        "05_benchmarks.json: it is 1 run of the sweep, of 2 at least",
-        "06_real_llm.json: the samplers have changed since",
+        "06_benchmarks.json: it is 1 run of the sweep, of 2 at least",
+        "07_real_llm.json: the samplers have changed since",
     )
 
 

@@ -115,8 +115,8 @@ def test_a_report_in_a_second_language(second, monkeypatch):
 
 
 def chapters_of_the_report():
-    """The chapters that notebook 07 shows, in order."""
-    notebook = nbformat.read(folders.notebooks_dir() / "07_report.ipynb", as_version=4)
+    """The chapters that notebook 08 shows, in order."""
+    notebook = nbformat.read(folders.notebooks_dir() / "08_report.ipynb", as_version=4)
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     return re.findall(r'report\.show\("([\w-]+)"\)', code)
 
@@ -126,7 +126,7 @@ def test_the_notebook_shows_every_chapter_and_says_nothing_itself():
     assert len(shown) > 5
     others = {"exhibits", "macros", "course", "demo", "decoding", "talk"}
     assert set(shown) == {Path(name).stem for name in templates.uses()} - others
-    notebook = nbformat.read(folders.notebooks_dir() / "07_report.ipynb", as_version=4)
+    notebook = nbformat.read(folders.notebooks_dir() / "08_report.ipynb", as_version=4)
     (note,) = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
     assert note.metadata.tags == ["hide-cell"] and len(note.source) < 400
 

@@ -187,8 +187,8 @@ notebook = v4.new_notebook(cells=[v4.new_markdown_cell("# Title\\n\\nText and $x
 notebook.metadata["kernelspec"] = {"display_name": "Python", "name": "python3"}
 folder = Path(sys.argv[1])
 folder.mkdir()
-nbformat.write(notebook, folder / "07_report.ipynb")
-print(*export_report(folder / "07_report.ipynb", folder / "out"))
+nbformat.write(notebook, folder / "08_report.ipynb")
+print(*export_report(folder / "08_report.ipynb", folder / "out"))
 """
 
 
