@@ -34,6 +34,7 @@ AXES: dict[str, tuple[Any, ...]] = {
     "filters": ("none", "temperature", "greedy", "top-k", "top-p", "min-p", "all", "per request"),
 }
 KINDS_VOCAB_SIZES = (129, 9001, 32000)
+KINDS_FILTERS = ("temperature", "all", "per request")
 GIB = 16.0
 """Of one case's logits; the other tensors of a comparison take several times as much."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from rsk.base import folders
+from rsk.base import folders, terminal
 from rsk.check import grid, logits_grid
 from rsk.measure.provenance import provenance
 from rsk.measure.records import Provenance, RecordError, parse
@@ -59,6 +59,7 @@ def newest() -> Grid:
 
 def main() -> int:
     """Run the grid, print its summary and save the result."""
+    terminal.accept_any_text()
     options = grid.parser()
     options.add_argument("--save", type=Path, required=True, help="write the result to this file")
     arguments = options.parse_args()

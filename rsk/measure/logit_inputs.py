@@ -79,14 +79,19 @@ def make_inputs(
         some.copy_(x)
         other = torch.randn(of_draft.shape, generator=generator, device=device)
         of_draft.copy_(x[:, :spec_len] + noise * other)
+    return draw(draft, target, ways, seed=seed + 1)
+
+
+def draw(draft_logits: Tensor, target_logits: Tensor, ways: Ways, *, seed: int) -> Inputs:
+    """Inputs of which the draft tokens, of one position at least, are drawn from the draft."""
     drawn = [
         logits.sample_from_logits(
-            draft[:, k], **ways.arguments, seed=seed + 1, position=k, return_laws=True
+            draft_logits[:, k], **ways.arguments, seed=seed, position=k, return_laws=True
         )
-        for k in range(spec_len)
+        for k in range(draft_logits.shape[1])
     ]
     tokens, laws = (torch.stack(parts, 1) for parts in zip(*drawn, strict=True))
-    return Inputs(tokens, draft, target, laws)
+    return Inputs(tokens, draft_logits, target_logits, laws)
 
 
 @functools.cache
