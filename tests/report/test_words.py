@@ -189,6 +189,7 @@ NOT_SHOWN = {
     "check/grid.py": "the messages of a command",
     "export/formula.py": "Typst",
     "course/running.py": "the messages of a command",
+    "measure/sharded.py": "the messages of a command",
     "measure/ideas.py": "predictions, as they were recorded",
 }
 CALLS = {"Option", "Argument", "ArgumentParser", "add_argument", "BuildError", "warn", "add_note"}

@@ -11,13 +11,13 @@ pytest.importorskip("pandas")
 from measured import GPU_PROVENANCE
 
 from rsk.base import templates
-from rsk.course import labels, outcomes
+from rsk.course import labels, tried_ideas
 from rsk.measure import ideas
 
 
 def outcome(before, times):
     idea = ideas.Idea("more of it", "Faster.", times_us=times)
-    return outcomes.Outcome.of(idea, before)
+    return tried_ideas.Outcome.of(idea, before)
 
 
 def test_the_outcome_of_an_idea_follows_from_its_times():
@@ -50,7 +50,7 @@ def test_the_outcomes_over_several_points_in_words():
 def test_ideas_are_shown_with_prediction_and_outcome(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ideas, "data_dir", lambda: tmp_path)
     with pytest.raises(FileNotFoundError, match="no run of"):
-        outcomes.show()
+        tried_ideas.show()
 
     points = [
         {"batch_size": b, "spec_len": 4, "vocab_size": 32000, "dtype": "float32",
@@ -71,7 +71,7 @@ def test_ideas_are_shown_with_prediction_and_outcome(tmp_path, monkeypatch, caps
     }
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "ideas-a-gpu.json").write_text(json.dumps(text))
-    outcomes.show()
+    tried_ideas.show()
     said = " ".join(capsys.readouterr().out.split(" ")).replace(chr(10), " ")
     assert "Recorded on a GPU, driver 1.2.3" in said
     assert "1 × 32,000\t1,024 × 32,000, cold" in said
@@ -85,7 +85,7 @@ def test_ideas_are_shown_with_prediction_and_outcome(tmp_path, monkeypatch, caps
     text["ideas"][1]["times_us"] = [3.0, 200.0]
     (tmp_path / "kernels" / "ideas-b-gpu.json").write_text(json.dumps(text))
     labels.reset()
-    outcomes.show()
+    tried_ideas.show()
     said = " ".join(capsys.readouterr().out.split(" ")).replace(chr(10), " ")
     assert "no more than 30.0%" in said and "0 only hurt and 3 did neither." in said
     assert "More of it\tsame\tsame" in said
