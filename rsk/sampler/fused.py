@@ -6,6 +6,8 @@ tensors on.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,41 +32,53 @@ def sample(probs: Tensor, seed: int | Tensor, position: int | Tensor) -> Tensor:
     return torch.ops.rsk.sample.default(probs, *tensor_and_int(seed), *tensor_and_int(position))
 
 
-@torch.no_grad()
-def probabilities(logits: Tensor, filters: Filters) -> Tensor:
-    """Run the kernel. Arguments as in :func:`rsk.probabilities`; the library is loaded."""
-    return torch.ops.rsk.probabilities.default(logits, *_filters(filters))
+class FromLogits:
+    """What begins with logits; the library is loaded."""
 
+    def __init__(self, prefix: str = "") -> None:
+        """``prefix`` begins the operators' names: "emulated_" runs the CUDA kernel on the CPU."""
+        self._prefix = prefix
 
-@torch.no_grad()
-def sample_from_logits(
-    logits: Tensor, filters: Filters, seed: int | Tensor, position: int | Tensor
-) -> tuple[Tensor, Tensor]:
-    """Tokens and row laws. Arguments as in :func:`rsk.sample_from_logits`."""
-    return torch.ops.rsk.sample_from_logits.default(
-        logits, *_filters(filters), *tensor_and_int(seed), *tensor_and_int(position)
-    )
+    def _operator(self, name: str) -> Any:
+        return getattr(torch.ops.rsk, self._prefix + name).default
 
+    @torch.no_grad()
+    def probabilities(self, logits: Tensor, filters: Filters) -> Tensor:
+        """Run the kernel. Arguments as in :func:`rsk.probabilities`."""
+        probs: Tensor = self._operator("probabilities")(logits, *_filters(filters))
+        return probs
 
-def rejection_sample_from_logits(
-    draft_tokens: Tensor,
-    draft_logits: Tensor | None,
-    draft_laws: Tensor | None,
-    target_logits: Tensor,
-    filters: Filters,
-    seed: int | Tensor,
-    position: int | Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Run the kernel. Arguments as in :func:`rsk.rejection_sample_from_logits`."""
-    return torch.ops.rsk.rejection_sample_from_logits.default(
-        draft_tokens,
-        draft_logits,
-        None if draft_laws is None else draft_laws.contiguous(),
-        target_logits,
-        *_filters(filters),
-        *tensor_and_int(seed),
-        *tensor_and_int(position),
-    )
+    @torch.no_grad()
+    def sample_from_logits(
+        self, logits: Tensor, filters: Filters, seed: int | Tensor, position: int | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens and row laws. Arguments as in :func:`rsk.sample_from_logits`."""
+        tokens, laws = self._operator("sample_from_logits")(
+            logits, *_filters(filters), *tensor_and_int(seed), *tensor_and_int(position)
+        )
+        return tokens, laws
+
+    def rejection_sample_from_logits(
+        self,
+        draft_tokens: Tensor,
+        draft_logits: Tensor | None,
+        draft_laws: Tensor | None,
+        target_logits: Tensor,
+        filters: Filters,
+        seed: int | Tensor,
+        position: int | Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the kernel. Arguments as in :func:`rsk.rejection_sample_from_logits`."""
+        tokens, num_accepted = self._operator("rejection_sample_from_logits")(
+            draft_tokens,
+            draft_logits,
+            None if draft_laws is None else draft_laws.contiguous(),
+            target_logits,
+            *_filters(filters),
+            *tensor_and_int(seed),
+            *tensor_and_int(position),
+        )
+        return tokens, num_accepted
 
 
 def takes_logits(device_type: str) -> bool:

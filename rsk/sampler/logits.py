@@ -7,13 +7,12 @@ probabilities, whether or not a backend ever writes those down.
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from rsk.sampler import api, baseline_logits, fused, vectorized_logits
+from rsk.sampler import api, baseline_logits, build, fused, vectorized_logits
 from rsk.sampler.api import RejectionSamples
 from rsk.sampler.arguments import (
     MAX_VOCAB_SIZE,
@@ -31,10 +30,12 @@ from rsk.sampler.arguments import (
 )
 from rsk.sampler.validation import check_drawn
 
-_MODULES: dict[str, ModuleType] = {
+_EMULATOR = "emulator"
+_MODULES: dict[str, Any] = {
     "baseline": baseline_logits,
     "vectorized": vectorized_logits,
-    "fused": fused,
+    "fused": fused.FromLogits(),
+    _EMULATOR: fused.FromLogits("emulated_"),
 }
 
 
@@ -64,7 +65,8 @@ def probabilities(
         top_p: keep the largest logits that together have at least this share of what top-k kept,
             0 to 1; the largest always stays, and 1 keeps all.
         min_p: keep the tokens at least this probable relative to the largest, 0 to 1.
-        backend: as in :func:`rsk.rejection_sample`.
+        backend: as in :func:`rsk.rejection_sample`; and "emulator", the CUDA kernel on CPU tensors,
+            to learn and to test with.
 
     Returns:
         float32, the shape of ``logits``. A row is NaN throughout if it is invalid: a logit is NaN
@@ -132,7 +134,7 @@ def sample_from_logits(
         logits: as in :func:`rsk.probabilities`, [B, V].
         temperature, top_k, top_p, min_p: as in :func:`rsk.probabilities`.
         seed, position: as in :func:`rsk.sample`.
-        backend: as in :func:`rsk.rejection_sample`.
+        backend: as in :func:`rsk.probabilities`.
         return_laws: also return the four numbers of each row (:mod:`rsk.sampler.row_law`), for
             ``draft_laws`` of :func:`rsk.rejection_sample_from_logits`.
 
@@ -180,7 +182,8 @@ def rejection_sample_from_logits(
             model lacks have probability 0 there.
         target_logits: float32, bfloat16 or float16 [B, K+1, V].
         temperature, top_k, top_p, min_p: as in :func:`rsk.probabilities`, for both models.
-        seed, position, backend: as in :func:`rsk.rejection_sample`.
+        seed, position: as in :func:`rsk.rejection_sample`.
+        backend: as in :func:`rsk.probabilities`.
         validate: raise if a request is invalid, or if a draft token that was judged cannot have
             been drawn from its row under these parameters. This reads all rows of the draft and
             waits for the device.
@@ -216,7 +219,10 @@ def rejection_sample_from_logits(
     return samples
 
 
-def _module(backend: str, device: torch.device) -> ModuleType:
+def _module(backend: str, device: torch.device) -> Any:
+    if backend == _EMULATOR and device.type == "cpu":
+        build.load(_EMULATOR)
+        return _MODULES[_EMULATOR]
     chosen = api._choose(backend, device)
     if chosen == "fused" and not fused.takes_logits(device.type):
         chosen = "vectorized"

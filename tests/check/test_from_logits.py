@@ -42,6 +42,18 @@ def test_right_samplers_pass_every_check(name):
     check.assert_lossless(sampler, from_logits=True, cases=cases, bias=0.4 if slow else 0.1)
 
 
+def test_the_cuda_kernel_in_the_emulator_passes_every_check():
+    sampler = partial(rsk.rejection_sample_from_logits, backend="emulator")
+    check.assert_well_formed(sampler, from_logits=True)
+    check.assert_reproducible(sampler, from_logits=True, num_seeds=1)
+    check.assert_lossless(
+        sampler, from_logits=True, cases=logit_cases(), bias=0.9, level=0.01, batch_size=64
+    )
+    check.assert_agrees(
+        sampler, from_logits=True, seed=5, examples=30, max_elements=1 << 13, large_vocabulary=False
+    )
+
+
 def test_right_samplers_pass_on_other_dtypes():
     for dtype in (torch.bfloat16, torch.float16):
         check.assert_lossless(
@@ -251,9 +263,9 @@ class TestCommand:
         assert re.search(r"agrees  \d+ calls", capsys.readouterr().out)
 
     def test_it_takes_all_backends_by_itself(self):
-        found = command._samplers([], from_logits=False)
+        found = command._samplers([], from_logits=False, device="cpu")
         names = [name for name, subject in found.items() if subject.from_logits]
-        assert names == [f"logits, {name}" for name in rsk.BACKENDS]
+        assert names == [f"logits, {name}" for name in (*rsk.BACKENDS, "emulator")]
         assert set(rsk.KERNELS) < set(found)
 
     def test_the_gallery(self, capsys, monkeypatch):

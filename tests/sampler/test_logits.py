@@ -500,6 +500,35 @@ class TestRejectionSampleFromLogits:
             rsk.rejection_sample_from_logits(unlikely, draft, target, top_k=3, **options)
 
 
+class TestEmulator:
+    """The CUDA kernel on the CPU, its threads in several orders."""
+
+    @pytest.mark.parametrize("filters", FILTERS, ids=str)
+    def test_against_the_reference(self, filters):
+        tokens, draft, target = batch(3, 2, 150, torch.bfloat16)
+        q, p = (reference.probabilities(x, **filters) for x in (draft, target))
+        expected = reference.rejection_sample(tokens, q, p, range(5, 8), [7] * 3)
+        options = {"position": 7, "backend": "emulator", **filters}
+        got = rsk.rejection_sample_from_logits(tokens, draft, target, seed=5, **options)
+        assert (got.tokens.tolist(), got.num_accepted.tolist()) == expected
+        drawn, laws = rsk.sample_from_logits(draft[:, 0], seed=5, return_laws=True, **options)
+        assert drawn.tolist() == reference.sample(q[:, 0], range(5, 8), [7] * 3)
+        _, wanted = rsk.sample_from_logits(draft[:, 0], seed=5, return_laws=True, **filters)
+        assert same(laws, wanted)
+        assert same(rsk.probabilities(target, backend="emulator", **filters), p)
+
+    @pytest.mark.parametrize("order", range(3))
+    def test_any_order_of_threads(self, order, monkeypatch):
+        monkeypatch.setenv("RSK_EMULATOR_SEED", str(order))
+        for seed in range(8 * order, 8 * order + 8):
+            call = random_logit_recipe(random.Random(seed), max_elements=1 << 12).make()
+            assert equal(from_logits(call, "emulator"), from_logits(call, "baseline"))
+
+    def test_it_takes_cpu_tensors_only(self):
+        with pytest.raises(ValueError, match="expected a tensor on cpu or cuda"):
+            rsk.probabilities(torch.zeros(1, 2, device="meta"), backend="emulator")
+
+
 class TestArguments:
     def refused(self, message, *, error=ValueError, **change):
         tokens, draft, target = batch(2, 3, 5)
