@@ -141,10 +141,10 @@ class Arguments {
  public:
   explicit Arguments(StableIValue* stack) : next_(stack) {}
   int64_t integer() { return (int64_t)*next_++; }
-  float number() {  // of Python's floats, which are doubles, the nearest float
+  double number() {
     double value;
     memcpy(&value, next_++, sizeof value);
-    return (float)value;
+    return value;
   }
   Tensor tensor() { return Tensor((AtenTensorHandle)*next_++); }
   Tensor optional_tensor() {

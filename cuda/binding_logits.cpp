@@ -14,13 +14,13 @@ using rsk::Tensor;
 // Temperature, top_k, top_p and min_p: each a tensor of one value a request, or one number for all.
 struct FilterArguments {
   Tensor temperature;
-  float all_temperature;
+  double all_temperature;
   Tensor top_k;
   int64_t all_top_k;
   Tensor top_p;
-  float all_top_p;
+  double all_top_p;
   Tensor min_p;
-  float all_min_p;
+  double all_min_p;
 
   explicit FilterArguments(Arguments& next)  // members are initialised in their order
       : temperature(next.optional_tensor()),
@@ -32,6 +32,8 @@ struct FilterArguments {
         min_p(next.optional_tensor()),
         all_min_p(next.number()) {}
 };
+
+bool is_share(double x) { return x >= 0.0 && x <= 1.0; }
 
 Refusal check_filter(const Tensor& filter, const char* name, bool is_expected_type,
                      const char* expected, const Tensor& logits) {
@@ -45,10 +47,19 @@ Refusal check_filter(const Tensor& filter, const char* name, bool is_expected_ty
 }
 
 Refusal fill(rsk::Filters& filters, const FilterArguments& from, const Tensor& logits) {
-  filters.all_temperature = from.all_temperature;
+  const double heat = from.all_temperature;
+  RSK_EXPECT(from.temperature || heat == 0.0 || (heat >= 0x1p-20 && heat <= 0x1p20),
+             "temperature: expected 0, or a number in [2^-20, 2^20], got %g", heat);
+  RSK_EXPECT(from.top_k || from.all_top_k >= 0, "top_k: expected at least 0, got %lld",
+             (long long)from.all_top_k);
+  RSK_EXPECT(from.top_p || is_share(from.all_top_p), "top_p: expected a number in [0, 1], got %g",
+             from.all_top_p);
+  RSK_EXPECT(from.min_p || is_share(from.all_min_p), "min_p: expected a number in [0, 1], got %g",
+             from.all_min_p);
+  filters.all_temperature = (float)from.all_temperature;  // the nearest
   filters.all_top_k = from.all_top_k;
-  filters.all_top_p = from.all_top_p;
-  filters.all_min_p = from.all_min_p;
+  filters.all_top_p = (float)from.all_top_p;
+  filters.all_min_p = (float)from.all_min_p;
   const struct {
     const Tensor& tensor;
     const char* name;

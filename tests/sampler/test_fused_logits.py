@@ -214,14 +214,23 @@ class TestOperators:
         with pytest.raises(RuntimeError, match=r"logits: expected \[B, V\] or \[B, K, V\]"):
             OPERATORS.probabilities(target[0, 0], *self.NUMBERS)
 
-    def test_numbers_out_of_range_make_rows_invalid(self):
-        logits = rows("normal", 2, 30)
-        for place, number in ((1, -1.0), (1, torch.nan), (3, -1), (5, 1.5), (7, -0.1)):
-            filters = [*self.NUMBERS]
-            filters[place] = number
-            assert OPERATORS.probabilities(logits, *filters).isnan().all()
-            tokens, _ = OPERATORS.sample_from_logits(logits, *filters, None, 0, None, 0)
-            assert tokens.tolist() == [-1, -1]
+    @pytest.mark.parametrize(
+        ("place", "number", "message"),
+        [
+            (1, -1.0, "temperature: expected 0, or a number in"),
+            (1, 2.0**-20 - 2.0**-60, "temperature"),  # although the nearest float32 is in range
+            (1, torch.nan, "temperature"),
+            (3, -1, "top_k: expected at least 0, got -1"),
+            (5, 1 + 2.0**-50, r"top_p: expected a number in \[0, 1\]"),
+            (7, -0.1, "min_p: expected a number in .* got -0.1"),
+        ],
+    )
+    def test_they_refuse_numbers_out_of_range(self, place, number, message):
+        rsk.probabilities(rows("normal", 1, 2), backend="fused")
+        filters = [*self.NUMBERS]
+        filters[place] = number
+        with pytest.raises(RuntimeError, match=message):
+            OPERATORS.probabilities(rows("normal", 2, 30), *filters)
 
     @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
     def test_compiles_without_a_graph_break(self, compiler):
