@@ -38,12 +38,14 @@ APART = ["tests/project/test_packaging.py", "tests/export/test_accessibility.py"
 
 def tests(device: str, folder: Path) -> list[Program]:
     """The test suite: side by side, then by themselves those that time something."""
+    parts = {"tests": [], "tests alone": ["--alone"]}
     workers = min(8, (os.cpu_count() or 2) // 2)
-    spread = ["-n", str(workers), "--dist", "loadgroup"]
-    if workers < 2 or importlib.util.find_spec("xdist") is None:
-        spread = []
+    if workers > 1 and importlib.util.find_spec("xdist") is not None:
+        parts["tests"] = ["-n", str(workers), "--dist", "loadgroup", "--no-loadscope-reorder"]
+    else:
+        del parts["tests alone"]
     programs = []
-    for name, chosen in (("tests", ["-m", "not alone", *spread]), ("tests alone", ["-m", "alone"])):
+    for name, chosen in parts.items():
         result = folder / f"{name}.xml"
         arguments = ["pytest", "-q", f"--junitxml={result}", *chosen]
         arguments += [f"--ignore={path}" for path in APART]
@@ -57,7 +59,8 @@ def _tests_in(result: Path, printed: str) -> Found:
         wrong = next((one for one in case if one.tag in ("failure", "error")), None)
         if wrong is not None:
             reason = (wrong.get("message") or wrong.tag).strip().splitlines()[0][:LINE]
-            failures.append(f"{case.get('classname')}::{case.get('name')}: {reason}")
+            name = re.sub(r"@[\w.]+$", "", case.get("name", ""))  # the group of pytest-xdist
+            failures.append(f"{case.get('classname')}::{name}: {reason}")
         skipped = wrong is None and case.find("skipped") is not None
         counts[FAILED if wrong is not None else "skipped" if skipped else PASSED] += 1
     return dict(counts), failures

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -22,13 +23,36 @@ class WholeCourse(NamedTuple):
     printed: str
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked ``gpu`` where there is no GPU."""
-    if torch.cuda.is_available():
-        return
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
+"""How many processes share the tests (``pytest -n``); 0 if it is this one alone."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--alone``: what the processes of ``pytest -n`` leave out."""
+    parser.addoption("--alone", action="store_true", help="only the tests marked alone")
+
+
+def pytest_configure() -> None:
+    """Give each of several processes its share of the cores."""
+    if WORKERS:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // WORKERS))
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what has to run alone, or all else; group what shares what is slow to make."""
+    if WORKERS or config.getoption("--alone"):
+        alone = [item for item in items if item.get_closest_marker("alone")]
+        others = [item for item in items if not item.get_closest_marker("alone")]
+        items[:], left_out = (others, alone) if WORKERS else (alone, others)
+        config.hook.pytest_deselected(items=left_out)
     for item in items:
-        if item.get_closest_marker("gpu"):
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
+        if WORKERS:
+            course = "whole_course" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("course" if course else item.path.name))
+    items.sort(key=lambda item: "whole_course" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(autouse=True)

@@ -126,6 +126,7 @@ def test_tokens_per_pass_are_what_the_acceptance_rate_predicts():
         assert math.isclose(entry["tokens_per_target_pass"], predicted, rel_tol=0.2), entry
 
 
+@pytest.mark.alone
 def test_the_loop_itself_costs_little(pair):
     """Median over several texts: neither a model nor the sampler, under a tenth of the time."""
     shares = []

@@ -17,6 +17,7 @@ import torch
 from rsk.base import machine
 from rsk.measure import clocks, provenance, timing
 
+pytestmark = pytest.mark.alone
 CALL_S = 0.001
 
 

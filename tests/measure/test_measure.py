@@ -217,6 +217,7 @@ def test_the_wall_clock_measures_time() -> None:
     assert outputs == [None, 7]
 
 
+@pytest.mark.alone
 def test_the_memory_roof_grows_with_the_bytes() -> None:
     cpu = torch.device("cpu")
     small = clocks.memory_roof(1 << 18, 1, cpu, budget_s=0.03).median_us
@@ -323,6 +324,7 @@ def test_provenance_names_the_machine() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.alone
 def test_measuring_on_a_gpu() -> None:
     """Each backend on its clock; the fused kernel's share of a graph is below its call's time."""
     pool = Pool([(16, "warm"), (16, "cold")], 4, 32000, device="cuda")

@@ -208,6 +208,7 @@ def test_imports_point_one_way():
             assert not reachable(name) & above, f"{name} reaches up"
 
 
+@pytest.mark.alone
 def test_importing_the_package_is_cheap():
     code = (
         "import sys, time, torch; start = time.perf_counter(); import rsk; "

@@ -49,6 +49,7 @@ def start(cache):
 
 
 @pytest.mark.alone
+@pytest.mark.alone
 def test_cold_and_cached(tmp_path, monkeypatch):
     timed = (
         "import time, torch, rsk\n"

@@ -15,6 +15,7 @@ import rsk
 from rsk.base import machine
 from rsk.check.synthetic import make_batch
 
+pytestmark = [pytest.mark.alone, pytest.mark.slow]
 ATTEMPTS = 5  # another process may disturb one; none can make a slow kernel fast
 
 
@@ -42,7 +43,6 @@ def batch():
     return batch
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("two_threads")
 def test_thirty_times_the_baseline(batch):
     ratios = []
@@ -55,7 +55,6 @@ def test_thirty_times_the_baseline(batch):
     pytest.fail(f"fused is {max(ratios):.1f} times as fast as the baseline; expected 30")
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("two_threads")
 def test_as_fast_as_a_plain_reduction_of_the_same_rows(batch):
     try:
