@@ -83,7 +83,8 @@ def run(ranks: int, *, quick: bool = False, console: Console | None = None) -> S
     if ranks < 1:
         raise ValueError(f"--sharded: expected at least 1 rank, got {ranks}")
     on_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= ranks
-    build.load("cuda" if on_gpu else "cpu")  # once, before any rank waits for another
+    for library in ("cuda", "sharded cuda") if on_gpu else ("cpu",):
+        build.load(library)  # once, before any rank waits for another
     if console is not None:
         console.print(describe(ranks, on_gpu))
     with tempfile.TemporaryDirectory() as folder:

@@ -49,7 +49,8 @@ __all__ = [
 
 CUDA_FLAGS = ["-O3", "-std=c++17", "-fmad=false", "-DRSK_CUDA"]
 """For ``nvcc``, besides the architecture; never ``--use_fast_math``."""
-_BINDINGS = ("binding.cpp", "binding_logits.cpp", "binding_sharded.cpp")
+_BINDINGS = ("binding.cpp", "binding_logits.cpp")
+_SHARDED = "sharded"  # of the kernels that only a group of ranks needs: a library of their own
 _loaded: set[str] = set()
 _failed: dict[str, BuildError] = {}
 _mutex = threading.RLock()
@@ -86,7 +87,8 @@ def is_loaded(device_type: str) -> bool:
 def load(device_type: str) -> None:
     """Make ``torch.ops.rsk`` available for "cpu" or "cuda" tensors, compiling if needed.
 
-    "emulator" adds the CUDA kernels on CPU tensors, which is for learning and testing.
+    "emulator" adds the CUDA kernels on CPU tensors, which is for learning and testing. "sharded
+    cuda" and "sharded emulator" have what :mod:`rsk.sampler.sharded` needs, and nothing else.
 
     Raises:
         BuildError: there is no compiler, or it failed. The failure is remembered: a process does
@@ -137,7 +139,8 @@ def _load_library(device_type: str) -> None:
 
 def _library_path(device_type: str) -> Path:
     _, flags, cuda_flags = _recipe(device_type)
-    return cache_dir() / f"rsk_{device_type}-{_fingerprint(flags, cuda_flags)}.so"
+    name = device_type.replace(" ", "_")
+    return cache_dir() / f"rsk_{name}-{_fingerprint(flags, cuda_flags)}.so"
 
 
 def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
@@ -149,13 +152,15 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
         flags = ["/O2", "/fp:precise", "/std:c++17", *cpu_flags()]
     else:
         flags = ["-O3", "-ffp-contract=off", "-std=c++17", *cpu_flags()]
-    if device_type == "cpu":
-        return ["fused_cpu.cpp", "fused_cpu_logits.cpp", *_BINDINGS], flags, []
-    if device_type == "emulator":
+    if device_type == "cpu":  # it has the schemas of all operators
+        own = ["fused_cpu.cpp", "fused_cpu_logits.cpp"]
+        return [*own, *_BINDINGS, "binding_sharded.cpp"], flags, []
+    bindings = ["binding_sharded.cpp"] if device_type.startswith(_SHARDED) else [*_BINDINGS]
+    if device_type.endswith("emulator"):
         if sys.platform == "win32":
             raise BuildError("the CUDA emulator needs Linux or macOS, or WSL on Windows")
         flags = [*flags, "-DRSK_CUDA", "-DRSK_EMULATED", "-Icuda/emulator"]
-        return [*_cuda_sources(), *_BINDINGS], flags, []
+        return [*_cuda_sources(device_type), *bindings], flags, []
     if find_nvcc() is None:
         raise BuildError("nvcc was not found: install the CUDA toolkit of PyTorch's version")
     capabilities = {
@@ -166,11 +171,13 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
         for major, minor in sorted(capabilities)
     ]
     flags = [*flags, "-DRSK_CUDA", "-DUSE_CUDA"]
-    return [*_BINDINGS], flags, [*CUDA_FLAGS, *architectures]
+    return bindings, flags, [*CUDA_FLAGS, *architectures]
 
 
-def _cuda_sources() -> list[str]:
-    return sorted(path.name for path in cuda_dir().glob("*.cu"))
+def _cuda_sources(device_type: str) -> list[str]:
+    names = sorted(path.name for path in cuda_dir().glob("*.cu"))
+    are_sharded = device_type.startswith(_SHARDED)
+    return [name for name in names if name.startswith(_SHARDED) == are_sharded]
 
 
 def _fingerprint(flags: list[str], cuda_flags: list[str]) -> str:
@@ -207,7 +214,7 @@ def _compile(device_type: str, library: Path) -> None:
     say(f"compiling the {device_type} kernels (once)")
     start = time.perf_counter()
     sources, flags, cuda_flags = _recipe(device_type)
-    cuda_sources = _cuda_sources() if cuda_flags else []
+    cuda_sources = _cuda_sources(device_type) if cuda_flags else []
     name = library.stem.replace("-", "_")
     built = folder / f"{name}{cpp_extension.LIB_EXT}"
     try:

@@ -26,6 +26,7 @@ class Kernels:
         self.call, self.channel = call, channel
         self.laws: Tensor | None = None
         self.draft_laws = call.draft_laws
+        self.arguments: list[Any] = []  # of the operator that made the totals
         self.sums: Tensor | None = None
         self.num_accepted: Tensor | None = None
 
@@ -52,14 +53,14 @@ class Kernels:
         self.laws, self.draft_laws = laws, draft_laws
 
     def totals(self, layout: Layout, header: list[int] | None = None) -> Tensor:  # noqa: D102
-        shared = self._shared(layout, header)
-        message, self.sums = torch.ops.rsk.sharded_totals(*shared)
+        self.arguments = self._shared(layout, header)
+        message, self.sums = torch.ops.rsk.sharded_totals(*self.arguments)
         return message
 
     def find(self, answers: Answers, totals: Tensor) -> Tensor:  # noqa: D102
         is_first = self.call.filters is None
         found, self.num_accepted = torch.ops.rsk.sharded_find(
-            *self._shared(answers.layout, [0] * GIVEN if is_first else None),
+            *self.arguments,
             answers.messages,
             answers.messages if is_first else totals,
             self.sums,

@@ -284,8 +284,8 @@ def _choose(backend: str, device: torch.device) -> Callable[[Call, Channel], Han
     if backend == "fused" and device.type != "cuda":
         raise ValueError("backend: expected 'auto' or 'vectorized' on a CPU, got 'fused'")
     if backend == "fused":
-        build.load("cuda")
-    elif backend == "vectorized" or device.type != "cuda" or not build.available("cuda"):
+        build.load("sharded cuda")
+    elif backend == "vectorized" or device.type != "cuda" or not build.available("sharded cuda"):
         return Operators
     return Kernels
 

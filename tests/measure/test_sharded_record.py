@@ -8,8 +8,10 @@ import json
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from rsk.base.folders import data_dir
+from rsk.cli import app
 from rsk.measure import sharded, sharded_model
 from rsk.measure.records import RecordError
 from rsk.measure.sharded_model import Case
@@ -43,6 +45,19 @@ def test_a_run_over_gloo_compares_and_times_nothing(over_gloo, tmp_path):
     page = io.StringIO()
     sharded.show(over_gloo, Console(file=page, width=140))
     assert "correctness run" in page.getvalue() and "NO" not in page.getvalue()
+
+
+def test_the_command_line(over_gloo, monkeypatch, tmp_path):
+    monkeypatch.setattr(sharded, "run", lambda ranks, **_: over_gloo)
+    arguments = ["benchmark", "--sharded", "2", "--save", str(tmp_path / "x.json")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0 and "correctness run" in done.output, done.output
+    assert Sharded.load(tmp_path / "x.json") == over_gloo
+
+
+def test_no_ranks():
+    with pytest.raises(ValueError, match="--sharded: expected at least 1 rank, got 0"):
+        sharded.run(0)
 
 
 def test_the_bytes_on_paper_are_those_that_were_sent(over_gloo):

@@ -22,7 +22,7 @@ SIZES = (2, 3, 4)
 
 @pytest.fixture(scope="module")
 def groups():
-    build.load("emulator")  # compiled before any rank waits for another
+    build.load("sharded emulator")  # compiled before any rank waits for another
     made = {}
 
     def group(size):
@@ -64,7 +64,7 @@ def with_kernels(rank, size, ranks, seed, function, *arguments):
     """Run a function where some ranks use the emulated kernels, the others PyTorch's operators."""
     if rank not in ranks:
         return function(rank, size, *arguments)
-    build.load("emulator")
+    build.load("sharded emulator")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RSK_EMULATOR_SEED", str(seed))
         patch.setattr(sharded, "_choose", lambda backend, device: Kernels)
