@@ -392,26 +392,33 @@ __device__ inline Decision decide(const Team& team, Candidates& candidates, cons
 __device__ inline Decision decide_by_ranks(const Team& team, Candidates& candidates, float* list,
                                            int32_t count, const RowLaw& law,
                                            const Question& question) {
+  constexpr int32_t AT_ONCE = 4;
   const int32_t own = (int32_t)threadIdx.x;
   const bool has_own = own < count;
   int64_t* const weights = (int64_t*)(list + MAX_SHORT);
-  const float x = has_own ? list[own] : 0.0f;
+  const float x = has_own ? list[own] : in_order(LEAST_ORDER);
   const float e = relative_weight(x, law.maximum, law.scale);
-  const int64_t weight = weight_of(e);
-  if (has_own) weights[own] = weight;
+  const int64_t weight = weight_of(e);  // 0 of minus infinity, which fills the list up
+  if (own < (count + AT_ONCE - 1) / AT_ONCE * AT_ONCE) {
+    list[own] = x;
+    weights[own] = weight;
+  }
   __syncthreads();
   int32_t larger = 0, equal = 0;
   int64_t mass_larger = 0;
-  if (has_own) {
-#pragma unroll 4
-    for (int32_t i = 0; i < count; ++i) {
-      const float other = list[i];
-      const int64_t mass = weights[i];
-      if (other > x) {
-        ++larger;
-        mass_larger += mass;
+  if (32 * team.warp < count) {
+#pragma unroll 1
+    for (int32_t first = 0; first < count; first += AT_ONCE) {
+#pragma unroll
+      for (int32_t i = first; i < first + AT_ONCE; ++i) {
+        const float other = list[i];
+        const int64_t mass = weights[i];
+        if (other > x) {
+          ++larger;
+          mass_larger += mass;
+        }
+        equal += other == x;
       }
-      equal += other == x;
     }
   }
   // Those that are equal, in value and so in weight, write the same.

@@ -167,7 +167,8 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
         for major, minor in sorted(capabilities)
     ]
     flags = [*flags, "-DRSK_CUDA", "-DUSE_CUDA"]
-    return [*_BINDINGS], flags, [*CUDA_FLAGS, *architectures]
+    side_by_side = "--split-compile=0"  # the kernels of a file, too
+    return [*_BINDINGS], flags, [*CUDA_FLAGS, side_by_side, *architectures]
 
 
 def _cuda_sources() -> list[str]:

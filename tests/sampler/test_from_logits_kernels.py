@@ -16,17 +16,20 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the emulator ne
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 OPERATORS = ["probabilities", "sample_from_logits", "rejection_sample_from_logits"]
-ORDERS = [0, 1, 2]  # in which the threads take turns
 
 
-@pytest.fixture(autouse=True, params=ORDERS)
-def emulated(request, monkeypatch):
-    """Let the backend "fused" mean the CUDA kernel."""
+@pytest.fixture(autouse=True)
+def order(request, monkeypatch):
+    """Let the backend "fused" mean the CUDA kernel; a test may choose how threads take turns."""
     build.load("emulator")
-    monkeypatch.setenv("RSK_EMULATOR_SEED", str(request.param))
+    seed = getattr(request, "param", 1)
+    monkeypatch.setenv("RSK_EMULATOR_SEED", str(seed))
     for name in OPERATORS:
         monkeypatch.setattr(torch.ops.rsk, name, getattr(torch.ops.rsk, f"emulated_{name}"))
-    return request.param
+    return seed
+
+
+orders = pytest.mark.parametrize("order", [0, 1, 2], indirect=True)
 
 
 def check_rows(logits, **filters):
@@ -70,8 +73,9 @@ def random_logits(*shape, dtype=torch.float32, seed=0, spread=3.0):
     return (torch.randn(shape, generator=generator) * spread).to(dtype)
 
 
-def test_random_calls(emulated):
-    rng = random.Random(emulated)
+@orders
+def test_random_calls(order):
+    rng = random.Random(order)
     ended = set()
     for _ in range(25):
         recipe = random_logit_recipe(rng, max_elements=1 << 13)
@@ -103,9 +107,9 @@ FILTERS = [
 ]
 
 
-@pytest.mark.parametrize("filters", FILTERS, ids=str)
-def test_rows_of_several_blocks(filters, emulated):
-    check_rows(random_logits(2, 2600, dtype=DTYPES[emulated], seed=emulated), **filters)
+@pytest.mark.parametrize(("order", "filters"), enumerate(FILTERS), indirect=["order"], ids=str)
+def test_rows_of_several_blocks(order, filters):
+    check_rows(random_logits(2, 2600, dtype=DTYPES[order % 3], seed=order), **filters)
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.6])
@@ -135,9 +139,10 @@ def test_broken_and_masked_rows(filters):
         assert accepted[:3].tolist() == [-1, -1, -1] and accepted[5] == -1
 
 
-def test_ragged_drafts_of_another_vocabulary_and_dtype(emulated):
+@orders
+def test_ragged_drafts_of_another_vocabulary_and_dtype(order):
     for i, (v_draft, v_target) in enumerate([(300, 300), (257, 300), (300, 257), (2600, 2595)]):
-        draft = random_logits(4, 3, v_draft, dtype=DTYPES[(i + emulated) % 3], seed=i)
+        draft = random_logits(4, 3, v_draft, dtype=DTYPES[(i + order) % 3], seed=i)
         target = random_logits(4, 4, v_target, dtype=DTYPES[i % 3], seed=i)  # alike at the start
         for filters in ({}, {"temperature": 0.0}, {"top_k": 20, "top_p": 0.95}):
             tokens = draft.float().argmax(-1)
