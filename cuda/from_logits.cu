@@ -29,23 +29,6 @@ struct Division {
   Tiling tiling;
 };
 
-// Of a multiprocessor: what the registers allow.
-constexpr int32_t RESIDENT_WARPS = MAX_WARPS;
-
-#if defined(RSK_TRACE)
-__device__ long long trace_of[16 * 8192];
-#define RSK_MARK(i)                                                                      \
-  if (threadIdx.x == 0 && team.rank == 0 && index < 8192) {                              \
-    long long now;                                                                       \
-    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));                              \
-    if (i == 0) trace_of[index * 16 + 8] = now;                                          \
-    trace_of[index * 16 + 9] = now;                                                      \
-    trace_of[index * 16 + i] = clock64();                                                \
-  }
-#else
-#define RSK_MARK(i)
-#endif
-
 // What the verdict on a draft token needs beside the laws; asked for early, as it comes from memory.
 struct Judgement {
   int64_t d;
@@ -94,7 +77,6 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
   const Batch& batch = call.batch;
   const int32_t index = (int32_t)blockIdx.x / team.size;
   const int32_t b = index % batch.batch_size;
-  RSK_MARK(0)
   const Succession succession{slots + b * Succession::slots_of(division.teams), number,
                               index / batch.batch_size, division.teams};
   const bool is_first_warp = team.rank == 0 && team.warp == 0;
@@ -138,7 +120,6 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
       const Judgement of_draft = prepare_judgement(batch, b, k, d, rows);
       const bool wants_q = has_q && !knows_q;
       const Extent extent = measure(team, memory, rows, wants_q, top_k, is_over);
-      RSK_MARK(1)
       let_next_kernel_start();
       if (extent.is_over) {
         if (is_first_warp) {
@@ -150,7 +131,6 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
       position.p = rows.p;
       position.q = rows.q;
       position.laws = team_laws(team, memory, rows, wants_q, extent, filter, scale, lists);
-      RSK_MARK(2)
       if (knows_q) position.laws.q = call.draft_laws[(int64_t)b * batch.spec_len + k];
       position.min_p = filter.min_p;
       position.certain = has_q ? position.ROW_OF_Q : (int32_t)d;  // -1 is NO_Q
@@ -160,7 +140,6 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     }
     wait_for_copies<0>();  // also those of rows that were not needed
     if (team.exchanges == 0) wait_for_cluster();
-    RSK_MARK(3)
     if (is_first_warp) succession.tell(Ending::stopped, team.lane);
     int32_t token = -1;
     bool is_writer = is_first_warp;
@@ -174,7 +153,6 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
         }
         token = sample_with_team(team, memory.letters, position, sample_word(batch, b, k));
         is_writer = token >= 0;
-        RSK_MARK(4)
       }
     }
     if (is_writer && succession.wait_for_those_before(team.lane)) {
@@ -182,12 +160,10 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     }
     return;
   }
-  RSK_MARK(5)
   if (is_first_warp) {
     succession.tell(Ending::accepted, team.lane);
     succession.wait_for_those_before(team.lane);
   }
-  RSK_MARK(6)
 }
 
 // ------------------------------------------------------------------------------ probabilities
@@ -238,10 +214,9 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
 
 // -------------------------------------------------------------------------------------- launch
 
-// What a block may have beside TeamMemory, which the compiler may round up.
-int32_t dynamic_memory(const Device& device) {
-  return device.shared_memory - ((int32_t)sizeof(TeamMemory) + 127) / 128 * 128;
-}
+// TeamMemory, which the compiler may round up, and what a block may have beside it.
+constexpr int32_t FIXED_MEMORY = ((int32_t)sizeof(TeamMemory) + 127) / 128 * 128;
+int32_t dynamic_memory(const Device& device) { return device.shared_memory - FIXED_MEMORY; }
 
 // A number that no other launch has, with a start that no other process has. The last two bits are 0.
 uint64_t number_of_launch() {
@@ -253,53 +228,48 @@ uint64_t number_of_launch() {
 
 int32_t divided(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
-#if defined(RSK_TUNING)
-int32_t tuned(const char* name, int32_t otherwise) {
-  const char* text = getenv(name);
-  return text ? atoi(text) : otherwise;
-}
-#else
-int32_t tuned(const char*, int32_t otherwise) { return otherwise; }
-#endif
-
+// Of the ways to cut the rows, the one that should take least time: so many waves of blocks, each of
+// which has its tiles to work on and waits for its team a few times, which costs as much as FIXED
+// tiles. The time is that of a warp, and warps of all blocks are equally fast, so that a block has
+// more of them only where multiprocessors would be idle. On compute capability 9.0 the blocks of a
+// team share a group of 16 or 18 multiprocessors, where teams of 9 to 15 would leave a gap.
 Division divide(const LogitsBatch& call, const Device& device, int32_t pack_size) {
+  constexpr int32_t FIXED = 4;
   const Batch& batch = call.batch;
   const int32_t packs = divided(num_columns(batch), pack_size);
   const int32_t positions = batch.spec_len + 1;
   const int64_t all = (int64_t)batch.batch_size * positions;  // positions of all requests
-  Division division;
-  // A tile for each warp, if all blocks fit on the device at once, and more warps in a block if
-  // each has a multiprocessor for itself; else up to eight tiles, which is what two blocks of one
-  // multiprocessor can hold.
-  const auto team_of = [&](int32_t warps, int32_t tiles) {
-    const int32_t size = divided(packs, 32 * warps * tiles);
-    return device.capability < 90 ? 1 : size > MAX_TEAM ? MAX_TEAM : size;
-  };
-  const auto resident = [&](int32_t warps) {  // blocks
-    return RESIDENT_WARPS / warps * device.multiprocessors;
-  };
-  int32_t warps = 8, size = team_of(warps, 1);
-  if (all * size > resident(warps)) {
-    size = team_of(warps, 8);
-  } else if (packs > 32 * warps * size && all * size <= resident(16)) {
-    warps = 16;
+  const int32_t rows = batch.draft_probs ? 2 : 1;
+  const int32_t largest = runs_on(KernelName::cluster, device.capability) ? MAX_TEAM : 1;
+  Division division{};
+  int64_t resident = 0, least = INT64_MAX;
+  for (int32_t warps = MAX_WARPS / 2; warps <= MAX_WARPS; warps *= 2) {
+    const int32_t bytes = rows * 32 * warps * 16;  // of a tile of each warp
+    const int32_t most = dynamic_memory(device) / bytes;
+    for (int32_t size = 1; size <= largest; size += size == 8 ? 8 : 1) {
+      const int32_t piece = divided(packs, size * warps), tiles = divided(piece, 32);
+      const int32_t held = min(tiles, most);
+      const int32_t together =  // blocks of a multiprocessor; registers allow MAX_WARPS
+          min(MAX_WARPS / warps, device.shared_memory / (FIXED_MEMORY + held * bytes));
+      const int64_t at_once = (int64_t)together * device.multiprocessors;
+      const int64_t time = (all * size + at_once - 1) / at_once * (tiles + FIXED);
+      if (time >= least) continue;
+      least = time;
+      resident = at_once;
+      division.warps = warps;
+      division.team_size = size;
+      division.tiling = {piece, tiles, held};
+    }
   }
-  division.warps = warps = tuned("RSK_WARPS", warps);
-  division.team_size = tuned("RSK_TEAM", size);
   // One position each, side by side, while that keeps the device busy a few times over; with more
   // work, teams that go on to the next position read less in vain.
-  const int64_t times = all * division.team_size / (2 * resident(warps));
+  const int64_t times = all * division.team_size / (2 * resident);
   int32_t span = times < 2 ? 1 : times > 3 ? 3 : (int32_t)times;
   if (span < divided(positions, 32)) span = divided(positions, 32);
-  division.span = tuned("RSK_SPAN", span < positions ? span : positions);
+  division.span = min(span, positions);
   division.teams = divided(positions, division.span);
   division.is_resident =
-      (int64_t)batch.batch_size * division.teams * division.team_size <= resident(warps);
-  division.tiling.piece = divided(packs, division.team_size * warps);
-  division.tiling.tiles = divided(division.tiling.piece, 32);
-  const int32_t rows = batch.draft_probs ? 2 : 1;
-  const int32_t most = dynamic_memory(device) / (rows * 32 * warps * 16);
-  division.tiling.held = min(division.tiling.tiles, tuned("RSK_HELD", most));
+      (int64_t)batch.batch_size * division.teams * division.team_size <= resident;
   return division;
 }
 
@@ -320,7 +290,7 @@ cudaError_t launch_teams(const LogitsBatch& call, const Division& division, cons
   if (prepared_for != device.id) {
     cudaError_t error = cudaFuncSetAttribute(
         (const void*)KERNEL, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic_memory(device));
-    if (error == cudaSuccess && device.capability >= 90) {
+    if (error == cudaSuccess && runs_on(KernelName::cluster, device.capability)) {
       error = cudaFuncSetAttribute((const void*)KERNEL,
                                    cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     }
@@ -340,7 +310,7 @@ cudaError_t launch_teams(const LogitsBatch& call, const Division& division, cons
   attributes[2].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[2].val.programmaticStreamSerializationAllowed = 1;
   config.attrs = attributes;
-  config.numAttrs = device.capability >= 90 ? 3 : 0;
+  config.numAttrs = runs_on(KernelName::cluster, device.capability) ? 3 : 0;
   return cudaLaunchKernelEx(&config, KERNEL, call, division, arguments...);
 }
 

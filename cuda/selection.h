@@ -2,7 +2,7 @@
 //
 // Both ask for the largest t such that what is at least t has a certain count, or a certain weight.
 // The interval that t lies in is narrowed, by counting or weighing at three pivots a pass, until few
-// logits are in it; these go to one block, the leader, which sorts them. Most often no pass is
+// logits are in it; these go to one block, the leader, which sorts or ranks them. Most often no pass is
 // needed: the largest logits of the single threads give a bound below which the k-th largest of all
 // cannot lie, and hardly more than k logits are above it.
 #pragma once
@@ -15,7 +15,9 @@
 
 namespace rsk {
 
-constexpr int32_t MAX_CANDIDATES = 1024;  // that the leader sorts
+constexpr int32_t MAX_CANDIDATES = 1024;  // that the leader looks at
+constexpr int32_t MAX_SHORT = 256;  // of them, those that it need not sort; their weights stand behind
+static_assert(MAX_SHORT * (sizeof(float) + sizeof(int64_t)) <= MAX_CANDIDATES * sizeof(float));
 
 // Of the two rows that a team works on at once.
 struct Candidates {
@@ -29,6 +31,8 @@ struct Candidates {
   int32_t bound[2][2];
   int64_t of_warps[2][MAX_WARPS];
   int32_t count, first;
+  float threshold;
+  int64_t kept;
 };
 
 __device__ inline void open_candidates(Candidates& candidates) {
@@ -43,32 +47,37 @@ __device__ inline void open_candidates(Candidates& candidates) {
 // ------------------------------------------------------------------------- a bound for top-k
 
 // By a warp: the n-th largest of the upper halves of the threads' orders; LEAST_ORDER if they are
-// fewer. Two bits at a time from the highest: the counts from three values on fit one word.
+// fewer. Bit by bit, from the highest in which they differ. Code that runs once is slow to fetch, so
+// this is a loop of few instructions.
 __device__ inline int32_t nth_largest(const Team& team, const int16_t (&values)[MAX_THREADS],
                                       int32_t n) {
-  static_assert(MAX_THREADS < 1 << 10, "a count has ten bits");
-  uint32_t mine[MAX_WARPS];
+  constexpr int32_t AT_ONCE = 4;  // warps; a block has a multiple of these
+  uint32_t mine[MAX_WARPS], highest = 0, lowest = 0xFFFF;
 #pragma unroll
-  for (int32_t i = 0; i < MAX_WARPS; ++i) {
-    mine[i] = i < team.warps ? (uint32_t)(values[32 * i + team.lane] + 0x8000) : 0;  // counts never
-  }
-  uint32_t found = 0;
-#pragma unroll 1
-  for (int32_t shift = 14; shift >= 0; shift -= 2) {
-    uint32_t counts = 0;
+  for (int32_t first = 0; first < MAX_WARPS; first += AT_ONCE) {
+    if (first >= team.warps) break;
 #pragma unroll
-    for (int32_t i = 0; i < MAX_WARPS; ++i) {
-      if (i >= team.warps) break;
-#pragma unroll
-      for (uint32_t digit = 1; digit < 4; ++digit) {
-        counts += mine[i] >= (found | digit << shift) ? 1u << 10 * (digit - 1) : 0u;
-      }
+    for (int32_t i = first; i < first + AT_ONCE; ++i) {
+      mine[i] = (uint32_t)(values[32 * i + team.lane] + 0x8000);
+      highest = max(highest, mine[i]);
+      lowest = min(lowest, mine[i]);
     }
-    counts = count_over_warp(counts);
-    uint32_t digit = 0;
+  }
+  highest = (uint32_t)largest_over_warp((int32_t)highest);
+  lowest = ~(uint32_t)largest_over_warp((int32_t)~lowest);
+  uint32_t bit = 1;
+  while (bit <= (highest ^ lowest)) bit *= 2;
+  uint32_t found = highest & ~(bit - 1);
+#pragma unroll 1
+  for (bit /= 2; bit > 0; bit /= 2) {
+    uint32_t count = 0;
 #pragma unroll
-    for (int32_t i = 0; i < 3; ++i) digit += (counts >> 10 * i & 1023u) >= (uint32_t)n;
-    found |= digit << shift;
+    for (int32_t first = 0; first < MAX_WARPS; first += AT_ONCE) {
+      if (first >= team.warps) break;
+#pragma unroll
+      for (int32_t i = first; i < first + AT_ONCE; ++i) count += mine[i] >= (found | bit);
+    }
+    if (count_over_warp(count) >= (uint32_t)n) found |= bit;
   }
   const int32_t order = (int32_t)((found - 0x8000) << 16);
   return order < LEAST_ORDER ? LEAST_ORDER : order;
@@ -279,21 +288,6 @@ struct Decision {
 // Descending. By all threads of a block.
 __device__ inline void sort(float* list, int32_t count, int32_t threads) {
   const int32_t own = (int32_t)threadIdx.x;
-  if (count <= threads) {  // as a rule: each counts what comes before its own
-    const float x = own < count ? list[own] : 0.0f;
-    int32_t before = 0;
-    if (own < count) {
-#pragma unroll 4
-      for (int32_t i = 0; i < count; ++i) {
-        const float other = list[i];
-        before += other > x || (other == x && i < own);
-      }
-    }
-    __syncthreads();
-    if (own < count) list[before] = x;
-    __syncthreads();
-    return;
-  }
   int32_t size = 2;
   while (size < count) size *= 2;
 #pragma unroll 1
@@ -330,6 +324,15 @@ __device__ inline int32_t count_in_list(const Team& team, Candidates& candidates
   }
   __syncthreads();
   return candidates.count;
+}
+
+// A barrier is between this and what `of_warps` held before.
+__device__ inline int64_t sum_over_block(const Team& team, int64_t (&of_warps)[MAX_WARPS],
+                                         int64_t x) {
+  x = Sum::over_warp(x);
+  if (team.lane == 0) of_warps[team.warp] = x;
+  __syncthreads();
+  return Sum::over_warp(team.lane < team.warps ? of_warps[team.lane] : 0);
 }
 
 // By all threads of the leading block, on the sorted list.
@@ -379,12 +382,69 @@ __device__ inline Decision decide(const Team& team, Candidates& candidates, cons
     const float e = relative(i);
     if (e >= question.min_p) kept += weight_of(e);
   }
-  kept = Sum::over_warp(kept);
-  if (team.lane == 0) candidates.of_warps[1][team.warp] = kept;
+  decision.normalizer = normalizer_of(sum_over_block(team, candidates.of_warps[1], kept));
+  return decision;
+}
+
+// The usual question, of a short list: top-k, and nothing is above the list. Without sorting: each
+// thread has one logit and adds up what is larger, so that it knows whether it is the threshold. By
+// all threads of the leading block, which are at least as many as the list is long.
+__device__ inline Decision decide_by_ranks(const Team& team, Candidates& candidates, float* list,
+                                           int32_t count, const RowLaw& law,
+                                           const Question& question) {
+  constexpr int32_t AT_ONCE = 4;
+  const int32_t own = (int32_t)threadIdx.x;
+  const bool has_own = own < count;
+  int64_t* const weights = (int64_t*)(list + MAX_SHORT);
+  const float x = has_own ? list[own] : in_order(LEAST_ORDER);
+  const float e = relative_weight(x, law.maximum, law.scale);
+  const int64_t weight = weight_of(e);  // 0 of minus infinity, which fills the list up
+  if (own < (count + AT_ONCE - 1) / AT_ONCE * AT_ONCE) {
+    list[own] = x;
+    weights[own] = weight;
+  }
   __syncthreads();
-  const int64_t total =
-      Sum::over_warp(team.lane < team.warps ? candidates.of_warps[1][team.lane] : 0);
-  decision.normalizer = normalizer_of(total);
+  int32_t larger = 0, equal = 0;
+  int64_t mass_larger = 0;
+  if (32 * team.warp < count) {
+#pragma unroll 1
+    for (int32_t first = 0; first < count; first += AT_ONCE) {
+#pragma unroll
+      for (int32_t i = first; i < first + AT_ONCE; ++i) {
+        const float other = list[i];
+        const int64_t mass = weights[i];
+        if (other > x) {
+          ++larger;
+          mass_larger += mass;
+        }
+        equal += other == x;
+      }
+    }
+  }
+  // Those that are equal, in value and so in weight, write the same.
+  const int64_t mass_from_own = mass_larger + equal * weight;
+  const bool is_kth = has_own && larger < question.nth && question.nth <= larger + equal;
+  if (is_kth) {
+    candidates.threshold = x + 0.0f;  // one zero for both
+    candidates.kept = mass_from_own;
+  }
+  __syncthreads();
+  if (question.top_p < 1.0f) {
+    const int64_t mass = mass_to_keep(question.top_p, candidates.kept);
+    __syncthreads();
+    if (has_own && mass_larger < mass && mass <= mass_from_own) {
+      candidates.threshold = x + 0.0f;
+      candidates.kept = mass_from_own;
+    }
+    __syncthreads();
+  }
+  Decision decision{candidates.threshold, 0.0f};
+  int64_t kept = candidates.kept;
+  if (question.min_p > 0.0f) {
+    const bool stays = has_own && x >= decision.threshold && e >= question.min_p;
+    kept = sum_over_block(team, candidates.of_warps[1], stays ? weight : 0);
+  }
+  decision.normalizer = normalizer_of(kept);
   return decision;
 }
 
@@ -431,8 +491,13 @@ __device__ inline void answer(const Team& team, Candidates& candidates, const Ga
   if (team.rank != list.leader(team)) return;
   if (!team.is_alone()) wait_for_bytes(candidates.listed[list.r], list.phase);
   float* logits = candidates.list[list.r];
-  sort(logits, list.count, team.threads());
-  const Decision decision = decide(team, candidates, logits, list.count, law, question);
+  Decision decision;
+  if (question.nth > 0 && question.is_complete && list.count <= min(MAX_SHORT, team.threads())) {
+    decision = decide_by_ranks(team, candidates, logits, list.count, law, question);
+  } else {
+    sort(logits, list.count, team.threads());
+    decision = decide(team, candidates, logits, list.count, law, question);
+  }
   const int64_t letter =
       letter_of({(int32_t)bits_of(decision.threshold), (int32_t)bits_of(decision.normalizer)});
   __syncthreads();  // what decide() shares may be used again

@@ -183,7 +183,7 @@ __device__ __forceinline__ void add(int64_t* address, int64_t x) {
 
 // The header, and its sums over request b's arguments, with which other ranks see that they have
 // the same; see make_header() in headers.py.
-__device__ void write_header(const Call& call, int64_t* message, int32_t b, int32_t lane) {
+__device__ inline void write_header(const Call& call, int64_t* message, int32_t b, int32_t lane) {
   const Batch& batch = call.batch;
   if (b == 0 && lane < GIVEN) message[lane] = call.header[lane];
   if (b >= batch.batch_size) return;

@@ -1,7 +1,8 @@
 """Compile the kernels in ``cuda/`` on first use and keep the result in a cache.
 
-The sources are compiled by ``torch.utils.cpp_extension.load_inline`` and use PyTorch's C interface
-alone, which takes seconds where its C++ headers take half a minute. A library is identified by its
+The sources are compiled by ``torch.utils.cpp_extension.load`` and use PyTorch's C interface alone,
+which takes seconds where its C++ headers take half a minute; each ``.cu`` file is a compilation of
+its own, and all run side by side. A library is identified by its
 sources, flags, versions and processor, so a change of any of them compiles anew.
 """
 
@@ -171,7 +172,8 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
         for major, minor in sorted(capabilities)
     ]
     flags = [*flags, "-DRSK_CUDA", "-DUSE_CUDA"]
-    return bindings, flags, [*CUDA_FLAGS, *architectures]
+    side_by_side = "--split-compile=0"  # the kernels of the one file
+    return bindings, flags, [*CUDA_FLAGS, side_by_side, *architectures]
 
 
 def _cuda_sources(device_type: str) -> list[str]:
@@ -200,7 +202,7 @@ def _compile(device_type: str, library: Path) -> None:
     """Compile into a folder of our own, then move the library to its name in one step."""
     from torch.utils import cpp_extension
 
-    # An interrupted build leaves its folder, with a lock of PyTorch's on which load_inline would
+    # An interrupted build leaves its folder, with a lock of PyTorch's on which load() would
     # wait for ever. We hold the lock of this library, so nobody is working in it.
     folder = library.with_suffix(".building")
     if folder.exists():
@@ -219,15 +221,13 @@ def _compile(device_type: str, library: Path) -> None:
     built = folder / f"{name}{cpp_extension.LIB_EXT}"
     try:
         with _toolchain(folder):
-            cpp_extension.load_inline(
+            cpp_extension.load(
                 name=name,
-                cpp_sources=[f'#include "cuda/{source}"' for source in sources],
-                cuda_sources=[f'#include "cuda/{source}"' for source in cuda_sources] or None,
+                sources=[str(whole), *(str(folder / "cuda" / source) for source in cuda_sources)],
                 extra_cflags=flags,
                 extra_cuda_cflags=cuda_flags,
                 build_directory=str(folder),
                 is_python_module=False,
-                no_implicit_headers=True,
             )
     except (RuntimeError, OSError, UnicodeError, subprocess.SubprocessError) as error:
         if isinstance(error, OSError) and built.exists():
