@@ -1,8 +1,7 @@
 """Compile the kernels in ``cuda/`` on first use and keep the result in a cache.
 
-The sources are compiled by ``torch.utils.cpp_extension.load`` and use PyTorch's C interface alone,
-which takes seconds where its C++ headers take half a minute; each ``.cu`` file is a compilation of
-its own, and all run side by side. A library is identified by its
+The sources are compiled by ``torch.utils.cpp_extension.load_inline`` and use PyTorch's C interface
+alone, which takes seconds where its C++ headers take half a minute. A library is identified by its
 sources, flags, versions and processor, so a change of any of them compiles anew.
 """
 
@@ -202,7 +201,7 @@ def _compile(device_type: str, library: Path) -> None:
     """Compile into a folder of our own, then move the library to its name in one step."""
     from torch.utils import cpp_extension
 
-    # An interrupted build leaves its folder, with a lock of PyTorch's on which load() would
+    # An interrupted build leaves its folder, with a lock of PyTorch's on which load_inline would
     # wait for ever. We hold the lock of this library, so nobody is working in it.
     folder = library.with_suffix(".building")
     if folder.exists():
@@ -221,13 +220,15 @@ def _compile(device_type: str, library: Path) -> None:
     built = folder / f"{name}{cpp_extension.LIB_EXT}"
     try:
         with _toolchain(folder):
-            cpp_extension.load(
+            cpp_extension.load_inline(
                 name=name,
-                sources=[str(whole), *(str(folder / "cuda" / source) for source in cuda_sources)],
+                cpp_sources=[f'#include "cuda/{source}"' for source in sources],
+                cuda_sources=[f'#include "cuda/{source}"' for source in cuda_sources] or None,
                 extra_cflags=flags,
                 extra_cuda_cflags=cuda_flags,
                 build_directory=str(folder),
                 is_python_module=False,
+                no_implicit_headers=True,
             )
     except (RuntimeError, OSError, UnicodeError, subprocess.SubprocessError) as error:
         if isinstance(error, OSError) and built.exists():
