@@ -214,9 +214,10 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
 
 // -------------------------------------------------------------------------------------- launch
 
-// TeamMemory, which the compiler may round up, and what a block may have beside it.
-constexpr int32_t FIXED_MEMORY = ((int32_t)sizeof(TeamMemory) + 127) / 128 * 128;
-int32_t dynamic_memory(const Device& device) { return device.shared_memory - FIXED_MEMORY; }
+// What a block may have beside TeamMemory, which the compiler may round up.
+int32_t dynamic_memory(const Device& device) {
+  return device.shared_memory - ((int32_t)sizeof(TeamMemory) + 127) / 128 * 128;
+}
 
 // A number that no other launch has, with a start that no other process has. The last two bits are 0.
 uint64_t number_of_launch() {
@@ -228,48 +229,48 @@ uint64_t number_of_launch() {
 
 int32_t divided(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
-// Of the ways to cut the rows, the one that should take least time: so many waves of blocks, each of
-// which has its tiles to work on and waits for its team a few times, which costs as much as FIXED
-// tiles. The time is that of a warp, and warps of all blocks are equally fast, so that a block has
-// more of them only where multiprocessors would be idle. On compute capability 9.0 the blocks of a
-// team share a group of 16 or 18 multiprocessors, where teams of 9 to 15 would leave a gap.
+// A tile for each warp, if all blocks fit on the device at once, and more warps in a block if each
+// has a multiprocessor for itself. Else eight tiles; or twelve, which is what two blocks of one
+// multiprocessor can hold, when there are so many blocks that the cost of a team counts for more
+// than an even last wave. The blocks of a team share a group of 16 or 18 multiprocessors, where
+// teams of 9 to 15 would leave a gap.
 Division divide(const LogitsBatch& call, const Device& device, int32_t pack_size) {
-  constexpr int32_t FIXED = 4;
   const Batch& batch = call.batch;
   const int32_t packs = divided(num_columns(batch), pack_size);
   const int32_t positions = batch.spec_len + 1;
   const int64_t all = (int64_t)batch.batch_size * positions;  // positions of all requests
-  const int32_t rows = batch.draft_probs ? 2 : 1;
-  const int32_t largest = runs_on(KernelName::cluster, device.capability) ? MAX_TEAM : 1;
-  Division division{};
-  int64_t resident = 0, least = INT64_MAX;
-  for (int32_t warps = MAX_WARPS / 2; warps <= MAX_WARPS; warps *= 2) {
-    const int32_t bytes = rows * 32 * warps * 16;  // of a tile of each warp
-    const int32_t most = dynamic_memory(device) / bytes;
-    for (int32_t size = 1; size <= largest; size += size == 8 ? 8 : 1) {
-      const int32_t piece = divided(packs, size * warps), tiles = divided(piece, 32);
-      const int32_t held = min(tiles, most);
-      const int32_t together =  // blocks of a multiprocessor; registers allow MAX_WARPS
-          min(MAX_WARPS / warps, device.shared_memory / (FIXED_MEMORY + held * bytes));
-      const int64_t at_once = (int64_t)together * device.multiprocessors;
-      const int64_t time = (all * size + at_once - 1) / at_once * (tiles + FIXED);
-      if (time >= least) continue;
-      least = time;
-      resident = at_once;
-      division.warps = warps;
-      division.team_size = size;
-      division.tiling = {piece, tiles, held};
-    }
+  const bool has_teams = runs_on(KernelName::cluster, device.capability);
+  const auto team_of = [&](int32_t warps, int32_t tiles) {
+    const int32_t size = divided(packs, 32 * warps * tiles);
+    return !has_teams ? 1 : size > MAX_TEAM / 2 ? MAX_TEAM : size;
+  };
+  const auto resident = [&](int32_t warps) {  // blocks, as the registers allow
+    return MAX_WARPS / warps * device.multiprocessors;
+  };
+  Division division;
+  int32_t warps = 8, size = team_of(warps, 1);
+  if (all * size > resident(warps)) {
+    size = team_of(warps, 8);
+    if (all * size > 4 * resident(warps)) size = team_of(warps, 12);
+  } else if (packs > 32 * warps * size && all * size <= resident(16)) {
+    warps = 16;
   }
-  // One position each, side by side, while that keeps the device busy a few times over; with more
-  // work, teams that go on to the next position read less in vain.
-  const int64_t times = all * division.team_size / (2 * resident);
-  int32_t span = times < 2 ? 1 : times > 3 ? 3 : (int32_t)times;
+  division.warps = warps;
+  division.team_size = size;
+  // One position each, side by side, while multiprocessors are many; with more work, teams that go
+  // on to the next position read less in vain.
+  const int64_t share = all / device.multiprocessors;
+  int32_t span = share < 1 ? 1 : share > 3 ? 3 : (int32_t)share;
   if (span < divided(positions, 32)) span = divided(positions, 32);
   division.span = min(span, positions);
   division.teams = divided(positions, division.span);
   division.is_resident =
-      (int64_t)batch.batch_size * division.teams * division.team_size <= resident;
+      (int64_t)batch.batch_size * division.teams * size <= resident(warps);
+  division.tiling.piece = divided(packs, size * warps);
+  division.tiling.tiles = divided(division.tiling.piece, 32);
+  const int32_t rows = batch.draft_probs ? 2 : 1;
+  const int32_t most = dynamic_memory(device) / (rows * 32 * warps * 16);
+  division.tiling.held = min(division.tiling.tiles, most);
   return division;
 }
 
