@@ -112,8 +112,10 @@ def run(
             stream = _stream(console, heading, pair.tokenizer, prompt, plain)
             try:
                 speculative = generate(max_new_tokens, pair, stream)
-            finally:  # an interruption leaves the text as it is, on lines of its own
+            except KeyboardInterrupt:  # leaves the text as it is, on lines of its own
                 console.print("\n")
+                raise
+            console.print("\n")
             # Another text from the same distribution; as long, or the times would not compare.
             ordinary = generate(len(speculative.tokens[0]), without_draft, stop_tokens=())
     _print_figures(console, speculative, ordinary)

@@ -272,7 +272,7 @@ def test_a_damaged_record_is_named(data):
     content = json.loads(path.read_text())
     content["grid"]["wrong"] = [{}]
     path.write_text(json.dumps(content))
-    with pytest.raises(RecordError, match=r"kernels differ: \{'grid': \[\{\}\]\}"):
+    with pytest.raises(RecordError, match=r"kernels differ: \[\{'grid': \[\{\}\]\}\]"):
         measurements.gather()
     path.write_text("{}")
     with pytest.raises(RecordError, match=r"agreement.*expected a record of agreement"):
