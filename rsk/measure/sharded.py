@@ -343,7 +343,8 @@ def _gathered(
 def _gather_columns(part: Tensor, case: Case) -> Tensor:
     """All ranks' columns of rows, [B, N, V], on each of them."""
     sizes = [end - begin for begin, end in _slices(case)]
-    filled = F.pad(part, (0, max(sizes) - part.shape[2]))  # a collective takes them of one size
+    missing = max(sizes) - part.shape[2]  # a collective takes them of one size
+    filled = F.pad(part, (0, missing)) if missing else part.contiguous()
     received = filled.new_empty((case.ranks * len(filled), *filled.shape[1:]))
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     gather(received, filled)

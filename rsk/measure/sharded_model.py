@@ -2,12 +2,14 @@
 
 A call is a chain. Its time is the sum over the collectives of a latency and the bytes over the
 link's rate; over the passes of a rank through its columns of the bytes over the memory's rate or of
-the instructions over the GPU's, whichever is more; and of a launch for each kernel. Gathering is a
-chain as well: the bytes of all other ranks' rows over the link's rate, copying the rows into one
-another, and sampling.
+the instructions over the GPU's, whichever is more; and of a launch and a step for each kernel.
+Gathering is a chain as well: the bytes of all other ranks' rows over the link's rate, copying the
+rows into one another, and sampling.
 
 The latency of a collective among R ranks is that measured among two, plus a step of the same length
-for each doubling: what a tree of exchanges takes. Everything else scales with sizes.
+for each doubling: what a tree of exchanges takes. Everything else scales with sizes, but for the
+step: what a kernel that waits for the one before it adds to a chain however little it reads. That
+number alone is fitted, to the record of two H100.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from rsk.sampler.headers import HEADER
 
 LISTED = 50
 """k of the case with top-k."""
+STEP_US = 3.0
+"""What a kernel that waits for the one before it adds to a chain, fitted."""
 # Instructions for each element, counted in the kernels' SASS for sm_90.
 _OF_A_PAIR, _OF_A_LOGIT_PAIR, _OF_AN_OPENING, _OF_A_WEIGHT = 22, 78, 8, 32
 
@@ -118,7 +122,7 @@ def sharded(case: Case, link: Link) -> Cost:
         for read, instructions in passes
     )
     kernels = 4 if not case.from_logits else 8
-    return Cost(case.gathers * gather + reduce, reading, kernels * link.launch_us)
+    return Cost(case.gathers * gather + reduce, reading, kernels * (link.launch_us + STEP_US))
 
 
 def gathered(case: Case, link: Link) -> Cost:
@@ -133,7 +137,9 @@ def gathered(case: Case, link: Link) -> Cost:
     sampling = sampled * case.vocab_size * case.item_bytes
     if case.from_logits:
         sampling = whole
-    return Cost(collectives, (2 * whole + sampling) / link.memory_bytes_us, 3 * link.launch_us)
+    kernels = 5  # for each model one before and one behind the collective, and the sampler
+    starting = kernels * (link.launch_us + STEP_US)
+    return Cost(collectives, (2 * whole + sampling) / link.memory_bytes_us, starting)
 
 
 def rows_read(case: Case) -> tuple[float, float]:
