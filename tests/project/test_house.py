@@ -202,7 +202,7 @@ ROOMS = {
         "sharded_call slice_laws slices validation vectorized vectorized_logits"
     ),
     "check": (
-        "agreement calls cases evidence form grid logit_cases logit_mutants logit_recipes "
+        "agreement calls cases correct evidence form grid logit_cases logit_mutants logit_recipes "
         "logits_grid lossless mutants recipes refusals reproducible sharded shrink "
         "synthetic verdict"
     ),
@@ -231,7 +231,6 @@ LINE = list(ROOMS)[:-1]
 DOORS = {"rsk", "rsk.__main__", "rsk.cli", "rsk.doctor", "rsk.gpu_check"}
 LONGEST = 400
 TOO_LONG = {
-    "rsk.check.mutants": 404,
     "rsk.course.lesson": 499,
     "rsk.decode.studies": 629,
     "rsk.measure.benchmark": 599,
