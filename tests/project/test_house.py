@@ -216,12 +216,13 @@ ROOMS = {
         "benchmarks checks decoding from_logits lessons memory_access plotting slides tables"
     ),
     "course": (
-        "beginning demo exercise frames from_logits in_flight kernel kernel_records labels "
-        "ladder lesson own_kernels parameters prediction progress publish python_kernels "
+        "beginning demo exercise frames from_logits in_flight kernel kernel_records labels ladder "
+        "lesson own_kernels parameters prediction progress publish python_kernels "
         "python_kernels.block_per_sequence python_kernels.call python_kernels.cluster "
         "python_kernels.gpu python_kernels.loads_in_flight python_kernels.piece "
-        "python_kernels.selection python_kernels.split_vocabulary python_kernels.thread_per_sequence "
-        "python_kernels.tile python_kernels.warp results running several_ranks tried_ideas"
+        "python_kernels.selection python_kernels.split_vocabulary "
+        "python_kernels.thread_per_sequence python_kernels.tile python_kernels.warp results "
+        "running several_ranks tried_ideas"
     ),
     "report": ("chapters here measurements published runs talk values"),
     "export": ("document formula html markdown notebook pandoc pdf references slides talk"),
