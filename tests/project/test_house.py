@@ -202,9 +202,9 @@ ROOMS = {
         "sharded_call slice_laws slices validation vectorized vectorized_logits"
     ),
     "check": (
-        "agreement calls cases evidence form grid logit_cases logit_mutants logit_recipes "
-        "logits_grid lossless mutants recipes refusals reproducible sharded shrink "
-        "synthetic verdict"
+        "agreement calls cases decoding decoding_mutants evidence form grid logit_cases "
+        "logit_mutants logit_recipes logits_grid lossless mutants recipes refusals reproducible "
+        "sharded shrink synthetic verdict"
     ),
     "measure": (
         "agreement benchmark clocks comparison ideas latency logit_inputs "
