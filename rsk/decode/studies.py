@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from rsk.decode.command_line import shipped_prompts
+from rsk.decode.generation import ACCEPTED, RECOVERED, Generation
 from rsk.decode.kv_cache import CachedModel, Clock
 from rsk.decode.loading import NGRAM, Pair, fitting_threads, load_pair, parameters, shipped_pair
-from rsk.decode.loop import ACCEPTED, RECOVERED, Generation, speculative_generate
+from rsk.decode.loop import speculative_generate
 from rsk.measure.provenance import provenance
 from rsk.measure.records import Provenance, RecordError, check_schema
 from rsk.sampler import build

@@ -18,7 +18,7 @@ from rsk.sampler.kernels import KERNELS, runs_on
 if TYPE_CHECKING:
     from rsk.check.verdict import Verdict
     from rsk.course.demo import Agreement
-    from rsk.decode.loop import Generation
+    from rsk.decode.generation import Generation
 
 
 @dataclass(frozen=True)

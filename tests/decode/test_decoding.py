@@ -15,7 +15,8 @@ from tiny_models import llama
 from rsk.base import templates
 from rsk.decode import studies
 from rsk.decode.loading import Pair
-from rsk.decode.loop import ACCEPTED, BONUS, RECOVERED, speculative_generate
+from rsk.decode.generation import ACCEPTED, BONUS, RECOVERED
+from rsk.decode.loop import speculative_generate
 from rsk.decode.studies import Study, count_steps, expected_speed_up, expected_tokens
 from rsk.measure.records import RecordError, parse
 

@@ -101,8 +101,8 @@ def filters_on_the_draft_only(monkeypatch):
 def a_processor_on_one_side(monkeypatch):
     right = Sampling.process
 
-    def process(self, logits, texts, drafts=None):
-        logits = right(self, logits, texts, drafts)
+    def process(self, logits, texts, indices, drafts=None):
+        logits = right(self, logits, texts, indices, drafts)
         return logits if drafts is None else logits * 0.4
 
     monkeypatch.setattr(Sampling, "process", process)

@@ -211,7 +211,10 @@ ROOMS = {
         "logits_benchmark peers provenance recorded_runs records resources sharded "
         "sharded_model sharded_records timing workload"
     ),
-    "decode": ("arguments command_line drafting kv_cache loading loop sampling studies"),
+    "decode": (
+        "arguments command_line custom_generate drafting generation kv_cache loading loop "
+        "sampling studies"
+    ),
     "figures": (
         "benchmarks checks decoding from_logits lessons memory_access plotting slides tables"
     ),
