@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from rsk.decode.loading import Pair
 
 ACCEPTED, RECOVERED, BONUS = "accepted", "recovered", "bonus"
 """Where a token came from: the draft; the residual, in place of a rejected draft token; the target
@@ -79,3 +83,22 @@ class Generation:
     def tokens_per_second(self) -> float:
         """New tokens of all requests per second of wall time, reading the prompts included."""
         return sum(map(len, self.tokens)) / self.total_seconds
+
+
+def token_runs(generation: Generation, prompt: str, pair: Pair) -> list[tuple[str, str]]:
+    """The text of one prompt in pieces with their kinds, for :func:`rsk.course.publish.tokens`."""
+    from tokenizers.decoders import DecodeStream
+
+    tokenizer = pair.tokenizer
+    # Several tokens may make one character; the stream waits for the last of them.
+    stream = DecodeStream(ids=list(tokenizer(prompt).input_ids), skip_special_tokens=True)
+    pieces = [(prompt, "prompt")]
+    for token, origin in zip(generation.tokens[0], generation.origins[0], strict=True):
+        if text := stream.step(tokenizer.backend_tokenizer, token):
+            pieces.append((text, origin))
+    return [
+        ("".join(text for text, _ in run), kind)
+        for kind, run in (
+            (kind, list(run)) for kind, run in groupby(pieces, lambda piece: piece[1])
+        )
+    ]

@@ -171,9 +171,10 @@ class Written:
         cls, prompt: str, seed: int, *, new_tokens: int, device: torch.device | str = "cpu"
     ) -> Written:
         """Let it write."""
+        from rsk.decode.generation import token_runs
         from rsk.decode.loading import fitting_threads, load_pair, shipped_pair
         from rsk.decode.loop import speculative_generate
-        from rsk.decode.studies import USUAL_SPEC_LEN, token_runs
+        from rsk.decode.study import USUAL_SPEC_LEN
 
         temperature = 0.5
         pair = load_pair(*shipped_pair(), device=device, dtype=torch.float32)

@@ -42,7 +42,9 @@ def test_greedy_is_transformers_own_for_a_batch(pair):
     ours = target.generate(**padded(PROMPTS), **settings, assistant_model=draft, **OURS)
     theirs = target.generate(**padded(PROMPTS), **settings)
     assert ours.shape == theirs.shape and ours.dtype == torch.int64 and not ours.is_inference()
-    for prompt, mine, own in zip(PROMPTS, ours[:, 11:].tolist(), theirs[:, 11:].tolist()):
+    for prompt, mine, own in zip(
+        PROMPTS, ours[:, 11:].tolist(), theirs[:, 11:].tolist(), strict=True
+    ):
         gaps = disagreements(target, prompt, mine, own)
         assert all(gap < ROUNDING_GAP for gap in gaps)
     assert torch.equal(ours[:, :11], padded(PROMPTS)["input_ids"])
@@ -125,7 +127,8 @@ def test_a_processor_that_holds_something_for_each_row_finds_it(pair):
         **padded(PROMPTS), max_new_tokens=12, do_sample=True, seed=1, assistant_model=draft,
         prefix_allowed_tokens_fn=lambda row, ids: allowed[row], **OURS,
     )  # fmt: skip
-    assert [set(row) <= set(some) for row, some in zip(got[:, 11:].tolist(), allowed)] == [True] * 3
+    for row, some in zip(got[:, 11:].tolist(), allowed, strict=True):
+        assert set(row) <= set(some)
 
 
 def test_a_stop_token_ends_its_row_alone(pair):

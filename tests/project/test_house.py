@@ -212,8 +212,8 @@ ROOMS = {
         "sharded_model sharded_records timing workload"
     ),
     "decode": (
-        "arguments command_line custom_generate drafting generation kv_cache loading loop "
-        "sampling studies"
+        "arguments command_line custom_generate drafting generation greedy_check kv_cache loading "
+        "loop sampling speculation_length step_counts study trials"
     ),
     "figures": (
         "benchmarks checks decoding from_logits lessons memory_access plotting slides tables"
@@ -236,7 +236,6 @@ LONGEST = 400
 TOO_LONG = {
     "rsk.check.mutants": 404,
     "rsk.course.lesson": 499,
-    "rsk.decode.studies": 629,
     "rsk.measure.benchmark": 599,
     "rsk.measure.records": 507,
     "rsk.measure.sharded": 454,
