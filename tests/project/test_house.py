@@ -202,16 +202,19 @@ ROOMS = {
         "sharded_call slice_laws slices validation vectorized vectorized_logits"
     ),
     "check": (
-        "agreement calls cases correct evidence form grid logit_cases logit_mutants logit_recipes "
-        "logits_grid lossless mutants recipes refusals reproducible sharded shrink "
-        "synthetic verdict"
+        "agreement calls cases correct decoding decoding_mutants evidence form grid "
+        "logit_cases logit_mutants logit_recipes logits_grid lossless mutants recipes "
+        "refusals reproducible sharded shrink synthetic verdict"
     ),
     "measure": (
         "agreement benchmark clocks comparison ideas latency logit_inputs "
         "logits_benchmark peers provenance recorded_runs records resources sharded "
         "sharded_model sharded_records timing workload"
     ),
-    "decode": ("arguments command_line drafting kv_cache loading loop sampling studies"),
+    "decode": (
+        "arguments command_line custom_generate drafting generation greedy_check kv_cache loading "
+        "loop sampling speculation_length step_counts study trials"
+    ),
     "figures": (
         "benchmarks checks decoding from_logits lessons memory_access plotting slides tables"
     ),
@@ -232,7 +235,6 @@ LINE = list(ROOMS)[:-1]
 DOORS = {"rsk", "rsk.__main__", "rsk.cli", "rsk.doctor", "rsk.gpu_check"}
 LONGEST = 400
 TOO_LONG = {
-    "rsk.decode.studies": 629,
     "rsk.measure.benchmark": 599,
     "rsk.measure.records": 507,
     "rsk.measure.sharded": 454,
