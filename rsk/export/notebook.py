@@ -176,7 +176,7 @@ class _Reader:
                 pass
             case "prose":
                 self.language = content.get("language", self.language)
-                self._markdown(cell, data["text/markdown"])
+                self._markdown(cell, content["text"])
             case "banner":
                 banner = Banner(content["mode"], content["opening"], content["detail"])
                 self._add(cell, lambda _: banner)

@@ -311,6 +311,7 @@ def test_the_page_can_be_heard(whole):
 
 def test_a_document_says_its_language_and_the_exports_follow(tmp_path, monkeypatch):
     words = tmp_path / "report"
+    shutil.copytree(templates.folder(), words / "en")
     shutil.copytree(templates.folder(), words / "de")
     path = words / "de" / "phrases.toml"
     text = path.read_text(encoding="utf-8")

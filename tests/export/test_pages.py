@@ -34,20 +34,20 @@ def chromium() -> Iterator[Browser]:
 
 # --- widths
 
-LONG = "$$ P(x) = " + " + ".join(f"\\min(p(x_{{{k}}}), q(x_{{{k}}}))" for k in range(20)) + " $$"
+LONG = "P(x) = " + " + ".join(f"\\min(p(x_{{{k}}}), q(x_{{{k}}}))" for k in range(20))
 WIDE = pd.DataFrame({f"a column of number {at}": [123_456_789.0 + at] for at in range(14)})
 
 
 def test_nothing_is_cut_off_at_any_width(chromium, tmp_path):
     cells = [
         *whole_report(),
-        text(f"## Wide things\n\n{LONG}\n\n- In a list: {LONG.replace('$$ ', '$').replace(' $$', '$')}"),
+        text(f"## Wide things\n\n$$ {LONG} $$\n\n- In a list: ${LONG}$"),
         text("A word: " + "entschuldigungs" * 12 + " and `" + "code_" * 30 + "`."),
         shows(publish.table, WIDE, label="tab-wide", caption="Fourteen columns."),
         a_figure(label="fig-wide", caption="A picture."),
         code("x = 1  # " + "long " * 60, "printed " * 60 + "\n", "a      b\n" + "c   " * 90 + "\n"),
     ]
-    path = save(cells, tmp_path / "notebooks" / "08_report.ipynb")
+    save(cells, tmp_path / "notebooks" / "08_report.ipynb")
     for page in export_site(tmp_path):
         assert browser.cut_off(chromium, page) == []
         assert [one for one in browser.faults(chromium, page) if "wider" in one] == []
