@@ -228,7 +228,9 @@ ROOMS = {
         "running several_ranks tried_ideas"
     ),
     "report": ("chapters here measurements published runs talk values"),
-    "export": ("document formula html markdown notebook pandoc pdf references slides talk"),
+    "export": (
+        "document formula html markdown navigation notebook pandoc pdf references slides talk"
+    ),
 }
 """Each room's modules. Imports point from a room to those before it; the last uses base alone."""
 LINE = list(ROOMS)[:-1]
