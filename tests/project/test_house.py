@@ -216,7 +216,8 @@ ROOMS = {
         "loop sampling speculation_length step_counts study trials"
     ),
     "figures": (
-        "benchmarks checks decoding from_logits lessons memory_access plotting slides tables"
+        "benchmarks checks decoding from_logits lessons memory_access plotting record_tables slides "
+        "tables"
     ),
     "course": (
         "beginning demo exercise frames from_logits in_flight kernel kernel_records labels ladder "
@@ -227,7 +228,7 @@ ROOMS = {
         "python_kernels.thread_per_sequence python_kernels.tile python_kernels.warp results "
         "running several_ranks tried_ideas"
     ),
-    "report": ("chapters here measurements published runs talk values"),
+    "report": ("chapters here logit_times measurements published runs sharded_times talk values"),
     "export": (
         "document formula html markdown navigation notebook pandoc pdf references slides talk"
     ),
