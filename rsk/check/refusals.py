@@ -103,6 +103,7 @@ def bad_arguments(device: str) -> Iterator[tuple[str, Arguments]]:
         yield f"{name} a list of floats", {name: [1.5]}
 
 
+@functools.cache
 def bad_calls(device: str) -> dict[str, Attempt]:
     """The faults in every function that takes them, by function and fault.
 
@@ -195,7 +196,8 @@ def _call_sharded(
     tokens: Tensor, draft: Tensor, target: Tensor, filters: Filters, seed: Tensor
 ) -> None:
     """Call every kernel of the sharded sampler, as a group of one rank does."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         channel = channel_of(None)
         if not tokens.is_cuda:  # there all ranks look at the headers, and need not keep them
