@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rsk.decode.generation import ACCEPTED, BONUS, RECOVERED, Emission, Generation
 from rsk.decode.loading import (
     NGRAM,
     LoadError,
@@ -21,7 +22,7 @@ from rsk.decode.loading import (
     parameters,
     shipped_pair,
 )
-from rsk.decode.loop import ACCEPTED, BONUS, RECOVERED, Emission, Generation, speculative_generate
+from rsk.decode.loop import speculative_generate
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -19,8 +19,17 @@ LONGEST_NGRAM = 3
 class Request:
     """One prompt on its way: its tokens so far, and how many may follow."""
 
-    def __init__(self, index: int, prompt: list[int], max_new_tokens: int, seed: int) -> None:
+    def __init__(
+        self,
+        index: int,
+        prompt: list[int],
+        max_new_tokens: int,
+        seed: int,
+        padding: Sequence[int] = (),
+    ) -> None:
         self.index, self.seed = index, seed
+        self.padding = padding
+        """What stood before the prompt in a batch: only logits processors are shown it."""
         self.tokens, self.prompt_length = list(prompt), len(prompt)
         self.origins: list[str] = []
         self.max_new_tokens = max_new_tokens
@@ -37,11 +46,17 @@ class Batch:
 
     def __init__(self, requests: list[Request], device: torch.device) -> None:
         self.requests, self.device = requests, device
+        self.indices = [request.index for request in requests]
         self.lengths = [len(request.tokens) for request in requests]
         self.seeds = self.tensor([request.seed for request in requests])
         """int64 [B]"""
         self.positions = self.tensor(self.lengths)
         """int64 [B]: where each request's next token goes."""
+
+    @property
+    def texts(self) -> list[list[int]]:
+        """The tokens of each request as logits processors are shown them."""
+        return [[*request.padding, *request.tokens] for request in self.requests]
 
     def tensor(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         """Int64 tensor on the models' device."""
@@ -90,14 +105,14 @@ class ModelDraft(Draft):
     def propose(self, batch: Batch, spec_len: int) -> Proposal:  # noqa: D102
         if not spec_len:  # every request lacks one token, and that is the target's
             return super().propose(batch, 0)
-        texts = [request.tokens for request in batch.requests]
+        texts = batch.texts
         tokens = batch.tensor([[0, *text][-2:] for text in texts])
         drafts: list[Tensor] = []
         every, laws = [], []
         for k in range(spec_len):
             logits = self.model.forward(tokens, [length + k for length in batch.lengths], 1)
             with self.model.clock.part("sampler"):
-                logits = self.sampling.process(logits, texts)
+                logits = self.sampling.process(logits, texts, batch.indices)
                 drawn, law = sample_from_logits(
                     logits[:, 0],
                     seed=batch.seeds,

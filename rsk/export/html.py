@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from rsk.base import folders, templates
+from rsk.base import folders
 from rsk.export import formula, pandoc
 from rsk.export.document import (
     Banner,
@@ -104,16 +104,6 @@ def page(
     )
 
 
-def links(entries: Sequence[tuple[str, str, str]], words: Words) -> str:
-    """Links between pages: relation ("prev", "next" or "index"), address, text."""
-    shown = {"prev": "← {}", "next": "{} →", "index": "{}"}
-    anchors = "".join(
-        f'<a rel="{relation}" href="{escape(address)}">{shown[relation].format(escape(text))}</a>'
-        for relation, address, text in entries
-    )
-    return f'<nav class="pages" aria-label="{escape(words["pages"])}">{anchors}</nav>'
-
-
 # --- items ------------------------------------------------------------------------------------
 
 
@@ -150,7 +140,9 @@ def _blocks(item: Item, words: Words) -> list[Node]:
         case Code():
             return [_html(highlight(item.code, "python", words["code"]))]
         case Output():
-            return [_html(_pre("output", words["output"], escape(item.text)))]
+            aligned = re.search(r"\S {3,}\S", item.text)  # as in a table, whose lines stay whole
+            kind = "output columns" if aligned else "output"
+            return [_html(_pre(kind, words["output"], escape(item.text)))]
 
 
 def _html(text: str) -> Node:
@@ -323,28 +315,3 @@ def _contents(headings: Sequence[Heading], rewrite: Rewrite, name: str) -> str:
         f"<details><summary>{escape(name)}</summary>"
         f"{entries}</details></nav>"
     )
-
-
-def index(documents: Sequence[Document], extra: Sequence[tuple[str, str]]) -> str:
-    """Index page of a site.
-
-    Args:
-        documents: the pages, each shown with its first paragraph.
-        extra: names and addresses of more links.
-    """
-    entries = []
-    for document in documents:
-        texts = (
-            node for _, item in document.items if isinstance(item, Text) for node in item.blocks
-        )
-        summary = next((document.plain(node) for node in texts if node["t"] == "Para"), "")
-        entries.append((f"{document.name}.html", document.plain_title, summary))
-    entries += [(address, name, "") for name, address in extra]
-    body = "".join(
-        f'<li><a href="{escape(address)}">{escape(name)}</a><p>{escape(summary)}</p></li>'
-        for address, name, summary in entries
-    )
-    words = templates.phrases()
-    body = f'<p>{escape(words["site"])}</p><ul class="index">{body}</ul>'
-    title = words["site_title"]
-    return page(title=title, heading=escape(title), byline="", contents="", body=body, words=words)

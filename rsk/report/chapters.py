@@ -18,7 +18,7 @@ import torch
 
 from rsk.base import templates
 from rsk.base.templates import LANGUAGE, TemplateError
-from rsk.course import lesson, publish
+from rsk.course import publish, results
 from rsk.figures import benchmarks, decoding, tables
 from rsk.figures.lessons import law
 from rsk.figures.plotting import Picture
@@ -50,7 +50,7 @@ class Report:
         """
         templates.folder(language)
         self.language = language
-        self.found = measurements.gather(lesson.results_dir())
+        self.found = measurements.gather(results.results_dir())
         self.here = Here(device, seed, examples=20 if quick else 200)
         self.values = values.report(self.found, self.here)
         self._tables = _tables(self.found, language)

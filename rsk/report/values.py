@@ -2,7 +2,7 @@
 
 :func:`report` and :func:`talk` say which names there are. What stands behind a name is a record of
 :mod:`rsk.measure.records` itself (``gpu.largest.fused.call`` is a time with its quartiles), a
-:class:`rsk.decode.studies.Study`, or one of the classes here, whose fields and properties are
+:class:`rsk.decode.study.Study`, or one of the classes here, whose fields and properties are
 described. No sentence stands here.
 """
 
@@ -27,7 +27,7 @@ def shared(found: Measurements) -> dict[str, object]:
     """What both the report and the talk may name.
 
     * ``cpu``, ``gpu``: :class:`Run`;
-    * ``study``: :class:`rsk.decode.studies.Study`, and ``study_source``, where it is from;
+    * ``study``: :class:`rsk.decode.study.Study`, and ``study_source``, where it is from;
       ``study_gain``, the speed-up of the fastest K over plain decoding;
     * ``quoted``: the earlier work's :class:`rsk.measure.records.Quoted`, and ``quoted_mean``, the
       mean of its own speed-ups;

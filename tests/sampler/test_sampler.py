@@ -5,11 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
+import other_builds
 import pytest
 import reference
 import torch
@@ -783,10 +781,8 @@ class TestPyTorch:
 class TestOtherBuilds:
     """The CPU kernel built for other processors gives the same tokens."""
 
-    @pytest.mark.parametrize("flags", ["", "-march=x86-64-v3", "-DRSK_SCALAR"])
+    @other_builds.flags
     def test_same_tokens(self, flags, tmp_path):
-        if "x86" in flags and os.uname().machine != "x86_64":
-            pytest.skip("needs an x86-64 processor")
         code = (
             "import torch, test_sampler as t, rsk\n"
             "for dtype in t.DTYPES:\n"
@@ -796,20 +792,7 @@ class TestOtherBuilds:
             "t.TestAgreement().test_drafts_without_probabilities(torch.float16)\n"
             "print('same')"
         )
-        environment = os.environ | {
-            "RSK_CPU_FLAGS": flags,
-            "RSK_CACHE_DIR": str(tmp_path),
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=Path(__file__).parent,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.stdout.strip() == "same", done.stderr
+        other_builds.check(code, flags, tmp_path)
 
 
 class TestSynthetic:
