@@ -5,7 +5,7 @@ follows the target's distribution, as closely as sums of float32 numbers do, whi
 :func:`rsk.check.assert_lossless` tests. It promises nothing else that :func:`rsk.rejection_sample`
 does: no seed of a request's own (one generator serves the whole batch, so a request's tokens depend
 on the batch around it and on the device), no position, no invalid requests (NaN gives any token),
-no vocabularies of different size, and half of a 16-bit row's rounding error in each weight.
+no vocabularies of different size.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def rejection_sample(
     """Decide all positions at once.
 
     Args:
-        draft_tokens: int64 [B, K]; -1 ends a request's draft.
+        draft_tokens: int64 or int32 [B, K]; -1 ends a request's draft.
         draft_probs: [B, K, V], or ``None`` for a draft that is certain of its tokens.
         target_probs: [B, K+1, V], of the same dtype.
         generator: on the device of the tensors; ``None``: its default one.
@@ -33,13 +33,13 @@ def rejection_sample(
     Returns:
         ``tokens`` int64 [B, K+1] and ``num_accepted`` int64 [B], as :func:`rsk.rejection_sample`.
     """
-    spec_len = draft_tokens.shape[1]
-    tokens = F.pad(draft_tokens, (0, 1), value=-1)
-    drafted = draft_tokens.clamp(min=0)[:, :, None]
+    spec_len, drafts = draft_tokens.shape[1], draft_tokens.long()
+    tokens = F.pad(drafts, (0, 1), value=-1)
+    drafted = drafts.clamp(min=0)[:, :, None]
     p = target_probs[:, :spec_len].gather(2, drafted).squeeze(2)
     q = 1.0 if draft_probs is None else draft_probs.gather(2, drafted).squeeze(2)
     coins = torch.empty(p.shape, device=p.device).uniform_(generator=generator)
-    accepted = (coins * q < p) & (draft_tokens >= 0)
+    accepted = (coins * q < p) & (drafts >= 0)
     n = accepted.cumprod(1).sum(1, keepdim=True)
 
     # After a rejection from the residual; at the end of a draft, where the -1 is, from p.
@@ -47,8 +47,7 @@ def rejection_sample(
     weights = target_probs.gather(1, row).squeeze(1).float()
     rejected = tokens.gather(1, n)
     if draft_probs is None:
-        certain = F.one_hot(rejected.clamp(min=0).squeeze(1), weights.shape[1])
-        weights = weights - certain * (rejected >= 0)
+        weights.scatter_add_(1, rejected.clamp(min=0), -(rejected >= 0).float())
     elif spec_len > 0:
         q_row = draft_probs.gather(1, row.clamp(max=spec_len - 1)).squeeze(1)
         weights = weights - q_row * (rejected >= 0)

@@ -10,8 +10,8 @@ With the environment variable TRITON_INTERPRET=1, set before this module is impo
 kernels run on a CPU, in Triton's interpreter.
 """
 
-# ruff: noqa: ANN001, ANN202 - the arguments of a kernel are pointers, integers and constants
-# mypy: disable-error-code="no-untyped-def, misc"
+# ruff: noqa: ANN001, ANN202, SIM108 - a kernel's arguments are pointers, integers and constants
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ from torch import Tensor
 
 SLICE = 4096
 """Entries of a row that one program adds up."""
+
+OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}
+"""Of the compiler."""
 
 INTERPRETED = triton.knobs.runtime.interpret
 """Whether the kernels below run in the interpreter."""
@@ -121,10 +124,8 @@ def _add_up(
 ):  # fmt: skip
     """Totals [B, 2, slices] of the weights p, and p - q, in each slice; -1 if one is not finite."""
     b, s, count = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
-    key, t = _key_and_position(
-        b, seeds, seed, positions, position, seeds_stride, positions_stride
-    )
-    n, last, rejected, valid = _walk(
+    key, t = _key_and_position(b, seeds, seed, positions, position, seeds_stride, positions_stride)
+    n, last, rejected, _ = _walk(
         b, key, t, drafts, q_rows, p_rows, drafts_stride, q_stride, q_step, p_stride, p_step,
         K, V, V_Q, V_P, WIDTH,
     )  # fmt: skip
@@ -147,9 +148,7 @@ def _pick(
 ):  # fmt: skip
     """The token of each request, and its whole output."""
     b = tl.program_id(0).to(tl.int64)
-    key, t = _key_and_position(
-        b, seeds, seed, positions, position, seeds_stride, positions_stride
-    )
+    key, t = _key_and_position(b, seeds, seed, positions, position, seeds_stride, positions_stride)
     n, last, rejected, valid = _walk(
         b, key, t, drafts, q_rows, p_rows, drafts_stride, q_stride, q_step, p_stride, p_step,
         K, V, V_Q, V_P, WIDTH,
@@ -170,7 +169,7 @@ def _pick(
     chosen = tl.sum((sums <= threshold).to(tl.int32))
     before = tl.max(tl.where(sums <= threshold, sums, 0))
     v = chosen * SIZE + tl.arange(0, SIZE)
-    p, residual, _ = _slice(
+    _, residual, _ = _slice(
         b, n, last, v, use_residual, q_rows, p_rows, q_stride, q_step, p_stride, p_step, V_Q, V_P
     )
     running = before + tl.cumsum(_fixed_point(residual), 0)
@@ -219,9 +218,11 @@ def rejection_sample(
         *target_probs.stride()[:2],
         *(spec_len, vocab_size, draft_size, target_size),
     )
-    if batch_size:
-        width = triton.next_power_of_2(max(spec_len, 1))
-        options = {} if INTERPRETED else {"num_warps": 8, "enable_fp_fusion": False}
+    if batch_size == 0:
+        return tokens, num_accepted
+    width = triton.next_power_of_2(max(spec_len, 1))
+    options = {} if INTERPRETED else OPTIONS
+    with torch.cuda.device_of(draft_tokens):
         _add_up[(batch_size, slices)](totals, *arguments, WIDTH=width, SIZE=SLICE, **options)
         _pick[(batch_size,)](
             *(tokens, num_accepted, totals, *arguments, slices),
