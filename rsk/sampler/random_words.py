@@ -14,6 +14,9 @@ from torch import Tensor
 COIN, SAMPLE, DRAFT = 0, 1, 2
 """Streams: accepting a draft token, sampling the last token, drawing the drafts themselves."""
 
+STREAMS = 4
+"""Words of a position; the last is spare."""
+
 GAMMA = 0x9E3779B97F4A7C15
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 _LAST_SHIFT = 31

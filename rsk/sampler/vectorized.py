@@ -9,18 +9,17 @@ operation writes a [B, V] intermediate to memory that the next one reads back.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rsk.sampler.random_words import DRAFT, SAMPLE, numbers
+from rsk.sampler.random_words import DRAFT, SAMPLE, STREAMS, numbers
 
 FIXED_POINT_UNIT = 2.0**-42
 COIN_UNIT = 2.0**-29
-STREAMS = 4
+
 BLOCK = 128
 """Weights are added in blocks of so many. Up to 2^11 of at most 2^42 are exact in a double."""
 

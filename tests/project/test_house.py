@@ -198,8 +198,9 @@ ROOMS = {
     "base": ("excerpt folders machine numbers programs templates terminal"),
     "sampler": (
         "api arguments baseline baseline_logits build cache channel compilers emulator "
-        "fused fused_slices headers kernels logits random_words registry row_law sharded "
-        "sharded_call slice_laws slices validation vectorized vectorized_logits"
+        "fused fused_slices headers idiomatic implementations kernels logits random_words "
+        "registry row_law sharded sharded_call slice_laws slices triton_kernels validation "
+        "vectorized vectorized_logits"
     ),
     "check": (
         "agreement calls cases correct decoding decoding_mutants evidence form grid "
