@@ -20,7 +20,7 @@ from rsk.base import templates
 from rsk.base.templates import LANGUAGE, TemplateError
 from rsk.course import lesson, publish
 from rsk.figures import benchmarks, decoding, tables
-from rsk.figures.lessons import law
+from rsk.figures.lessons import acceptance_rule, law
 from rsk.figures.plotting import Picture
 from rsk.figures.tables import Table
 from rsk.report import measurements, values
@@ -135,6 +135,7 @@ def _tables(found: measurements.Measurements, language: str) -> dict[str, Callab
 def _figures(found: measurements.Measurements, here: Here) -> dict[str, Callable[[], Picture]]:
     cpu, gpu, study = found.cpu.value, found.gpu.value, found.study.value
     return {
+        "fig-rule": lambda: acceptance_rule(here.shortcut.tokens, here.shortcut.p, here.shortcut.q),
         "fig-law": lambda: law(here.shortcut.tokens, here.shortcut.p, here.shortcut.seen),
         "fig-operations": lambda: benchmarks.operation_counts(cpu),
         "fig-ladder": lambda: benchmarks.ladder(gpu),
