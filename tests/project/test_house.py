@@ -216,7 +216,7 @@ ROOMS = {
         "benchmarks checks decoding from_logits lessons memory_access plotting slides tables"
     ),
     "course": (
-        "demo exercises frames from_logits in_flight kernel kernel_records labels lesson "
+        "contest demo exercises frames from_logits in_flight kernel kernel_records labels lesson "
         "parameters progress publish python_kernels python_kernels.block_per_sequence "
         "python_kernels.call python_kernels.cluster python_kernels.gpu "
         "python_kernels.loads_in_flight python_kernels.piece python_kernels.selection "
