@@ -21,7 +21,7 @@ from rsk.base import templates
 from rsk.base.templates import LANGUAGE, TemplateError
 from rsk.course import publish, python_kernels, results, tried_ideas
 from rsk.figures import benchmarks, decoding, memory_access, record_tables, tables
-from rsk.figures.lessons import law
+from rsk.figures.lessons import acceptance_rule, law
 from rsk.figures.plotting import Picture
 from rsk.figures.tables import Table
 from rsk.measure import ideas
@@ -154,6 +154,7 @@ def _figures(found: measurements.Measurements, here: Here) -> dict[str, Callable
         for name in KERNELS
     }
     return readings | {
+        "fig-rule": lambda: acceptance_rule(here.shortcut.tokens, here.shortcut.p, here.shortcut.q),
         "fig-law": lambda: law(here.shortcut.tokens, here.shortcut.p, here.shortcut.seen),
         "fig-operations": lambda: benchmarks.operation_counts(cpu),
         "fig-ladder": lambda: benchmarks.ladder(gpu),

@@ -221,13 +221,11 @@ ROOMS = {
         "tables"
     ),
     "course": (
-        "beginning demo exercise frames from_logits in_flight kernel kernel_records labels ladder "
-        "lesson own_kernels parameters prediction progress publish python_kernels "
-        "python_kernels.block_per_sequence python_kernels.call python_kernels.cluster "
-        "python_kernels.gpu python_kernels.loads_in_flight python_kernels.piece "
-        "python_kernels.selection python_kernels.split_vocabulary "
-        "python_kernels.thread_per_sequence python_kernels.tile python_kernels.warp results "
-        "running several_ranks tried_ideas"
+        "beginning block_per_sequence call cluster contest demo exercise exercises frames "
+        "from_logits gpu in_flight kernel kernel_records labels ladder lesson loads_in_flight "
+        "own_kernels parameters piece prediction progress publish python_kernels results "
+        "running selection several_ranks split_vocabulary thread_per_sequence tile "
+        "tried_ideas warp"
     ),
     "report": ("chapters here logit_times measurements published runs sharded_times talk values"),
     "export": (
