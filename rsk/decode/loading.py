@@ -67,7 +67,8 @@ def load_pair(
 
     Raises:
         LoadError: not found, not reachable, not safetensors, or not a model transformers knows.
-        ValueError: the two have different vocabularies.
+        ValueError: the two have different vocabularies; names the first token that differs.
+            Vocabularies that are padded to different sizes are one.
     """
     if str(device) == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -76,12 +77,14 @@ def load_pair(
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: 'cuda' was asked for, but PyTorch finds no GPU; use 'cpu'")
     tokenizer = load_tokenizer(target)
+    has_model = draft is not None and draft != NGRAM
+    if has_model:  # before any weights are read
+        _check_tokenizers(tokenizer, load_tokenizer(cast("str", draft)))
     target_model = load_model(target, device=device, dtype=dtype)
-    if draft is None or draft == NGRAM:
+    if not has_model:
         return Pair(target_model, None if draft is None else NGRAM, tokenizer)
-    draft_model = load_model(draft, device=device, dtype=dtype)
+    draft_model = load_model(cast("str", draft), device=device, dtype=dtype)
     check_models(target_model, draft_model)
-    _check_tokenizers(tokenizer, load_tokenizer(draft))
     return Pair(target_model, draft_model, tokenizer)
 
 
