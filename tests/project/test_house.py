@@ -215,8 +215,8 @@ ROOMS = {
         "sharded_model sharded_records timing workload"
     ),
     "decode": (
-        "arguments command_line custom_generate drafting generation greedy_check kv_cache loading "
-        "loop sampling speculation_length step_counts study trials"
+        "arguments command_line custom_generate drafting errors generation greedy_check kv_cache "
+        "loading loop public_models sampling speculation_length step_counts study trials"
     ),
     "figures": (
         "benchmarks checks decoding from_logits lessons memory_access plotting record_tables slides "
