@@ -73,7 +73,8 @@ def test_the_top_level_is_as_agreed():
 def test_nothing_built_or_borrowed_is_committed():
     borrowed = {".js", ".mjs", ".map", ".woff", ".woff2", ".ttf", ".otf", ".eot"}
     built = {".so", ".o", ".pyc", ".pyd", ".dylib", ".dll", ".whl", ".egg", ".pt", ".bin", ".pkl"}
-    names = [str(path.relative_to(TOP)) for path in committed()]
+    own = {"report/style/rule.js"}  # the figure that can be tried
+    names = {str(path.relative_to(TOP)) for path in committed()} - own
     assert not [name for name in names if Path(name).suffix.lower() in borrowed | built]
     assert not [name for name in names if ".egg-info/" in name or "__pycache__" in name]
 
@@ -219,8 +220,8 @@ ROOMS = {
         "loading loop public_models sampling speculation_length step_counts study trials"
     ),
     "figures": (
-        "benchmarks checks decoding from_logits lessons memory_access plotting record_tables slides "
-        "tables"
+        "benchmarks checks decoding from_logits lessons memory_access plotting record_tables "
+        "slides tables"
     ),
     "course": (
         "beginning block_per_sequence call cluster contest demo exercise exercises frames "
