@@ -217,7 +217,7 @@ def test_another_python(version, tmp_path):
             done.stdout.strip() == version
             and Path(python).resolve() != Path(sys.executable).resolve()
         ):
-            tests = ["test_sampler.py", "test_words.py", "test_build.py", "test_logits.py"]
+            tests = ["test_sampler.py", "test_random_words.py", "test_build.py", "test_logits.py"]
             tests = [f"tests/sampler/{name}" for name in tests]
             options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not alone"]
             run("-m", "pytest", *options, *tests, python=python, RSK_CACHE_DIR=str(tmp_path))
