@@ -285,7 +285,7 @@ def source(
         first, last = excerpt.part(text, name, path.suffix, where)
         where += f", lines {first} to {last}"
     lines = text.splitlines()[first - 1 : last]
-    code = excerpt.dedented(lines)
+    code = excerpt.dedented(excerpt.without_markers(lines))
     language = excerpt.language(path)
     content: dict[str, Any] = {
         "kind": "source",
