@@ -367,6 +367,9 @@ def report(
     lang: Annotated[
         str, typer.Option(help="Language of report and talk: a folder of report/.")
     ] = "en",
+    presenter: Annotated[
+        str, typer.Option(metavar="NAME", help="Who gives the talk; shown on its title slide.")
+    ] = "",
 ) -> None:
     """Run the notebooks, and make the report and the talk."""
     from rsk.base import templates
@@ -378,6 +381,8 @@ def report(
     if publish:
         if param or only or quick is not None or not export:
             raise ValueError("--publish goes with no other option than --output and --lang")
+        if presenter:
+            raise ValueError("--presenter is for a talk of your own, not for the published one")
         published.rebuild(output, _console(), lang)
         return
     parameters = parse_parameters(param or [])
@@ -391,7 +396,7 @@ def report(
         output=output,
         export=export,
         ready=measurements.gather,
-        more=functools.partial(talk.write, language=lang),
+        more=functools.partial(talk.write, language=lang, presenter=presenter),
     )
 
 

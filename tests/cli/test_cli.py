@@ -168,7 +168,7 @@ def test_report_passes_its_options_on(monkeypatch, tmp_path):
     result = run("report", *arguments, "--output", str(tmp_path), "--no-export")
     assert result.exit_code == 0, result.output
     more = seen.pop("more")
-    assert (more.func, more.keywords) == (talk.write, {"language": "en"})
+    assert (more.func, more.keywords) == (talk.write, {"language": "en", "presenter": ""})
     assert seen == {
         "parameters": {"batch_sizes": [1, 4], "seed": 3, "quick": False},
         "only": ["05"],
@@ -184,9 +184,9 @@ def test_report_is_made_in_the_language_asked_for(monkeypatch, tmp_path):
     seen = {}
     monkeypatch.setattr(running, "run_course", lambda *a, **k: seen.update(k, parameters=a[0]))
     monkeypatch.setattr(templates, "languages", lambda: ["de", "en"])
-    assert run("report", "--lang", "de").exit_code == 0
+    assert run("report", "--lang", "de", "--presenter", "Lin").exit_code == 0
     assert seen["parameters"] == {"language": "de"}
-    assert seen["more"].keywords == {"language": "de"}
+    assert seen["more"].keywords == {"language": "de", "presenter": "Lin"}
     result = run("report", "--lang", "xx")
     assert result.exit_code == 2 and "no words in 'xx'; languages: de, en" in result.output
 

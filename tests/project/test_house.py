@@ -196,7 +196,7 @@ def test_no_import_cycles():
 
 
 ROOMS = {
-    "base": ("excerpt folders machine numbers programs templates terminal"),
+    "base": ("excerpt folders fonts machine numbers programs templates terminal"),
     "sampler": (
         "api arguments baseline baseline_logits build cache channel compilers emulator fused "
         "fused_slices headers idiomatic implementations kernels logits random_words registry "
