@@ -208,10 +208,10 @@ ROOMS = {
     ),
     "measure": (
         "agreement benchmark clocks comparison ideas latency logit_inputs "
-        "logits_benchmark peers peers.checking peers.of_flashinfer peers.of_sglang "
+        "logits_benchmark model_step peers peers.checking peers.of_flashinfer peers.of_sglang "
         "peers.of_transformers peers.of_vllm_v1 peers.of_vllm_v2 peers.peer peers.traits "
         "provenance recorded_runs records resources roof sharded "
-        "sharded_model sharded_records timing workload"
+        "session sharded_model sharded_records step_models timing workload"
     ),
     "decode": ("arguments command_line drafting kv_cache loading loop sampling studies"),
     "figures": (
