@@ -210,9 +210,10 @@ ROOMS = {
     ),
     "measure": (
         "agreement benchmark clocks comparison ideas latency logit_inputs logits_benchmark "
-        "peers peers.checking peers.of_flashinfer peers.of_sglang peers.of_transformers "
-        "peers.of_vllm_v1 peers.of_vllm_v2 peers.peer peers.traits provenance recorded_runs "
-        "records resources roof sharded sharded_model sharded_records timing workload"
+        "model_step peers peers.checking peers.of_flashinfer peers.of_sglang "
+        "peers.of_transformers peers.of_vllm_v1 peers.of_vllm_v2 peers.peer peers.traits "
+        "provenance recorded_runs records resources roof session sharded sharded_model "
+        "sharded_records step_models timing workload"
     ),
     "decode": (
         "arguments command_line custom_generate drafting errors generation greedy_check "
