@@ -1,8 +1,8 @@
 """Bad calls: each must end in an exception that says so, however the extension was compiled.
 
-python -m rsk.check.refusals             every bad call in a process of its own, on the CPU
+python -m rsk.check.refusals             in another process, so that a crash has a name; on the CPU
 python -m rsk.check.refusals --emulator  with the CUDA kernels' operators in the emulator, too
-python -m rsk.check.refusals --together  all in one process: quicker, but a crash has no name
+python -m rsk.check.refusals --together  in this process: quicker, but a crash has no name
 python -m rsk.check.refusals cuda        on the GPU
 
 A public function raises ``ValueError`` or ``TypeError``, an operator under it whatever PyTorch
@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import functools
 import multiprocessing
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -47,7 +46,7 @@ OPERATOR = "torch.ops.rsk."
 RIGHT = {("sharded_result", 2, "of a batch more")}
 """Operator, argument and fault that are none: a message may be longer than the batch."""
 SECONDS = 120
-"""For one call and the start of its process."""
+"""For one call, and for the start of its process."""
 
 
 def good_arguments(device: str) -> Arguments:
@@ -262,9 +261,10 @@ def make(name: str, device: str) -> str:
     return ""
 
 
-def _answer(name: str, device: str, emulator: bool, answer: Connection) -> None:
+def _answer(names: list[str], device: str, emulator: bool, answers: Connection) -> None:
     _load(device, emulator)
-    answer.send(make(name, device))
+    for name in names:
+        answers.send(make(name, device))
 
 
 def _load(device: str, emulator: bool) -> None:
@@ -274,27 +274,43 @@ def _load(device: str, emulator: bool) -> None:
         build.load("sharded cuda")
 
 
-def make_apart(name: str, device: str, emulator: bool) -> str:
-    """:func:`make` in a process of its own, whose end is an answer too."""
+def make_apart(names: list[str], device: str, emulator: bool) -> dict[str, str]:
+    """:func:`make` in another process, whose end is an answer too: what was wrong, by name.
+
+    One process makes all calls, until one is wrong: the next has a process of its own again.
+    """
     # A fork has all libraries already, but CUDA does not survive one; so for CUDA the forks are of
     # a server that has only imported them.
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["rsk.check.refusals"])
     context = server if device == "cuda" else multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(name, device, emulator, sender))
-    process.start()
-    sender.close()
-    process.join(SECONDS)
-    if process.exitcode is None:
-        process.kill()
+    found: dict[str, str] = {}
+    while left := [name for name in names if name not in found]:
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_answer, args=(left, device, emulator, sender))
+        process.start()
+        sender.close()
+        for name in left:
+            found[name] = _fault(process, receiver)
+            if found[name]:
+                process.kill()
+                break
+        process.join()
+    return found
+
+
+def _fault(process: BaseProcess, receiver: Connection) -> str:
+    """What was wrong with the call that a process makes now."""
+    if not receiver.poll(SECONDS):
         return f"did not end in {SECONDS} s"
-    if process.exitcode < 0:
-        return f"killed the process: {signal.Signals(-process.exitcode).name}"
     try:
         return str(receiver.recv())
     except EOFError:
-        return f"left with status {process.exitcode}"
+        process.join()
+        status = process.exitcode or 0
+    if status < 0:
+        return f"killed the process: {signal.Signals(-status).name}"
+    return f"left with status {status}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -307,18 +323,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("device", nargs="?", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--emulator", action="store_true", help="load the emulator, too")
-    parser.add_argument("--together", action="store_true", help="in one process")
+    parser.add_argument("--together", action="store_true", help="in this process")
     options = parser.parse_args(arguments)
     _load(options.device, options.emulator)
     names = list(bad_calls(options.device))
     if options.together:
-        found = [make(name, options.device) for name in names]
-    elif options.device == "cpu":
-        found = [make_apart(name, "cpu", options.emulator) for name in names]
-    else:  # each process starts CUDA anew
-        with ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2)) as pool:
-            found = list(pool.map(partial(make_apart, device="cuda", emulator=False), names))
-    wrong = {name: fault for name, fault in zip(names, found, strict=True) if fault}
+        found = {name: make(name, options.device) for name in names}
+    else:
+        found = make_apart(names, options.device, options.emulator)
+    wrong = {name: fault for name, fault in found.items() if fault}
     for name, fault in wrong.items():
         print(f"{name}: {fault}")
     print(f"{len(names)} bad calls, {len(wrong)} not refused")

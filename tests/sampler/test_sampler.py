@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+from functools import partial
 
 import numpy as np
 import other_builds
@@ -670,14 +671,18 @@ class TestArguments:
 
     def test_a_call_that_ends_its_process_is_found(self, monkeypatch):
         calls = {
+            "refuse": partial(rsk.sample, None),
             "end": lambda: os.kill(os.getpid(), signal.SIGKILL),
             "leave": lambda: os._exit(3),
             "accept": lambda: 7,
         }
         monkeypatch.setattr(refusals, "bad_calls", lambda device: calls)
-        assert refusals.make_apart("end", "cpu", False) == "killed the process: SIGKILL"
-        assert refusals.make_apart("leave", "cpu", False) == "left with status 3"
-        assert refusals.make_apart("accept", "cpu", False) == "was accepted and returned 7"
+        assert refusals.make_apart(list(calls), "cpu", False) == {
+            "refuse": "",
+            "end": "killed the process: SIGKILL",
+            "leave": "left with status 3",
+            "accept": "was accepted and returned 7",
+        }
 
     def test_the_operators_check_too(self):
         rsk.sample(torch.ones(1, 2), seed=0, backend="fused")
