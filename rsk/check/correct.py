@@ -10,9 +10,9 @@ from torch import Tensor
 
 from rsk.sampler.api import RejectionSamples
 from rsk.sampler.arguments import check_request
-from rsk.sampler.random_words import SAMPLE, coins, words
+from rsk.sampler.random_words import SAMPLE, coins, per_request, words
 from rsk.sampler.row_law import UNIT
-from rsk.sampler.vectorized import all_finite, per_request, scale_62
+from rsk.sampler.vectorized import extreme, scale_62
 
 
 class Exhibit:
@@ -81,7 +81,7 @@ class Correct(Exhibit):
         if bool(rejected.any()):
             recovered = self.recovered_token(p_row, q_row, random_words)
             token = torch.where(rejected, recovered, token)
-        finite = all_finite(p_row) & (~rejected | all_finite(q_row))
+        finite = extreme(p_row).isfinite() & (~rejected | extreme(q_row).isfinite())
         drawable = has_weight(p_row) | (rejected & has_weight(p_row - q_row))
         valid = self.valid(finite & (ended | rejected) & drawable)
 

@@ -2,7 +2,7 @@
 
 :func:`report` and :func:`talk` say which names there are. What stands behind a name is a record of
 :mod:`rsk.measure.records` itself (``gpu.largest.fused.call`` is a time with its quartiles), a
-:class:`rsk.decode.studies.Study`, or one of the classes here, whose fields and properties are
+:class:`rsk.decode.study.Study`, or one of the classes here, whose fields and properties are
 described. No sentence stands here.
 """
 
@@ -14,9 +14,11 @@ from dataclasses import dataclass
 
 import torch
 
-from rsk.measure import recorded_runs
+from rsk.course import tried_ideas
+from rsk.measure import ideas, recorded_runs
 from rsk.measure.comparison import BASELINE, ratio
 from rsk.measure.records import TOLERANCE, Operations, Record, RecordError
+from rsk.report import logit_times, sharded_times
 from rsk.report.here import Here, Shortcut, Written
 from rsk.report.measurements import Measurements
 from rsk.report.runs import Run, Span, counted_at, span
@@ -27,7 +29,7 @@ def shared(found: Measurements) -> dict[str, object]:
     """What both the report and the talk may name.
 
     * ``cpu``, ``gpu``: :class:`Run`;
-    * ``study``: :class:`rsk.decode.studies.Study`, and ``study_source``, where it is from;
+    * ``study``: :class:`rsk.decode.study.Study`, and ``study_source``, where it is from;
       ``study_gain``, the speed-up of the fastest K over plain decoding;
     * ``quoted``: the earlier work's :class:`rsk.measure.records.Quoted`, and ``quoted_mean``, the
       mean of its own speed-ups;
@@ -53,13 +55,20 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
 
     * ``here``: :class:`Here`;
     * ``set_aside``: what this run measured and may not be published, each with its reason;
-    * ``tolerance``: by how much a time may beat the memory roof before it is refused.
+    * ``tolerance``: by how much a time may beat the memory roof before it is refused;
+    * ``logits``: :class:`rsk.report.logit_times.LogitTimes`;
+    * ``sharded``: :class:`rsk.report.sharded_times.ShardedTimes`;
+    * ``tried``: what came of the ideas tried on the kernels, a list of
+      :class:`rsk.course.tried_ideas.Outcome`.
     """
     return {
         **shared(found),
         "here": here,
         "set_aside": found.set_aside,
         "tolerance": TOLERANCE - 1,
+        "logits": logit_times.newest(),
+        "sharded": sharded_times.newest(),
+        "tried": tried_ideas.outcomes(ideas.load()),
     }
 
 

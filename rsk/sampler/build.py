@@ -52,7 +52,8 @@ __all__ = [
 CUDA_FLAGS = ["-O3", "-std=c++17", "-fmad=false", "-DRSK_CUDA"]
 """For ``nvcc``, besides the architecture; never ``--use_fast_math``."""
 _BINDINGS = ("binding.cpp", "binding_logits.cpp")
-_SHARDED = "sharded"  # of the kernels that only a group of ranks needs: a library of their own
+# What has a library of its own: the kernels that only a group of ranks needs, and the memory roof.
+_APART = ("sharded", "roof")
 _loaded: set[str] = set()
 _failed: dict[str, BuildError] = {}
 _mutex = threading.RLock()
@@ -90,7 +91,8 @@ def load(device_type: str) -> None:
     """Make ``torch.ops.rsk`` available for "cpu" or "cuda" tensors, compiling if needed.
 
     "emulator" adds the CUDA kernels on CPU tensors, which is for learning and testing. "sharded
-    cuda" and "sharded emulator" have what :mod:`rsk.sampler.sharded` needs, and nothing else.
+    cuda" and "sharded emulator" have what :mod:`rsk.sampler.sharded` needs, and nothing else; "roof
+    cpu", and after it "roof cuda" or "roof emulator", what :mod:`rsk.measure.roof` needs.
 
     Raises:
         BuildError: there is no compiler, or it failed. The failure is remembered: a process does
@@ -145,7 +147,10 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
     if device_type == "cpu":  # it has the schemas of all operators
         own = ["fused_cpu.cpp", "fused_cpu_logits.cpp"]
         return [*own, *_BINDINGS, "binding_sharded.cpp"], flags, []
-    bindings = ["binding_sharded.cpp"] if device_type.startswith(_SHARDED) else [*_BINDINGS]
+    part = _part(device_type)
+    bindings = [f"binding_{part}.cpp"] if part else [*_BINDINGS]
+    if device_type == "roof cpu":
+        return ["roof_cpu.cpp", *bindings], flags, []
     if device_type.endswith("emulator"):
         check_emulated()
         flags = [*flags, "-DRSK_CUDA", "-DRSK_EMULATED", "-Icuda/emulator"]
@@ -166,8 +171,12 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
 
 def _cuda_sources(device_type: str) -> list[str]:
     names = sorted(path.name for path in cuda_dir().glob("*.cu"))
-    are_sharded = device_type.startswith(_SHARDED)
-    return [name for name in names if name.startswith(_SHARDED) == are_sharded]
+    return [name for name in names if _part(name) == _part(device_type)]
+
+
+def _part(name: str) -> str:
+    """Which library of its own a device type or a source belongs to; empty for the sampler's."""
+    return next((part for part in _APART if name.startswith(part)), "")
 
 
 def fingerprint(flags: list[str], cuda_flags: list[str], text: str = "") -> str:

@@ -198,41 +198,47 @@ ROOMS = {
     "base": ("excerpt folders machine numbers programs templates terminal"),
     "sampler": (
         "api arguments baseline baseline_logits build cache channel compilers emulator "
-        "fused fused_slices headers kernels logits random_words registry row_law sharded "
-        "sharded_call slice_laws slices validation vectorized vectorized_logits"
+        "fused fused_slices headers idiomatic implementations kernels logits random_words "
+        "registry row_law sharded sharded_call slice_laws slices triton_kernels validation "
+        "vectorized vectorized_logits"
     ),
     "check": (
-        "agreement calls cases correct evidence form grid logit_cases logit_mutants logit_recipes "
-        "logits_grid lossless mutants recipes refusals reproducible sharded shrink "
-        "synthetic verdict"
+        "agreement calls cases correct decoding decoding_mutants evidence form grid "
+        "logit_cases logit_mutants logit_recipes logits_grid lossless mutants recipes "
+        "refusals reproducible sharded shrink synthetic verdict"
     ),
     "measure": (
         "agreement benchmark clocks comparison ideas latency logit_inputs "
-        "logits_benchmark peers provenance recorded_runs records resources sharded "
+        "logits_benchmark peers peers.checking peers.of_flashinfer peers.of_sglang "
+        "peers.of_transformers peers.of_vllm_v1 peers.of_vllm_v2 peers.peer peers.traits "
+        "provenance recorded_runs records resources roof sharded "
         "sharded_model sharded_records timing workload"
     ),
-    "decode": ("arguments command_line drafting kv_cache loading loop sampling studies"),
+    "decode": (
+        "arguments command_line custom_generate drafting errors generation greedy_check kv_cache "
+        "loading loop public_models sampling speculation_length step_counts study trials"
+    ),
     "figures": (
-        "benchmarks checks decoding from_logits lessons memory_access plotting slides tables"
+        "benchmarks checks decoding from_logits lessons memory_access plotting record_tables slides "
+        "tables"
     ),
     "course": (
-        "beginning demo exercise frames from_logits in_flight kernel kernel_records labels ladder "
-        "lesson own_kernels parameters prediction progress publish python_kernels "
-        "python_kernels.block_per_sequence python_kernels.call python_kernels.cluster "
-        "python_kernels.gpu python_kernels.loads_in_flight python_kernels.piece "
-        "python_kernels.selection python_kernels.split_vocabulary "
-        "python_kernels.thread_per_sequence python_kernels.tile python_kernels.warp results "
-        "running several_ranks tried_ideas"
+        "beginning block_per_sequence call cluster contest demo exercise exercises frames "
+        "from_logits gpu in_flight kernel kernel_records labels ladder lesson loads_in_flight "
+        "own_kernels parameters piece prediction progress publish python_kernels results "
+        "running selection several_ranks split_vocabulary thread_per_sequence tile "
+        "tried_ideas warp"
     ),
-    "report": ("chapters here measurements published runs talk values"),
-    "export": ("document formula html markdown notebook pandoc pdf references slides talk"),
+    "report": ("chapters here logit_times measurements published runs sharded_times talk values"),
+    "export": (
+        "document formula html markdown navigation notebook pandoc pdf references slides talk"
+    ),
 }
 """Each room's modules. Imports point from a room to those before it; the last uses base alone."""
 LINE = list(ROOMS)[:-1]
 DOORS = {"rsk", "rsk.__main__", "rsk.cli", "rsk.doctor", "rsk.gpu_check"}
 LONGEST = 400
 TOO_LONG = {
-    "rsk.decode.studies": 629,
     "rsk.measure.benchmark": 599,
     "rsk.measure.records": 507,
     "rsk.measure.sharded": 454,
