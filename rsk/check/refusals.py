@@ -35,7 +35,7 @@ from rsk.sampler.fused_slices import Kernels
 from rsk.sampler.headers import HEADER
 from rsk.sampler.random_words import SAMPLE
 from rsk.sampler.row_law import Filters
-from rsk.sampler.sharded_call import Call, run
+from rsk.sampler.sharded_call import ShardedCall, run
 
 Arguments = dict[str, Any]  # wrong ones, so of any type
 Attempt = Callable[[], object]
@@ -194,7 +194,7 @@ def good_operator_calls(device: str) -> Operators:
 def _call_sharded(
     tokens: Tensor, draft: Tensor, target: Tensor, filters: Filters, seed: Tensor
 ) -> None:
-    """Call every kernel of the sharded sampler, as a group of one rank does."""
+    """ShardedCall every kernel of the sharded sampler, as a group of one rank does."""
     store = dist.HashStore()  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
@@ -204,7 +204,7 @@ def _call_sharded(
         # The kernels find laws without a threshold, or one of a list; with others, not all of them.
         for chosen in (filters._replace(top_k=0, top_p=1.0), filters):
             arguments = tokens, draft, target, seed, seed, SAMPLE, chosen
-            call = Call("rejection_sample_from_logits", *arguments)
+            call = ShardedCall("rejection_sample_from_logits", *arguments)
             run(call, Kernels(call, channel), channel, look=False)
     finally:
         dist.destroy_process_group()

@@ -83,17 +83,17 @@ def test_parts_of_the_law():
     outcomes = Outcomes(case)
     for r, length in enumerate(case.draft_len):
         q, p = case.draft_probs[r].double(), case.target_probs[r].double()
-        parts = {part.name: part for part in outcomes.parts(r)}
+        aspects = {aspect.name: aspect for aspect in outcomes.aspects(r)}
         accept = torch.minimum(p[:length], q[:length]).sum(1)
         closed = [float(accept[:n].prod() * (1 - accept[n])) for n in range(length)]
         closed.append(float(accept.prod()))
-        lengths = parts["accepted length"].law.tolist()
+        lengths = aspects["accepted length"].law.tolist()
         assert lengths[: length + 1] == pytest.approx(closed) and not any(lengths[length + 1 :])
         for k in range(length):  # the theorem: what is emitted follows the target
-            token = parts[f"token at position {k}"].law
+            token = aspects[f"token at position {k}"].law
             assert float(token.sum()) == 0 or token.tolist() == pytest.approx(p[k].tolist())
         if closed[-1]:
-            assert parts["bonus token"].law.tolist() == pytest.approx(p[length].tolist())
+            assert aspects["bonus token"].law.tolist() == pytest.approx(p[length].tolist())
 
 
 def test_a_large_vocabulary_shares_bins():
@@ -103,7 +103,7 @@ def test_a_large_vocabulary_shares_bins():
     outcomes = Outcomes(case)
     assert 2 < outcomes.num_bins < 8 and len(outcomes.cells) <= 1024
     assert float(outcomes.law.sum()) == pytest.approx(1)
-    first = next(x for x in outcomes.parts(0) if x.name == "token at position 0")
+    first = next(x for x in outcomes.aspects(0) if x.name == "token at position 0")
     binned = torch.zeros(outcomes.num_bins).index_add_(0, case.bins, p[0])
     assert first.law.tolist() == pytest.approx(binned.tolist(), abs=1e-6)
     assert check.assert_lossless(fused, cases=[case], bias=0.1).lossless
@@ -175,15 +175,15 @@ def test_the_noise_floor_is_what_chance_leaves():
         assert distances.mean().item() == pytest.approx(floor, rel=0.05)
 
 
-def sequential(rng, law, parts, sample_from, repeats, level, bias, miss):
+def sequential(rng, law, aspects, sample_from, repeats, level, bias, miss):
     """Run the sequential test on many streams of outcomes: which fail, which pass."""
-    needed = math.log(sum(part.freedom > 0 for part in parts) / level)
-    test = evidence.SequentialTest(parts, needed=needed, bias=bias, miss=miss)
+    needed = math.log(sum(aspect.freedom > 0 for aspect in aspects) / level)
+    test = evidence.SequentialTest(aspects, needed=needed, bias=bias, miss=miss)
     counts = torch.zeros(repeats, len(law), dtype=torch.float64)
     failed = torch.zeros(repeats, dtype=torch.bool)
     passed = torch.zeros(repeats, dtype=torch.bool)
     collected = 0
-    for total in evidence.looks(max(part.freedom for part in parts), bias, miss):
+    for total in evidence.looks(max(aspect.freedom for aspect in aspects), bias, miss):
         counts += multinomial(rng, total - collected, sample_from, repeats)
         collected = total
         failed |= test.failed(test.evidence(counts)) & ~passed
@@ -229,7 +229,7 @@ class TestErrorRates:
         for r in (0, 1, 4):
             outcomes = Outcomes(ONE_CASE[0])
             law = outcomes.law[r]
-            failed, _, _ = sequential(rng, law, outcomes.parts(r), law, 1000, level, 0.05, 0.01)
+            failed, _, _ = sequential(rng, law, outcomes.aspects(r), law, 1000, level, 0.05, 0.01)
             false_alarms += int(failed.sum())
             repeats += 1000
         assert consistent(false_alarms, repeats, level)
@@ -245,7 +245,9 @@ class TestErrorRates:
             for name, other in alternatives(law, bias, rng).items():
                 assert float((other - law).abs().sum() / 2) == pytest.approx(bias)
                 assert float(other.min()) >= 0 and float(other.sum()) == pytest.approx(1)
-                _, missed, _ = sequential(rng, law, outcomes.parts(r), other, 300, 1e-4, bias, miss)
+                _, missed, _ = sequential(
+                    rng, law, outcomes.aspects(r), other, 300, 1e-4, bias, miss
+                )
                 assert consistent(int(missed.sum()), 300, miss), (r, name, int(missed.sum()))
 
     def test_a_bias_too_small_to_be_promised_is_not_always_found(self):
@@ -253,7 +255,7 @@ class TestErrorRates:
         outcomes = Outcomes(ONE_CASE[0])
         law = outcomes.law[0]
         other = alternatives(law, 0.01, rng)["even"]
-        _, missed, _ = sequential(rng, law, outcomes.parts(0), other, 100, 1e-4, 0.05, 0.01)
+        _, missed, _ = sequential(rng, law, outcomes.aspects(0), other, 100, 1e-4, 0.05, 0.01)
         assert int(missed.sum()) > 50
 
     def test_two_hundred_seeds_of_a_correct_sampler(self):
@@ -361,7 +363,7 @@ class TestLossless:
         assert "total variation distance" in str(caught.value)
 
     def test_dependence_between_positions_alone(self):
-        """Each part is right; the bonus token is drawn with a draft's random number."""
+        """Each aspect is right; the bonus token is drawn with a draft's random number."""
 
         class Dependent(Correct):
             def words(self, seeds, t):
@@ -370,9 +372,9 @@ class TestLossless:
         row = [[0.25, 0.75]] * 2
         case = Case.make("equal rows", {"p = q": (row[:1], row)})
         verdict = check.examine(Dependent(), cases=[case], at_least=3000)
-        assert not verdict.lossless and verdict.culprit.part == "joint distribution"
-        for part in ("token at position 0", "bonus token"):
-            found = verdict.find(part)
+        assert not verdict.lossless and verdict.culprit.aspect == "joint distribution"
+        for aspect in ("token at position 0", "bonus token"):
+            found = verdict.find(aspect)
             assert found.last.distance < 3 * found.last.noise_floor
 
     def test_malformed_output_is_impossible(self):
@@ -659,11 +661,11 @@ class TestFigures:
         verdicts = self.verdicts()
         wrong = checks.deviations(verdicts["argmax"])
         assert wrong.values["certain"] and wrong.values["worst"] > 5
-        words = plotting.words(wrong)
+        words = plotting.exhibit(wrong)
         assert "does not follow" in words.title and "recovered token" in words.caption
         assert "expected" in words.alt and len(wrong.data) >= 2
         right = checks.deviations(verdicts["correct"])
-        assert not right.values["certain"] and "follows" in plotting.words(right).title
+        assert not right.values["certain"] and "follows" in plotting.exhibit(right).title
         assert len(right.data) == checks.MOST_BARS
         assert right.fig.axes[0].patches
         chosen = checks.deviations(verdicts["correct"], "bonus token", kind="no draft")
