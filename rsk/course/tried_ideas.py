@@ -95,7 +95,7 @@ def table(tried: ideas.Ideas) -> Table:
 
 
 def noise(tried: ideas.Ideas) -> float:
-    """By how much the unchanged kernel's time differs between the first and the last measurement."""
+    """By how much the unchanged kernel's time differs between its first and last measurement."""
     pairs = zip(tried.unchanged_us, tried.again_us, strict=True)
     return max(abs(again / first - 1) for first, again in pairs)
 
