@@ -249,6 +249,12 @@ TOO_LONG = {
 """Modules that are still to be divided, and may not grow meanwhile."""
 
 
+def test_the_map_of_the_rooms_is_the_house():
+    text = (TOP / "rsk" / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE) == list(ROOMS)
+    assert len(text[text.index("## Words") :].splitlines()) <= 30, "a glossary is short"
+
+
 def room_of(name):
     return name.split(".")[1]
 
