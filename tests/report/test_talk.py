@@ -10,6 +10,7 @@ import shlex
 import pypdf
 import pytest
 from measured import story, twice
+from read_pdf import bookmarks, pages
 from studied import made_up
 from test_values import found, slower
 
@@ -20,21 +21,6 @@ from rsk.base import templates
 from rsk.figures import plotting
 from rsk.report import measurements, talk, values
 from rsk.report.here import Written
-
-
-def pages(path):
-    return [
-        re.sub(r"\s+", " ", page.extract_text().replace("\u00a0", " "))
-        for page in pypdf.PdfReader(path).pages
-    ]
-
-
-def bookmarks(reader, outline=None):
-    for entry in reader.outline if outline is None else outline:
-        if isinstance(entry, list):
-            yield from bookmarks(reader, entry)
-        else:
-            yield entry.title.replace("\u00a0", " ")
 
 
 @pytest.fixture(scope="module")
