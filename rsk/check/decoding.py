@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rsk.check.cases import Aspect
-from rsk.check.evidence import SequentialTest, looks
+from rsk.check.sequential_test import SequentialTest, looks
 from rsk.check.verdict import Finding, NotLossless, Verdict
 from rsk.sampler.logits import probabilities
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from rsk.base.machine import pinned_threads
 from rsk.check.calls import Sampler, result_of
 from rsk.check.cases import Aspect, Case, Outcomes, default_cases
-from rsk.check.evidence import (
+from rsk.check.logit_cases import logit_cases
+from rsk.check.sequential_test import (
     FIRST_LOOK,
     SequentialTest,
     log_evidence,
     looks,
 )
-from rsk.check.logit_cases import logit_cases
 from rsk.check.verdict import Finding, NotLossless, Verdict
 from rsk.sampler.api import sample
 
@@ -68,7 +68,7 @@ def examine(
     recovered tokens, the bonus token. The test is sequential: it ends as soon as there is enough
     evidence against the law (a likelihood-ratio martingale, exact at any time), or every bias of
     size ``bias`` is ruled out in every kind of request (a G-test of equivalence). The statistics
-    are explained in :mod:`rsk.check.evidence`.
+    are explained in :mod:`rsk.check.sequential_test`.
 
     Args:
         sampler: called as ``sampler(draft_tokens, draft_probs, target_probs, seed=int64 [B],

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rsk.check.evidence import noise_floor, total_variation
+from rsk.check.sequential_test import noise_floor, total_variation
 
 _MEANING = {
     "accepted length": "draft token d must be accepted with probability min(1, p[d] / q[d]), each "

@@ -60,10 +60,10 @@ from rsk.sampler.arguments import (
 )
 from rsk.sampler.build import BuildError
 from rsk.sampler.channel import Channel, channel_of
-from rsk.sampler.fused_slices import Kernels
 from rsk.sampler.logits import check_laws
 from rsk.sampler.random_words import DRAFT, SAMPLE
 from rsk.sampler.sharded_call import Hands, Operators, ShardedCall, run
+from rsk.sampler.sharded_kernels import Kernels
 
 
 def rejection_sample(

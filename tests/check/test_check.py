@@ -18,7 +18,7 @@ from scipy import stats
 import rsk
 from rsk import check
 from rsk.check import __main__ as command
-from rsk.check import evidence
+from rsk.check import sequential_test
 from rsk.check.calls import Call
 from rsk.check.cases import Case, Outcomes, long_draft, searched_coins, small_vocabulary
 from rsk.check.correct import Correct
@@ -134,22 +134,24 @@ def test_the_evidence_is_a_martingale_under_the_law():
     rng = np.random.default_rng(0)
     for total in (0, 1, 7, 300):
         counts = multinomial(rng, total, law, 3)
-        now = evidence.log_evidence(counts, law, 0.05).exp()
+        now = sequential_test.log_evidence(counts, law, 0.05).exp()
         later = sum(
-            law[i] * evidence.log_evidence(counts + torch.eye(5)[i], law, 0.05).exp()
+            law[i] * sequential_test.log_evidence(counts + torch.eye(5)[i], law, 0.05).exp()
             for i in range(4)
         )
         assert torch.allclose(now, later, rtol=1e-9)
-    assert evidence.log_evidence(torch.zeros(5).double(), law, 0.05).item() == pytest.approx(0)
+    assert sequential_test.log_evidence(torch.zeros(5).double(), law, 0.05).item() == pytest.approx(
+        0
+    )
     impossible = torch.tensor([5.0, 3, 1, 0, 1]).double()
-    assert evidence.log_evidence(impossible, law, 0.05).item() == math.inf
+    assert sequential_test.log_evidence(impossible, law, 0.05).item() == math.inf
 
 
 def test_the_bound_on_g_holds_for_noncentral_chi_squared():
     for freedom, total, bias, miss in itertools.product(
         (1, 5, 80), (2e3, 2e4), (0.02, 0.1), (0.2, 0.01, 1e-4)
     ):
-        bound = evidence.harmless_below(total, freedom, bias, miss)
+        bound = sequential_test.harmless_below(total, freedom, bias, miss)
         below = stats.ncx2.cdf(bound, freedom, 4 * total * bias**2) if bound > 0 else 0.0
         assert below <= miss
 
@@ -157,10 +159,10 @@ def test_the_bound_on_g_holds_for_noncentral_chi_squared():
 def test_g_and_its_merged_cells():
     law = torch.tensor([0.5, 0.3, 0.1, 0.07, 0.02, 0.01, 0.0], dtype=torch.float64)
     counts = torch.tensor([40.0, 40, 8, 7, 3, 2, 0]).double()
-    g, freedom = evidence.g_statistic(counts, law)
+    g, freedom = sequential_test.g_statistic(counts, law)
     merged = stats.power_divergence([40, 40, 8, 7, 5], [50, 30, 10, 7, 3], lambda_="log-likelihood")
     assert freedom == 4 and g.item() == pytest.approx(merged.statistic)
-    g, freedom = evidence.g_statistic(10 * counts, law)  # now each is expected often enough
+    g, freedom = sequential_test.g_statistic(10 * counts, law)  # now each is expected often enough
     seen, expected = [400, 400, 80, 70, 30, 20], [500, 300, 100, 70, 20, 10]
     plain = stats.power_divergence(seen, expected, lambda_="log-likelihood")
     assert freedom == 5 and g.item() == pytest.approx(plain.statistic)
@@ -170,20 +172,20 @@ def test_the_noise_floor_is_what_chance_leaves():
     law = Outcomes(ONE_CASE[0]).law[0]
     rng = np.random.default_rng(1)
     for total in (1000, 20_000):
-        distances = evidence.total_variation(multinomial(rng, total, law, 400), law)
-        floor = evidence.noise_floor(law, total)
+        distances = sequential_test.total_variation(multinomial(rng, total, law, 400), law)
+        floor = sequential_test.noise_floor(law, total)
         assert distances.mean().item() == pytest.approx(floor, rel=0.05)
 
 
 def sequential(rng, law, aspects, sample_from, repeats, level, bias, miss):
     """Run the sequential test on many streams of outcomes: which fail, which pass."""
     needed = math.log(sum(aspect.freedom > 0 for aspect in aspects) / level)
-    test = evidence.SequentialTest(aspects, needed=needed, bias=bias, miss=miss)
+    test = sequential_test.SequentialTest(aspects, needed=needed, bias=bias, miss=miss)
     counts = torch.zeros(repeats, len(law), dtype=torch.float64)
     failed = torch.zeros(repeats, dtype=torch.bool)
     passed = torch.zeros(repeats, dtype=torch.bool)
     collected = 0
-    for total in evidence.looks(max(aspect.freedom for aspect in aspects), bias, miss):
+    for total in sequential_test.looks(max(aspect.freedom for aspect in aspects), bias, miss):
         counts += multinomial(rng, total - collected, sample_from, repeats)
         collected = total
         failed |= test.failed(test.evidence(counts)) & ~passed

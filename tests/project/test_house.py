@@ -199,14 +199,14 @@ ROOMS = {
     "base": ("excerpt folders machine numbers programs templates terminal"),
     "sampler": (
         "api arguments baseline baseline_logits build cache channel compilers emulator fused "
-        "fused_slices headers idiomatic implementations kernels logits random_words registry "
-        "row_law sharded sharded_call slice_laws slices triton_kernels validation vectorized "
+        "headers idiomatic implementations kernels logits random_words registry row_law sharded "
+        "sharded_call sharded_kernels slice_laws slices triton_kernels validation vectorized "
         "vectorized_logits"
     ),
     "check": (
-        "agreement calls cases correct decoding decoding_mutants evidence form grid logit_cases "
-        "logit_mutants logit_recipes logits_grid lossless mutants recipes refusals reproducible "
-        "sharded shrink synthetic verdict"
+        "agreement bad_calls calls cases correct decoding decoding_mutants grid logit_cases "
+        "logit_mutants logit_recipes logits_grid lossless mutants recipes reproducible "
+        "sequential_test sharded shrink synthetic verdict well_formed"
     ),
     "measure": (
         "agreement benchmark clocks comparison ideas latency logit_inputs logits_benchmark "
@@ -224,11 +224,11 @@ ROOMS = {
         "slides tables"
     ),
     "course": (
-        "beginning contest demo exercise frames from_logits in_flight kernel kernel_records "
-        "labels ladder lesson own_kernels parameters prediction progress publish python_kernels "
-        "python_kernels.block_per_sequence python_kernels.call python_kernels.cluster "
-        "python_kernels.gpu python_kernels.loads_in_flight python_kernels.piece "
-        "python_kernels.selection python_kernels.split_vocabulary "
+        "beginning contest demo exercise frames from_logits in_flight jupyter_kernel "
+        "kernel_records labels ladder lesson own_kernels parameters prediction progress publish "
+        "python_kernels python_kernels.block_per_sequence python_kernels.call "
+        "python_kernels.cluster python_kernels.gpu python_kernels.loads_in_flight "
+        "python_kernels.piece python_kernels.selection python_kernels.split_vocabulary "
         "python_kernels.thread_per_sequence python_kernels.tile python_kernels.warp results "
         "running several_ranks tried_ideas"
     ),

@@ -1,9 +1,9 @@
 """Bad calls: each must end in an exception that says so, however the extension was compiled.
 
-python -m rsk.check.refusals             in another process, so that a crash has a name; on the CPU
-python -m rsk.check.refusals --emulator  with the CUDA kernels' operators in the emulator, too
-python -m rsk.check.refusals --together  in this process: quicker, but a crash has no name
-python -m rsk.check.refusals cuda        on the GPU
+python -m rsk.check.bad_calls             in another process, so that a crash has a name; on the CPU
+python -m rsk.check.bad_calls --emulator  with the CUDA kernels' operators in the emulator, too
+python -m rsk.check.bad_calls --together  in this process: quicker, but a crash has no name
+python -m rsk.check.bad_calls cuda        on the GPU
 
 A public function raises ``ValueError`` or ``TypeError``, an operator under it whatever PyTorch
 makes of a refusal, and a good call afterwards still works.
@@ -31,11 +31,11 @@ import rsk
 from rsk.base import terminal
 from rsk.sampler import build
 from rsk.sampler.channel import channel_of
-from rsk.sampler.fused_slices import Kernels
 from rsk.sampler.headers import HEADER
 from rsk.sampler.random_words import SAMPLE
 from rsk.sampler.row_law import Filters
 from rsk.sampler.sharded_call import ShardedCall, run
+from rsk.sampler.sharded_kernels import Kernels
 
 Arguments = dict[str, Any]  # wrong ones, so of any type
 Attempt = Callable[[], object]
@@ -282,7 +282,7 @@ def make_apart(names: list[str], device: str, emulator: bool) -> dict[str, str]:
     # A fork has all libraries already, but CUDA does not survive one; so for CUDA the forks are of
     # a server that has only imported them.
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["rsk.check.refusals"])
+    server.set_forkserver_preload(["rsk.check.bad_calls"])
     context = server if device == "cuda" else multiprocessing.get_context("fork")
     found: dict[str, str] = {}
     while left := [name for name in names if name not in found]:
@@ -317,7 +317,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Make every bad call; the exit status is 1 if one was not refused."""
     terminal.accept_any_text()
     parser = argparse.ArgumentParser(
-        prog="python -m rsk.check.refusals",
+        prog="python -m rsk.check.bad_calls",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
