@@ -260,6 +260,7 @@ class TestErrorRates:
         _, missed, _ = sequential(rng, law, outcomes.aspects(0), other, 100, 1e-4, 0.05, 0.01)
         assert int(missed.sum()) > 50
 
+    @pytest.mark.slow
     def test_two_hundred_seeds_of_a_correct_sampler(self):
         level = 0.1
         alarms = sum(
@@ -319,6 +320,7 @@ class TestLossless:
     def test_sixteen_bits(self, dtype):
         check.assert_lossless(fused, cases=check.small_cases(), dtype=dtype, bias=0.1)
 
+    @pytest.mark.slow
     def test_a_sampler_with_random_numbers_of_its_own(self):
         """No seed, no fixed point, one request at a time, a plain tuple."""
 

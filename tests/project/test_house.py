@@ -306,6 +306,7 @@ def test_base_needs_no_pytorch():
 
 
 @pytest.mark.alone
+@pytest.mark.slow
 def test_importing_the_package_is_cheap():
     code = (
         "import sys, time, torch; start = time.perf_counter(); import rsk; "

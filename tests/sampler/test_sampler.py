@@ -787,6 +787,7 @@ class TestOtherBuilds:
     """The CPU kernel built for other processors gives the same tokens."""
 
     @other_builds.flags
+    @pytest.mark.slow
     def test_same_tokens(self, flags, tmp_path):
         code = (
             "import torch, test_sampler as t, rsk\n"
