@@ -25,7 +25,7 @@ import rsk
 from rsk import check
 from rsk.base import terminal
 from rsk.check.calls import Sampler
-from rsk.check.correct import Exhibit
+from rsk.check.correct import Specimen
 from rsk.check.logit_mutants import LOGIT_MUTANTS
 from rsk.check.mutants import MUTANTS
 
@@ -172,7 +172,7 @@ def fuzz(samplers: Mapping[str, Subject], seconds: float, seed: int, device: str
 def gallery() -> bool:
     """Print each mutant with what the check that names it says; return whether all are caught."""
     caught = True
-    shown: dict[str, Exhibit] = {**MUTANTS, **LOGIT_MUTANTS}
+    shown: dict[str, Specimen] = {**MUTANTS, **LOGIT_MUTANTS}
     for name, mutant in shown.items():
         print(f"{name}: {mutant.description}\n  seen: {mutant.seen}")
         one = partial(getattr(check, mutant.caught_by), from_logits=name in LOGIT_MUTANTS)

@@ -74,7 +74,7 @@ class Picture(NamedTuple):
         return self._replace(label=label, block=self.block or self.label)
 
 
-def words(picture: Picture, language: str = templates.LANGUAGE) -> Exhibit:
+def exhibit(picture: Picture, language: str = templates.LANGUAGE) -> Exhibit:
     """The title, caption and alt text of a figure.
 
     Raises:

@@ -132,7 +132,7 @@ def for_slide(picture: Picture, language: str = LANGUAGE) -> Drawn:
         for legend in list(fig.legends):
             _on_one_line(fig, legend)
     svg, size = plotting.svg(fig)
-    words = plotting.words(picture, language)
+    words = plotting.exhibit(picture, language)
     return Drawn(svg.encode(), size, words.alt, words.caption)
 
 

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rsk.sampler.random_words import DRAFT, SAMPLE, STREAMS, numbers
+from rsk.sampler.row_law import UNIT
 
-FIXED_POINT_UNIT = 2.0**-42
+FIXED_POINT_UNIT = 1 / UNIT
 COIN_UNIT = 2.0**-29
 
 BLOCK = 128

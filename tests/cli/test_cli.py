@@ -115,6 +115,7 @@ def interrupting(function, after):
 
 
 @pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.slow
 def test_an_interrupted_demo_ends_as_interrupted(monkeypatch, after):
     from rsk.course import contest
 
@@ -142,6 +143,7 @@ def test_an_interrupted_benchmark_shows_and_saves_what_it_has(monkeypatch, tmp_p
     assert len(Benchmark.load(path).records) == after
 
 
+@pytest.mark.slow
 def test_an_interrupted_text_stays_on_lines_of_its_own(monkeypatch):
     from rsk.decode import command_line, loop
 
@@ -385,6 +387,7 @@ def test_generate_passes_its_options_on(monkeypatch):
         "target": "t",
         "draft": "ngram",
         "spec_len": 3,
+        "lookup": False,
         "max_new_tokens": 9,
         "temperature": 0.5,
         "top_k": 4,

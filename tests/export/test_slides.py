@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
-import pypdf
 import pytest
+from read_pdf import pages
 
 from rsk import export
 from rsk.export import ExportError
@@ -71,21 +69,6 @@ def small(text=SMALL, **changes) -> Material:
         "epoch": 86400,
     }
     return Material(**{**fields, **changes})
-
-
-def pages(path):
-    return [
-        re.sub(r"\s+", " ", page.extract_text().replace("\u00a0", " "))
-        for page in pypdf.PdfReader(path).pages
-    ]
-
-
-def bookmarks(reader, outline=None):
-    for entry in reader.outline if outline is None else outline:
-        if isinstance(entry, list):
-            yield from bookmarks(reader, entry)
-        else:
-            yield entry.title.replace("\u00a0", " ")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import shlex
 import pypdf
 import pytest
 from measured import story, twice
+from read_pdf import bookmarks, pages
 from studied import made_up
 from test_values import found, slower
 
@@ -21,21 +22,6 @@ from rsk.export import talk as talk_file
 from rsk.figures import plotting
 from rsk.report import measurements, talk, values
 from rsk.report.here import Written
-
-
-def pages(path):
-    return [
-        re.sub(r"\s+", " ", page.extract_text().replace("\u00a0", " "))
-        for page in pypdf.PdfReader(path).pages
-    ]
-
-
-def bookmarks(reader, outline=None):
-    for entry in reader.outline if outline is None else outline:
-        if isinstance(entry, list):
-            yield from bookmarks(reader, entry)
-        else:
-            yield entry.title.replace("\u00a0", " ")
 
 
 @pytest.fixture(scope="module")
@@ -216,9 +202,9 @@ def test_a_figure_is_drawn_the_same_twice_and_without_its_title():
     first, second = (talk.for_slide(benchmarks.latency_by_batch(story())) for _ in range(2))
     assert first == second
     picture = benchmarks.latency_by_batch(story())
-    assert first.alt == plotting.words(picture).alt
+    assert first.alt == plotting.exhibit(picture).alt
     assert first.size[0] > 2 * first.size[1]
-    assert plotting.words(picture).title and not picture.fig.get_suptitle(), "the slide has one"
+    assert plotting.exhibit(picture).title and not picture.fig.get_suptitle(), "the slide has one"
 
 
 def test_the_drawings_refuse_what_cannot_be():

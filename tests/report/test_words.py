@@ -162,7 +162,7 @@ def test_every_figure_and_table_has_its_words():
     for name, draw in chapters._figures(got, here).items():
         picture = draw()
         assert picture.label == name
-        words = plotting.words(picture)
+        words = plotting.exhibit(picture)
         assert words.title and words.alt
     for name, make in chapters._tables(got, "en").items():
         table = make()
@@ -170,7 +170,7 @@ def test_every_figure_and_table_has_its_words():
         assert templates.exhibit(name, table.values).caption
     story = Story.of(Run(got.gpu), Run(got.cpu))
     for draw in talk.pictures(got, story, Shortcut.watch(CPU)).values():
-        words = plotting.words(draw())
+        words = plotting.exhibit(draw())
         assert words.caption and words.alt.endswith(".")
 
 
