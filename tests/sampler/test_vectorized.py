@@ -115,6 +115,7 @@ def test_rows_of_any_length_and_size(vocab_size, size):
     assert torch.equal(got.num_accepted, expected.num_accepted)
 
 
+@pytest.mark.slow
 def test_compiled_gives_the_same_bits():
     """In one graph, by the default compiler, for whatever the interface takes."""
     recipes = [
@@ -149,6 +150,7 @@ def test_in_a_cuda_graph():
         assert torch.equal(captured.num_accepted, expected.num_accepted), name
 
 
+@pytest.mark.slow
 def test_the_idiomatic_sampler_is_lossless():
     torch.manual_seed(1)
     assert_lossless(idiomatic, bias=0.1)
