@@ -209,7 +209,7 @@ ROOMS = {
     ),
     "measure": (
         "agreement benchmark clocks comparison ideas latency logit_inputs "
-        "logits_benchmark peers provenance recorded_runs records resources roof sharded "
+        "logits_benchmark operators peers provenance recorded_runs records resources roof sharded "
         "sharded_model sharded_records timing workload"
     ),
     "decode": (

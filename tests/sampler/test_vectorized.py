@@ -7,12 +7,12 @@ from functools import partial
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import rsk
 from rsk.check import assert_lossless
 from rsk.check.recipes import Recipe
 from rsk.check.synthetic import make_batch
+from rsk.measure.operators import count_operators
 from rsk.sampler.implementations import IMPLEMENTATIONS
 from rsk.sampler.random_words import STREAMS, numbers, word
 
@@ -21,23 +21,9 @@ compiled = IMPLEMENTATIONS["compiled"]
 idiomatic = IMPLEMENTATIONS["idiomatic"]
 
 
-class Operators(TorchDispatchMode):
-    """Counts the operators that compute something: a view launches nothing on a GPU."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if not function.is_view:
-            self.names.append(function.name())
-        return function(*args, **(kwargs or {}))
-
-
 def operators(call):
-    with Operators() as counted:
-        call()
-    return len(counted.names)
+    """How many operators that compute something: a view launches nothing on a GPU."""
+    return len(count_operators(call).computing)
 
 
 @pytest.mark.parametrize("batch_size", [1, 64])
