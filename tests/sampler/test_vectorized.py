@@ -137,6 +137,7 @@ def test_in_a_cuda_graph():
 
 
 @pytest.mark.slow
-def test_the_idiomatic_sampler_is_lossless():
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_idiomatic_sampler_is_lossless(device):
     torch.manual_seed(1)
-    assert_lossless(idiomatic, bias=0.1)
+    assert_lossless(idiomatic, bias=0.1, device=device)
