@@ -16,7 +16,7 @@ _WORDS = {"fig": "figure", "tab": "table", "lst": "listing", "sec": "section"}
 
 class _Claim(NamedTuple):
     cell: str
-    count: int | None
+    execution: int | None
     word: str
     number: int
 

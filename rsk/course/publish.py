@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import html
 import inspect
-import io
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-PNG_DPI = 200
 SVG_LIMIT = 300_000
 """Largest SVG in bytes; a figure with more marks than that is published as PNG only."""
 
@@ -65,6 +63,7 @@ def figure(
     values: Mapping[str, object] | None = None,
     data: DataFrame | None = None,
     block: str = "",
+    interactive: str = "",
     language: str = templates.LANGUAGE,
 ) -> None:
     """Publish a matplotlib figure (or axes, or seaborn grid), and close it.
@@ -79,6 +78,8 @@ def figure(
         data: the numbers behind the picture: a table below it in the HTML, a file attached to
             the PDF.
         block: of the words there, if not the one called like the label.
+        interactive: a script of ``report/style`` that takes the picture's place on the pages, such
+            as ``"rule"``; it is given the data.
         language: of the words.
 
     Raises:
@@ -98,6 +99,7 @@ def figure(
             plotting.entitle(fig, title)
     caption, alt = _text(caption, "caption", label), _text(alt, "alt text", label)
     content: dict[str, Any] = {"kind": "figure", "caption": caption, "alt": alt}
+    content["interactive"] = interactive
     if data is not None:
         content["data"] = {**frames.cells(data, None), "csv": frames.csv(data)}
     name = labels.claim(label, "figure", language)
@@ -106,7 +108,7 @@ def figure(
     import matplotlib.pyplot as plt
 
     vector, content["size"] = plotting.svg(fig)
-    bundle: dict[str, Any] = {"image/png": _png(fig)}
+    bundle: dict[str, Any] = {"image/png": plotting.png(fig)}
     if len(vector) <= SVG_LIMIT:
         bundle["image/svg+xml"] = vector
     plt.close(fig)
@@ -283,7 +285,7 @@ def source(
         first, last = excerpt.part(text, name, path.suffix, where)
         where += f", lines {first} to {last}"
     lines = text.splitlines()[first - 1 : last]
-    code = excerpt.dedented(lines)
+    code = excerpt.dedented(excerpt.without_markers(lines))
     language = excerpt.language(path)
     content: dict[str, Any] = {
         "kind": "source",
@@ -382,14 +384,6 @@ def _beside_the_image(name: str, caption: str, data: dict[str, Any] | None, titl
         shown = frames.html_table(data, title.format(name))
         shown = f"<details><summary>{title.format(name)}</summary>{shown}</details>"
         _display({"text/html": shown, "text/plain": "", **note})
-
-
-def _png(fig: Figure) -> str:
-    import base64
-
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=PNG_DPI, bbox_inches="tight", metadata={"Software": None})
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _this_machine(mode: str) -> object:

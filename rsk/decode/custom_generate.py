@@ -21,7 +21,7 @@ from rsk.decode.kv_cache import Clock
 from rsk.decode.loading import NGRAM, check_models
 from rsk.decode.loop import check_lengths, decode
 from rsk.decode.sampling import Processor, Sampling
-from rsk.sampler.arguments import MAX_SPEC_LEN
+from rsk.decode.speculation_length import speculation_length
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
@@ -43,7 +43,8 @@ def generate(
     streamer: BaseStreamer | None = None,
     assistant_model: PreTrainedModel | str | None = None,
     draft: PreTrainedModel | str | None = None,
-    spec_len: int | None = None,
+    spec_len: int | str | None = None,
+    lookup: bool = False,
     seed: int | Sequence[int] | None = None,
     backend: str = "auto",
     **model_kwargs: Any,
@@ -67,8 +68,8 @@ def generate(
         assistant_model: the draft.
         draft: the draft, if it is no model: "ngram" is prompt lookup. One of both is needed.
         spec_len: K, draft tokens per step; by default ``prompt_lookup_num_tokens`` or 4.
-        seed: see :func:`rsk.decode.loop.speculative_generate`; ``None`` draws one from PyTorch's
-            global CPU generator.
+        lookup: as is ``seed``, see :func:`rsk.decode.loop.speculative_generate`.
+        seed: ``None`` draws one from PyTorch's global CPU generator.
         backend: of the sampler.
         **model_kwargs: the attention mask, and what needs no attention.
 
@@ -94,7 +95,7 @@ def generate(
             "custom_generate=rsk.decode.generate: expected a draft, in assistant_model=, or in "
             'draft= (a model, or "ngram" for prompt lookup), got none'
         )
-    spec_len = arguments.integer("spec_len", 4 if spec_len is None else spec_len, 0, MAX_SPEC_LEN)
+    length = speculation_length(4 if spec_len is None else spec_len)
     _refuse(model, input_ids, config, synced_gpus, streamer, model_kwargs)
     check_models(model, drafted_by)
 
@@ -116,7 +117,8 @@ def generate(
         before = ids.shape[1] - len(tokens)
         for i in range(1, len(tokens) + 1):
             shown = ids[:, : before + i]
-            if any([bool(criterion(shown, None)) for criterion in stopping_criteria]):  # ask all
+            asked = [bool(criterion(shown, None)) for criterion in stopping_criteria]
+            if any(asked):
                 return i
         return 0
 
@@ -129,7 +131,16 @@ def generate(
         clock = Clock(model.device)
         on_emit = None if streamer is None else stream
         texts = decode(
-            requests, model, drafted_by, sampling, spec_len, backend, clock, end, on_emit
+            requests,
+            model,
+            drafted_by,
+            sampling,
+            length,
+            backend,
+            clock,
+            end,
+            on_emit,
+            lookup=lookup,
         ).tokens
     if streamer is not None:
         streamer.end()

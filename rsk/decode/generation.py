@@ -44,6 +44,8 @@ class Generation:
     """Passes of the target over the batch, without the one that reads the prompts."""
     request_passes: int
     """The same, counted once for each request that took part."""
+    spec_lens: list[int]
+    """K of each pass, which "auto" chooses."""
     seconds: dict[str, float]
     """Wall time of "draft" and "target" (passes), "sampler" (from logits to tokens) and "rest" (the
     loop itself, tokenization). Time inside ``on_emit`` is not counted."""

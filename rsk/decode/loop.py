@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING
 import torch
 
 from rsk.decode import arguments
-from rsk.decode.drafting import Batch, Draft, ModelDraft, NgramDraft, Request
+from rsk.decode.drafting import (
+    Batch,
+    Draft,
+    LookupThenModelDraft,
+    ModelDraft,
+    NgramDraft,
+    Request,
+)
+from rsk.decode.errors import LoadError
 from rsk.decode.generation import ACCEPTED, BONUS, RECOVERED, Emission, Generation
 from rsk.decode.kv_cache import CachedModel, Clock, context_length
-from rsk.decode.loading import NGRAM, LoadError, Pair, check_models, load_pair, shipped_pair
+from rsk.decode.loading import NGRAM, Pair, check_models, load_pair, shipped_pair
 from rsk.decode.sampling import Processor, Sampling
-from rsk.sampler.arguments import MAX_SPEC_LEN
+from rsk.decode.speculation_length import SpeculationLength, StepCost, speculation_length
 from rsk.sampler.logits import rejection_sample_from_logits, sample_from_logits
 
 if TYPE_CHECKING:
@@ -93,7 +101,8 @@ def speculative_generate(
     prompts: arguments.Prompts,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
-    spec_len: int = 4,
+    spec_len: int | str = 4,
+    lookup: bool = False,
     max_new_tokens: int = 64,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -117,7 +126,10 @@ def speculative_generate(
         prompts: one text; the token ids of one prompt; a list of several of these; or what a
             tokenizer returns. Ids may stand in lists, arrays or tensors, [n] or [B, n].
         tokenizer: of the target; needed for texts.
-        spec_len: K, draft tokens per step, 0 to 128; 0 is plain decoding.
+        spec_len: K, draft tokens per step, 0 to 128; 0 is plain decoding; "auto" measures what
+            pays (:class:`rsk.decode.speculation_length.MeasuredLength`), and then a seed does not
+            repeat a sampled text.
+        lookup: propose as "ngram" does where that finds something, and with the draft elsewhere.
         max_new_tokens: at most so many new tokens per prompt.
         temperature: as are the next four, applied to both models; 0 is greedy.
         top_k: sample among the k most probable tokens; 0 means all.
@@ -142,7 +154,7 @@ def speculative_generate(
         TypeError: an argument of the wrong type.
     """
     sampling = Sampling(temperature, top_k, top_p, min_p, logits_processor)
-    spec_len = arguments.integer("spec_len", spec_len, 0, MAX_SPEC_LEN)
+    length = speculation_length(spec_len)
     max_new_tokens = arguments.integer("max_new_tokens", max_new_tokens, 1)
     if on_emit is not None and not callable(on_emit):
         raise TypeError(f"on_emit: expected a function or None, got {arguments.shown(on_emit)}")
@@ -162,7 +174,9 @@ def speculative_generate(
     def end(request: Request, tokens: list[int]) -> int:
         return next((i for i, token in enumerate(tokens, 1) if token in stops), 0)
 
-    result = decode(requests, target, draft, sampling, spec_len, backend, clock, end, on_emit)
+    result = decode(
+        requests, target, draft, sampling, length, backend, clock, end, on_emit, lookup=lookup
+    )
     if tokenizer is not None:
         result.texts = [
             str(tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in result.tokens
@@ -176,11 +190,13 @@ def decode(
     target: PreTrainedModel,
     draft: PreTrainedModel | str | None,
     sampling: Sampling,
-    spec_len: int,
+    length: SpeculationLength,
     backend: str,
     clock: Clock,
     end: Callable[[Request, list[int]], int],
     on_emit: Callable[[Emission], None] | None = None,
+    *,
+    lookup: bool = False,
 ) -> Generation:
     """Take steps until every request is finished.
 
@@ -189,30 +205,42 @@ def decode(
         target: as is ``draft``, see :func:`speculative_generate`.
         draft: may be ``None``.
         sampling: what logits become.
-        spec_len: K.
+        length: chooses K before each step.
         backend: of the sampler.
         clock: counts the time of the parts.
         end: of a request and its new tokens of a step: after how many of them its text ends, 0 if
             it goes on.
-        on_emit: see :func:`speculative_generate`.
+        on_emit: as is ``lookup``, see :func:`speculative_generate`.
+        lookup: needs a draft.
 
     Returns:
         Everything but ``texts`` and ``seconds``.
     """
+    if lookup and (draft is None or isinstance(draft, str)):
+        raise ValueError(
+            f"lookup: goes with a draft model, got {draft!r}; draft={NGRAM!r} is lookup alone"
+        )
     cached_target = CachedModel(target, "target", clock)
     drafter = Draft()
     if isinstance(draft, str):
         drafter = NgramDraft()
-    elif draft is not None and spec_len:
-        drafter = ModelDraft(CachedModel(draft, "draft", clock), sampling, backend)
+    elif draft is not None and length.longest:
+        kind = LookupThenModelDraft if lookup else ModelDraft
+        drafter = kind(CachedModel(draft, "draft", clock), sampling, backend)
     cached_target.read([request.tokens[:-1] for request in requests])
     drafter.start(requests)
 
-    result = Generation([""] * len(requests), [], [], [0] * spec_len, [0] * spec_len, 0, 0, {})
+    counts = [0] * length.longest
+    result = Generation([""] * len(requests), [], [], counts, [*counts], 0, 0, [], {})
     active = requests
+    clock.lap()
     while active:
         batch = Batch(active, target.device)
+        spec_len = length.choose()
+        judged = sum(result.tried), sum(result.accepted)
         steps = decoding_step(batch, cached_target, drafter, sampling, spec_len, backend)
+        positions = max(steps[1]) + 1
+        result.spec_lens.append(spec_len)
         result.target_passes += 1
         result.request_passes += len(active)
         for request, tokens, drafted, accepted in zip(active, *steps, strict=True):
@@ -225,6 +253,17 @@ def decode(
         if active:
             cached_target.keep(rows, [len(request.tokens) - 1 for request in active])
             drafter.keep(rows, active)
+        took = clock.lap()
+        length.learn(
+            StepCost(
+                positions,
+                sum(result.tried) - judged[0],
+                sum(result.accepted) - judged[1],
+                took["target"],
+                took["draft"],
+                took["sampler"] + took["rest"],
+            )
+        )
     result.tokens = [request.tokens[request.prompt_length :] for request in requests]
     result.origins = [request.origins for request in requests]
     return result

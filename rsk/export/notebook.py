@@ -176,7 +176,7 @@ class _Reader:
                 pass
             case "prose":
                 self.language = content.get("language", self.language)
-                self._markdown(cell, content["text"])
+                self._markdown(cell, content.get("text", data["text/markdown"]))
             case "banner":
                 banner = Banner(content["mode"], content["opening"], content["detail"])
                 self._add(cell, lambda _: banner)
@@ -184,9 +184,10 @@ class _Reader:
                 image, suffix = _image_of(cell, label, data)
                 size = content["size"][0], content["size"][1]
                 alt, behind = content["alt"], content.get("data")
+                script = content.get("interactive", "")
                 if not alt.strip():
                     raise cell.error(f"the figure {label!r} has no alt text")
-                labelled(lambda text: Figure(label, text, alt, image, suffix, size, behind))
+                labelled(lambda text: Figure(label, text, alt, image, suffix, size, behind, script))
             case "table":
                 table = _table_node(content)
                 labelled(lambda text: Table(label, text, table))

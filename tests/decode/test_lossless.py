@@ -37,9 +37,8 @@ def judged(models, draft, **settings):
             model if draft == "model" else draft,
             prompts,
             seed=seeds,
-            max_new_tokens=TEXTS["max_new_tokens"],
             stop_tokens=TEXTS["stop_tokens"],
-            **{"spec_len": 2, **settings},
+            **{"spec_len": 2, "max_new_tokens": TEXTS["max_new_tokens"], **settings},
         ).tokens
 
     return decode
@@ -71,6 +70,16 @@ def test_speculative_generate_passes_one_prompt_at_a_time(models):
         logits_of(models[0]),
         from_logits=True,
         **{**FILTERS, **TEXTS, "prompts": [[2, 0, 1]], "batch_size": 1, "bias": 0.3},
+    )
+
+
+@pytest.mark.parametrize("sizes", [(10, 11), (11, 10)])
+def test_a_vocabulary_padded_further_changes_no_law(sizes):
+    target, draft = llama(31, vocab_size=sizes[0]), llama(32, vocab_size=sizes[1])
+    decode = judged((target, draft), "model", temperature=1.3, max_new_tokens=3, spec_len=1)
+    texts = {**TEXTS, "prompts": [[0, 1]], "max_new_tokens": 3, "bias": 0.2}
+    check.assert_decoding_lossless(
+        decode, logits_of(target), from_logits=True, temperature=1.3, **texts
     )
 
 

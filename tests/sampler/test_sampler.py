@@ -657,15 +657,15 @@ class TestArguments:
         """As built here; test_toolchains.py tries other compilers."""
         build.load("cpu")
         build.load("emulator")
+        build.load("sharded emulator")
         names = refusals.bad_calls("cpu")
         operators = {
             name.removeprefix("rsk::")
             for name in torch._C._dispatch_get_all_op_names()
             if name.startswith("rsk::") and refusals._is_implemented(name, "CPU")
         }
-        apart = {name for name in operators if name.startswith("sharded_")}  # among ranks
-        assert operators - apart == refusals.good_operator_calls("cpu").keys()
-        assert {"rejection_sample", "sample", "launch"} <= operators
+        assert operators == refusals.good_operator_calls("cpu").keys()
+        assert {"rejection_sample", "sample", "launch", "sharded_find"} <= operators
         assert {name: refusals.make(name, "cpu") for name in names} == dict.fromkeys(names, "")
 
     def test_a_call_that_ends_its_process_is_found(self, monkeypatch):
