@@ -268,6 +268,7 @@ class TestCommand:
         names = [name for name, subject in found.items() if subject.from_logits]
         assert names == [f"logits, {name}" for name in (*rsk.BACKENDS, "emulator")]
         assert set(rsk.KERNELS) < set(found)
+        assert [name for name, subject in found.items() if not subject.exact] == ["idiomatic"]
 
     def test_the_gallery(self, capsys, monkeypatch):
         monkeypatch.setattr(command, "MUTANTS", {})

@@ -210,7 +210,7 @@ ROOMS = {
     ),
     "measure": (
         "agreement benchmark clocks comparison ideas latency logit_inputs logits_benchmark "
-        "model_step peers peers.checking peers.of_flashinfer peers.of_sglang "
+        "model_step operators peers peers.checking peers.of_flashinfer peers.of_sglang "
         "peers.of_transformers peers.of_vllm_v1 peers.of_vllm_v2 peers.peer peers.traits "
         "provenance recorded_runs records resources roof session sharded sharded_model "
         "sharded_records step_models timing workload"
