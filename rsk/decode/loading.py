@@ -15,6 +15,7 @@ from urllib.request import getproxies
 import torch
 
 from rsk.base.machine import pinned_threads
+from rsk.decode import borrowing_draft
 from rsk.decode.arguments import shown
 from rsk.decode.errors import LoadError
 from rsk.decode.public_models import PUBLIC_MODELS, folder, is_fetched
@@ -47,6 +48,15 @@ def shipped_pair() -> tuple[Path, Path]:
     return data_dir() / "models" / "target", data_dir() / "models" / "draft"
 
 
+def shipped_draft(target: str | os.PathLike[str]) -> Path | None:
+    """Folder of the draft that comes with rsk for a public model, if there is one."""
+    from rsk.base.folders import data_dir
+
+    name = os.fspath(target)
+    folder = data_dir() / "models" / f"{name}-draft"
+    return folder if name in PUBLIC_MODELS and borrowing_draft.is_one(folder) else None
+
+
 def load_pair(
     target: str | os.PathLike[str],
     draft: str | os.PathLike[str] | None,
@@ -77,12 +87,15 @@ def load_pair(
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: 'cuda' was asked for, but PyTorch finds no GPU; use 'cpu'")
     tokenizer = load_tokenizer(target)
+    borrows = draft is not None and draft != NGRAM and borrowing_draft.is_one(draft)
     has_model = draft is not None and draft != NGRAM
-    if has_model:  # before any weights are read
+    if has_model and not borrows:  # before any weights are read
         _check_tokenizers(tokenizer, load_tokenizer(cast("str", draft)))
     target_model = load_model(target, device=device, dtype=dtype)
     if not has_model:
         return Pair(target_model, None if draft is None else NGRAM, tokenizer)
+    if borrows:
+        return Pair(target_model, borrowing_draft.load(cast("str", draft), target_model), tokenizer)
     draft_model = load_model(cast("str", draft), device=device, dtype=dtype)
     check_models(target_model, draft_model)
     return Pair(target_model, draft_model, tokenizer)

@@ -212,8 +212,9 @@ ROOMS = {
         "sharded_model sharded_records timing workload"
     ),
     "decode": (
-        "arguments command_line custom_generate drafting errors generation greedy_check kv_cache "
-        "loading loop public_models sampling speculation_length step_counts study trials"
+        "arguments borrowing_draft command_line custom_generate drafting errors generation "
+        "greedy_check kv_cache loading loop public_models sampling speculation_length step_counts "
+        "study trials"
     ),
     "figures": (
         "benchmarks checks decoding from_logits lessons memory_access plotting slides tables"
