@@ -38,6 +38,7 @@ from rsk.base import machine
 from rsk.check.sharded import compare_random_calls, compare_random_logit_calls
 from rsk.check.synthetic import make_batch
 from rsk.measure import clocks
+from rsk.measure import roof as memory_roof
 from rsk.measure.provenance import provenance
 from rsk.measure.records import Spread, parse
 from rsk.measure.sharded_model import LISTED, Case
@@ -440,7 +441,7 @@ def _measure_link(ranks: int, device: torch.device) -> Link:
     reduce_us = _time_graph(reducing, 1, 1)[0].median_us
     large_us = _time_graph(gathering(large), 1, 256)[0].median_us
     read = 1 << 28
-    roof = clocks.memory_roof(read, 1, device, budget_s=0.3)
+    roof = memory_roof.measure(read, 1, device, budget_s=0.3).time
     query = machine.output_of("nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader")
     return Link(
         ranks=ranks,

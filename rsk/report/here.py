@@ -28,6 +28,8 @@ class Shortcut:
     tokens: Sequence[str]
     p: torch.Tensor
     """The target's probabilities [V]."""
+    q: torch.Tensor
+    """The draft's [V]."""
     seen: Mapping[str, torch.Tensor]
     """For each sampler how often it emitted each token [V]."""
 
@@ -47,7 +49,7 @@ class Shortcut:
             name: sampler(*request, seed=seed).tokens[:, 0].bincount(minlength=len(tokens)).cpu()
             for name, sampler in samplers.items()
         }
-        return cls(tokens, p.cpu(), seen)
+        return cls(tokens, p.cpu(), q.cpu(), seen)
 
     @property
     def _worst(self) -> int:

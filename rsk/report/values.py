@@ -14,9 +14,11 @@ from dataclasses import dataclass
 
 import torch
 
-from rsk.measure import recorded_runs
+from rsk.course import tried_ideas
+from rsk.measure import ideas, recorded_runs
 from rsk.measure.comparison import BASELINE, ratio
 from rsk.measure.records import TOLERANCE, Operations, Record, RecordError
+from rsk.report import logit_times, sharded_times
 from rsk.report.here import Here, Shortcut, Written
 from rsk.report.measurements import Measurements
 from rsk.report.runs import Run, Span, counted_at, span
@@ -53,13 +55,20 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
 
     * ``here``: :class:`Here`;
     * ``set_aside``: what this run measured and may not be published, each with its reason;
-    * ``tolerance``: by how much a time may beat the memory roof before it is refused.
+    * ``tolerance``: by how much a time may beat the memory roof before it is refused;
+    * ``logits``: :class:`rsk.report.logit_times.LogitTimes`;
+    * ``sharded``: :class:`rsk.report.sharded_times.ShardedTimes`;
+    * ``tried``: what came of the ideas tried on the kernels, a list of
+      :class:`rsk.course.tried_ideas.Outcome`.
     """
     return {
         **shared(found),
         "here": here,
         "set_aside": found.set_aside,
         "tolerance": TOLERANCE - 1,
+        "logits": logit_times.newest(),
+        "sharded": sharded_times.newest(),
+        "tried": tried_ideas.outcomes(ideas.load()),
     }
 
 

@@ -7,6 +7,7 @@ import torch
 
 from rsk.base import folders
 from rsk.course import from_logits, publish
+from rsk.figures import record_tables
 from rsk.measure import logits_benchmark
 from rsk.measure.logit_inputs import TEMPERATURE, make_inputs
 from rsk.measure.logits_benchmark import LogitsBenchmark
@@ -36,7 +37,7 @@ def test_recorded_times_are_shown_with_where_they_are_from(shown, monkeypatch, t
     banner, table = shown
     assert banner["text/plain"].startswith("Recorded")
     assert "of 2 whole runs" in table[publish.MIME]["caption"]
-    frame = from_logits.recorded_frame(LogitsBenchmark.load(file))
+    frame = record_tables.from_logits(LogitsBenchmark.load(file)).frame
     assert list(frame["logits"]) == ["bfloat16", "float32"]
     assert list(frame.columns[3:]) == [
         *("temperature", "temperature, laws given"),
