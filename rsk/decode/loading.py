@@ -18,6 +18,7 @@ from rsk.base.machine import pinned_threads
 from rsk.decode import borrowing_draft
 from rsk.decode.arguments import shown
 from rsk.decode.errors import LoadError
+from rsk.decode.packing import PackedLinear, can_pack, pack
 from rsk.decode.public_models import PUBLIC_MODELS, folder, is_fetched
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def load_pair(
         target: folder or hub id, or the name of a public model that ``rsk fetch`` fetched.
         draft: the same, or "ngram" or ``None``, which are passed on.
         device: "auto" is the GPU if there is one, else the CPU.
-        dtype: of the weights; by default float32 on a CPU, as stored (usually 16 bits) on a GPU.
+        dtype: of the weights; by default as stored (usually 16 bits) on a GPU, and float32 on a
+            CPU, where a large model's weights are packed (:mod:`rsk.decode.packing`).
 
     Raises:
         LoadError: not found, not reachable, not safetensors, or not a model transformers knows.
@@ -92,6 +94,8 @@ def load_pair(
     if has_model and not borrows:  # before any weights are read
         _check_tokenizers(tokenizer, load_tokenizer(cast("str", draft)))
     target_model = load_model(target, device=device, dtype=dtype)
+    if dtype is None and parameters(target_model) >= SMALL_MODEL and can_pack(target_model):
+        pack(target_model)
     if not has_model:
         return Pair(target_model, None if draft is None else NGRAM, tokenizer)
     if borrows:
@@ -121,7 +125,8 @@ def resolved(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
 
 def parameters(model: PreTrainedModel) -> int:
     """Number of a model's parameters; those that two layers share are counted once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    packed = sum(each.numel for each in model.modules() if isinstance(each, PackedLinear))
+    return packed + sum(parameter.numel() for parameter in model.parameters())
 
 
 @contextmanager
