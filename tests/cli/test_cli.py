@@ -379,6 +379,7 @@ def test_generate_passes_its_options_on(monkeypatch):
     seen = {}
     monkeypatch.setattr(command_line, "run", lambda *a, **k: seen.update(k, prompt=a[0]))
     arguments = "--target t --draft ngram --spec-len 3 --max-new-tokens 9 --temperature 0.5"
+    arguments += " --lookup"
     arguments += " --top-k 4 --top-p 0.9 --min-p 0.1 --seed 1 --backend fused --device cpu --plain"
     result = run("generate", "Once upon", *arguments.split())
     assert result.exit_code == 0, result.output
@@ -386,8 +387,8 @@ def test_generate_passes_its_options_on(monkeypatch):
         "prompt": "Once upon",
         "target": "t",
         "draft": "ngram",
-        "spec_len": 3,
-        "lookup": False,
+        "spec_len": "3",
+        "lookup": True,
         "max_new_tokens": 9,
         "temperature": 0.5,
         "top_k": 4,
@@ -399,6 +400,7 @@ def test_generate_passes_its_options_on(monkeypatch):
         "plain": True,
     }
     assert run("generate", "--device", "cpu").exit_code == 0
+    expected["spec_len"] = "4"  # a number or "auto"
     expected["device"] = "cpu"  # where the default is chosen by the command line
     assert {name: seen[name] for name in seen if name != "prompt"} | {"prompt": None} == expected
 

@@ -216,9 +216,9 @@ ROOMS = {
         "sharded_records step_models timing workload"
     ),
     "decode": (
-        "arguments command_line custom_generate drafting errors generation greedy_check "
-        "kv_cache loading loop public_models sampling speculation_length step_counts study "
-        "trials"
+        "arguments borrowing_draft command_line custom_generate drafting errors generation "
+        "greedy_check kv_cache loading loop packing public_models sampling speculation_length "
+        "step_counts study trials"
     ),
     "figures": (
         "benchmarks checks decoding from_logits lessons memory_access plotting record_tables "
