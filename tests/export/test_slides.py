@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pypdf import PdfReader
 from read_pdf import pages
 
 from rsk import export
@@ -110,7 +111,7 @@ def test_the_presenter_stands_on_the_title_and_the_script(build):
     slides, script = build(presenter="Lin Mei-Hua")
     assert "Lin Mei-Hua" in pages(slides)[0] and "Lin Mei-Hua" not in pages(slides)[1]
     assert "Lin Mei-Hua" in pages(script)[0]
-    assert pypdf.PdfReader(slides).metadata.author == "Lin Mei-Hua"
+    assert PdfReader(slides).metadata.author == "Lin Mei-Hua"
     assert "Lin" not in " ".join(pages(build()[0]))
 
 
