@@ -121,7 +121,7 @@ def run(
             sweep, device=device, chosen=names, budget_s=FIGURE_S, console=console
         )
         picture = benchmarks.latency_by_batch(found)
-        plotting.entitle(picture.fig, plotting.words(picture).title)
+        plotting.entitle(picture.fig, plotting.exhibit(picture).title)
         picture.fig.savefig(path, dpi=160)
         console.print(f"Figure: {path}\n", soft_wrap=True)
     return Demo(agreed, rows)

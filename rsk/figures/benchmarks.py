@@ -225,16 +225,17 @@ def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
     with plotting.axes(height=1.4 + 0.45 * len(steps)) as (fig, ax):
         rows = range(len(steps))
         for row, record in zip(rows, steps, strict=True):
-            ax.barh(
-                row,
+            ax.errorbar(  # a dot: the length of a bar says nothing on this axis
                 record.device.median_us,
+                row,
                 color=plotting.style(record.implementation)["color"],
                 xerr=[
                     [record.device.median_us - record.device.q25_us],
                     [record.device.q75_us - record.device.median_us],
                 ],
                 ecolor="#888888",
-                height=0.62,
+                fmt="o",
+                markersize=9,
             )
             share = roof_share(record)
             text = (
@@ -242,7 +243,7 @@ def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
                 f"{digits(first.device.median_us / record.device.median_us)}×, "
                 f"{DASH if share is None else percent(share, 1)} of the roof"
             )
-            ax.text(record.device.q75_us, row, text, va="center", fontsize=9)
+            ax.text(1.6 * record.device.q75_us, row, text, va="center", fontsize=9)
         low, high = last.device.median_us, max(r.device.q75_us for r in steps)
         if not last.roof.busy:
             low = last.roof.median_us
@@ -312,14 +313,16 @@ def operation_counts(benchmark: Benchmark, batch_size: int | None = None) -> Pic
             values = [number(count) for count in here]
             colors = [plotting.style(count.implementation)["color"] for count in here]
             rows = range(len(here))
-            ax.barh(rows, values, color=colors, height=0.62)
+            ax.scatter(values, rows, color=colors, s=60, zorder=3)
             for row, value in zip(rows, values, strict=True):
-                ax.text(max(value, 0.6), row, f" {value:,}", va="center", fontsize=9)
+                ax.text(max(1.4 * value, 0.25), row, f" {value:,}", va="center", fontsize=9)
             ax.set_xscale("symlog", linthresh=1)
-            ax.set_xlim(0, max(10, *values) * 8)
+            ax.set_xlim(-0.2, max(10, *values) * 12)
             ax.set_yticks(list(rows), [count.implementation for count in here])
             ax.set_xlabel(heading, fontsize=9)
-            ax.set_xticks([])  # the numbers are beside the bars
+            tens = [0, *(10**power for power in range(0, len(str(max(values))) + 1, 2))]
+            ax.set_xticks(tens, [f"{ten:,}" for ten in tens])
+            ax.grid(visible=True, axis="x")
             ax.xaxis.set_minor_locator(plotting.no_ticks())
             sns.despine(ax=ax)
         fig.axes[0].invert_yaxis()

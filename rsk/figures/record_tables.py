@@ -10,8 +10,8 @@ from rsk.base.numbers import DASH, byte_size, digits, duration, percent
 from rsk.figures.tables import Table
 from rsk.measure.comparison import usual_line
 from rsk.measure.logits_benchmark import LogitsBenchmark, Result
-from rsk.measure.records import Benchmark, Spread
-from rsk.measure.sharded_records import Sharded
+from rsk.measure.records import Benchmark
+from rsk.measure.sharded_records import Sharded, Times
 from rsk.sampler import registry
 
 if TYPE_CHECKING:
@@ -90,8 +90,8 @@ def sharded(found: Sharded, vocab_size: int) -> Table:
             "from": record.start,
             "B": record.batch_size,
             "logits or p": record.dtype,
-            "sharded": _graph(record.sharded and record.sharded.graph),
-            "gathered": _graph(record.gathered and record.gathered.graph),
+            "sharded": _graph(record.sharded),
+            "gathered": _graph(record.gathered),
             "times": DASH if record.speedup is None else digits(record.speedup, 2),
             "a rank sends": byte_size(record.sent_bytes),
             "to gather": byte_size(record.gathered_bytes),
@@ -104,5 +104,5 @@ def sharded(found: Sharded, vocab_size: int) -> Table:
     return Table(frame, "tab-sharded", values)
 
 
-def _graph(spread: Spread | None) -> str:
-    return DASH if spread is None else duration(spread.median_us)
+def _graph(times: Times | None) -> str:
+    return DASH if times is None else duration(times.graph.median_us)

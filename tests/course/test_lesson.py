@@ -242,7 +242,7 @@ WORDS = ["a", "b", "c", "d"]
 
 
 def title(picture: lessons.Picture) -> str:
-    return plotting.words(picture).title
+    return plotting.exhibit(picture).title
 
 
 def test_the_rules_picture_holds_the_rules_numbers() -> None:

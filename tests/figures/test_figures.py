@@ -29,11 +29,11 @@ ALL: dict[str, Callable[[Benchmark], Picture]] = {
 
 
 def title(picture: Picture) -> str:
-    return plotting.words(picture).title
+    return plotting.exhibit(picture).title
 
 
 def caption(picture: Picture) -> str:
-    return plotting.words(picture).caption
+    return plotting.exhibit(picture).caption
 
 
 @pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "gpu"])
@@ -42,7 +42,7 @@ def test_every_figure_is_complete(name: str, gpu: bool) -> None:
     benchmark = measured.story(gpu)
     picture = ALL[name](benchmark)
     assert picture.label == f"fig-{name}"
-    words = plotting.words(picture)
+    words = plotting.exhibit(picture)
     assert benchmark.provenance.label in words.caption
     assert len(words.alt) > 40
     assert words.alt.endswith(".")
@@ -80,7 +80,7 @@ def test_values_say_what_was_found() -> None:
 
 
 def test_the_words_of_a_figure_follow_its_values() -> None:
-    words = {name: " ".join(plotting.words(draw(measured.story()))) for name, draw in ALL.items()}
+    words = {name: " ".join(plotting.exhibit(draw(measured.story()))) for name, draw in ALL.items()}
     assert "3.3 to 21 times" in words["latency"] and "640 µs at 16" in words["latency"]
     assert "fused 11.6 on average, 21.3 at most" in words["speed-up"]
     assert "33% of the memory roof at 4.00 MB" in words["roofline"]

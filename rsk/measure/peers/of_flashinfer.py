@@ -54,7 +54,7 @@ def make(device: torch.device) -> Peer:
                 probs = sampling.top_k_renorm_probs(probs, min(ways.top_k, shape[-1]))
             if ways.top_p < 1:
                 probs = sampling.top_p_renorm_probs(probs, ways.top_p)
-            return sampling.chain_speculative_sampling(  # type: ignore[no-any-return]
+            return sampling.chain_speculative_sampling(
                 inputs.draft_probs, tokens, probs.view(shape), **random
             )
 
