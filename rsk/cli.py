@@ -280,7 +280,7 @@ def generate(
         prompt,
         target=target,
         draft=draft,
-        spec_len=spec_len,
+        spec_len=options.spec_len(spec_len),
         lookup=lookup,
         max_new_tokens=max_new_tokens,
         temperature=temperature,

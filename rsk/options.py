@@ -41,3 +41,11 @@ def entries(text: str | None, kind: type[T], option: str) -> tuple[T, ...] | Non
         raise ValueError(
             f"{option}: expected {wanted} with commas between them, got {text!r}"
         ) from None
+
+
+def spec_len(value: str) -> int | str:
+    """K as a number, or a word that stands for one."""
+    try:
+        return int(value)
+    except ValueError:
+        return value  # "auto", or what the loop refuses

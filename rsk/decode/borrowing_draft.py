@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rsk.decode.errors import LoadError
+from rsk.decode.packing import PackedLinear, pack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,6 +34,7 @@ class KnownTokensHead(nn.Module):
     def __init__(self, output: Tensor, known: Tensor) -> None:
         super().__init__()
         self.vocab_size = len(output)
+        self.packed: PackedLinear | None = None
         self.register_buffer("known", known, persistent=False)
         self.register_buffer("rows", output.detach()[known].clone(), persistent=False)
 
@@ -47,7 +49,17 @@ class KnownTokensHead(nn.Module):
 
     def among_known(self, hidden: Tensor) -> Tensor:
         """Logits [..., known tokens]."""
+        if self.packed is not None:
+            states: Tensor = self.packed(hidden)
+            return states
         return nn.functional.linear(hidden, cast(Tensor, self.rows))
+
+    def pack(self) -> None:
+        """Pack the rows, for a CPU."""
+        rows = cast(Tensor, self.rows)
+        layer = nn.Linear(rows.shape[1], rows.shape[0], bias=False, device="meta")
+        layer.weight = nn.Parameter(rows, requires_grad=False)
+        self.packed = PackedLinear(layer, shared=True)
 
 
 def make(target: PreTrainedModel, layers: int, known: Tensor) -> PreTrainedModel:
@@ -112,7 +124,8 @@ def is_one(folder: str | os.PathLike[str]) -> bool:
 
 
 def load(folder: str | os.PathLike[str], target: PreTrainedModel) -> PreTrainedModel:
-    """Load a draft for the target that it was made from, on its device and in its dtype.
+    """Load a draft for the target that it was made from, on its device, in its dtype, and packed
+    if the target is.
 
     Raises:
         LoadError: a file is missing or of another format, or it was made from another model.
@@ -142,6 +155,9 @@ def load(folder: str | os.PathLike[str], target: PreTrainedModel) -> PreTrainedM
         for n, t in tensors.items()
     }
     draft.load_state_dict(state, strict=False)
+    if isinstance(target.get_output_embeddings(), PackedLinear):
+        pack(draft, rounding=True)
+        draft.lm_head.pack()
     return cast("PreTrainedModel", draft)
 
 

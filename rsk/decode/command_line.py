@@ -85,8 +85,6 @@ def run(
 
     if prompt is None:
         prompt = shipped_prompts()[0]["text"]
-    if isinstance(spec_len, str) and spec_len.isdecimal():
-        spec_len = int(spec_len)
     if seed is None:
         seed = secrets.randbits(31)
     console = Console(highlight=False, no_color=plain or None, soft_wrap=True)

@@ -49,12 +49,15 @@ def can_pack(model: PreTrainedModel) -> bool:
 
 
 @torch.no_grad()
-def pack(model: PreTrainedModel) -> int:
-    """Replace each linear layer whose weights float16 holds exactly; return how many those are."""
+def pack(model: PreTrainedModel, *, rounding: bool = False) -> int:
+    """Replace each linear layer whose weights float16 holds exactly; return how many those are.
+
+    With ``rounding``, all of them: it makes another model, which for a draft is as good.
+    """
     count, embedding = 0, model.get_input_embeddings().weight
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and _is_exact(child.weight):
+            if type(child) is nn.Linear and (rounding or _is_exact(child.weight)):
                 setattr(parent, name, PackedLinear(child, shared=child.weight is embedding))
                 count += 1
     return count

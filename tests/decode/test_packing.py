@@ -73,8 +73,13 @@ def test_a_large_model_on_a_cpu_is_packed_when_it_is_loaded(tmp_path, monkeypatc
     assert not linears(as_asked, PackedLinear)
     draft = borrowing_draft.make(exact(1), 1, torch.arange(30))
     borrowing_draft.save(draft, tmp_path / "draft")
-    again = borrowing_draft.load(tmp_path / "draft", target)
+    again, plain = (borrowing_draft.load(tmp_path / "draft", m) for m in (target, as_asked))
     assert torch.equal(again.lm_head.rows, draft.lm_head.rows)
+    assert linears(again, PackedLinear) == 8 and not linears(plain, PackedLinear)
+    ids = torch.tensor([[3, 1, 4]])
+    with torch.inference_mode():
+        ours, theirs = (m(ids).logits.softmax(-1) for m in (again, plain))
+    assert torch.allclose(ours, theirs, atol=1e-3)
 
 
 def test_what_cannot_be_packed_is_not():
