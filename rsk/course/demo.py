@@ -19,13 +19,16 @@ from rich.table import Table
 from rich.text import Text
 
 from rsk.base import templates
-from rsk.base.numbers import digits, duration
+from rsk.base.numbers import duration, run_range, times
 from rsk.check.synthetic import make_batch
 from rsk.measure import benchmark, comparison
 from rsk.measure.comparison import BASELINE
-from rsk.measure.records import Benchmark, Record
+from rsk.measure.implementations import backend
+from rsk.measure.records import Benchmark
+from rsk.measure.series import Series
+from rsk.measure.sweep import Sweep
 from rsk.measure.timing import MeasurementError, difference
-from rsk.measure.workload import Inputs, backend
+from rsk.measure.workload import Inputs
 from rsk.sampler import build
 from rsk.sampler.api import BACKENDS
 
@@ -88,7 +91,7 @@ def run(
         raise ValueError(f"figure: expected a name in .png, .svg or .pdf, got {figure}")
     benchmark.check_device(device)
     console = console or Console()
-    sweep = benchmark.Sweep(
+    sweep = Sweep(
         batch_sizes=tuple(batch_sizes), spec_lens=(spec_len,), vocab_sizes=(vocab_size,), seed=seed
     )
     values = {
@@ -118,7 +121,7 @@ def run(
         path = Path(figure)
         path.parent.mkdir(parents=True, exist_ok=True)
         picture = benchmarks.latency_by_batch(found)
-        plotting.entitle(picture.fig, plotting.words(picture).title)
+        plotting.entitle(picture.fig, plotting.exhibit(picture).title)
         picture.fig.savefig(path, dpi=160)
         console.print(f"Figure: {path}\n", soft_wrap=True)
     return Demo(agreed, found, explanation)
@@ -179,26 +182,32 @@ def agreement(
 
 
 def bars(found: Benchmark) -> Table:
-    """The times of a benchmark's batch sizes as bars, each relative to the slowest of its size."""
+    """Times of a call until its result is there as bars, relative to the slowest of a batch size.
+
+    Beside each stands the range over the runs, or, of a single run, half the interquartile range of
+    its samples.
+    """
+    one_run = comparison.runs_of(found.records) == 1
     table = Table(box=None, padding=(0, 1), pad_edge=True)
     table.add_column("B", justify="right")
     table.add_column("")
     table.add_column("median", justify="right")
-    table.add_column("± IQR/2", justify="right", style="dim")
+    table.add_column("± IQR/2" if one_run else "range", justify="right", style="dim")
     table.add_column("", width=BAR_WIDTH)
     table.add_column("speed-up", justify="right")
     colors = {"baseline": "white", "vectorized": "yellow", "fused": "cyan"}
     for size, by_name in comparison.usual_line(found).items():
-        slowest = max(record.call.median_us for record in by_name.values())
-        for i, (name, record) in enumerate(by_name.items()):
+        slowest = max(one.call.median for one in by_name.values())
+        for i, (name, one) in enumerate(by_name.items()):
             color = colors.get(name, "magenta")
-            ratio = f"{digits(comparison.ratio(by_name[BASELINE], record))}×"
+            ratio = f"{times(comparison.ratio(by_name[BASELINE], one))}×"
+            spread = f"{one.call.within / 2:.0%}" if one.call.runs == 1 else run_range(one.call)
             table.add_row(
                 str(size) if i == 0 else "",
                 f"[{color}]{name}[/]",
-                duration(record.call.median_us),
-                f"{record.call.relative / 2:.0%}" + (" busy" if record.call.busy else ""),
-                f"[{color}]{bar(record.call.median_us / slowest)}[/]",
+                duration(one.call.median),
+                spread + (" busy" if one.call.busy else ""),
+                f"[{color}]{bar(one.call.median / slowest)}[/]",
                 "" if name == BASELINE else ratio,
             )
         table.add_row()
@@ -241,11 +250,11 @@ def explain(found: Benchmark) -> list[str]:
     return [" ".join(paragraph.split()) for paragraph in text.split("\n\n") if paragraph.strip()]
 
 
-def _is_busy(record: Record) -> bool:
-    return record.call.busy
+def _is_busy(one: Series) -> bool:
+    return one.call.busy
 
 
-def _quiet(line: dict[int, dict[str, Record]]) -> dict[int, dict[str, Record]]:
+def _quiet(line: dict[int, dict[str, Series]]) -> dict[int, dict[str, Series]]:
     """The batch sizes at which no time was disturbed, or all if there is none."""
     quiet = {
         size: by_name for size, by_name in line.items() if not any(map(_is_busy, by_name.values()))
@@ -257,8 +266,8 @@ class Loss(NamedTuple):
     """A batch size at which vectorized is not faster than the baseline."""
 
     batch_size: int
-    vectorized: Record
-    baseline: Record
+    vectorized: Series
+    baseline: Series
     operators: int
     """That one call of vectorized asks for."""
     baseline_operators: int
@@ -271,7 +280,7 @@ class Loss(NamedTuple):
 
 
 def losses(found: Benchmark) -> list[Loss]:
-    """Where vectorized is not faster than the baseline, at batch sizes that nothing disturbed."""
+    """Where vectorized is faster in no run, at batch sizes that nothing disturbed."""
     counts = {(c.implementation, c.batch_size): c for c in found.operations}
     return [
         Loss(
@@ -284,5 +293,5 @@ def losses(found: Benchmark) -> list[Loss]:
         )
         for size, by_name in _quiet(comparison.usual_line(found)).items()
         if "vectorized" in by_name
-        and comparison.ratio(by_name[BASELINE], by_name["vectorized"]) <= 1
+        and comparison.ratio(by_name[BASELINE], by_name["vectorized"]).most <= 1
     ]

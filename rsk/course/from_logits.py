@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import functools
-import statistics
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rsk.base import folders
-from rsk.base.numbers import digits, percent
+from rsk.base.numbers import digits, over_runs, share
 from rsk.course import publish
 from rsk.course.python_kernels.selection import Selection
 from rsk.figures import from_logits as pictures
 from rsk.measure import clocks
-from rsk.measure.logit_inputs import FILTERED, SPEC_LEN, TEMPERATURE, Inputs, draw
+from rsk.measure.logit_inputs import FILTERED, SPEC_LEN, TEMPERATURE, LogitInputs, draw
 from rsk.measure.logits_benchmark import LogitsBenchmark, Result
 from rsk.measure.records import Spread
+from rsk.measure.series import Series
 from rsk.sampler import api, build, fused, logits
 from rsk.sampler.row_law import fixed_point, relative_weight, to_float32
 
@@ -30,7 +30,7 @@ FROM_LOGITS = "sampler, from logits"
 WITH_FILTERS = "the same, top-k and top-p"
 
 
-def time_softmax(inputs: Inputs, *, budget_s: float) -> dict[str, Spread]:
+def time_softmax(inputs: LogitInputs, *, budget_s: float) -> dict[str, Spread]:
     """Time the softmax of both models' rows, and the samplers that need it and that do not."""
     tokens, draft, target, _ = inputs
     filtered = draw(draft, target, FILTERED, seed=1)  # drafts that the filters let through
@@ -140,11 +140,9 @@ def _column(result: Result) -> str:
     return name + (", laws given" if result.draft_laws else "")
 
 
-def _time(runs: Sequence[Result]) -> str:
-    times = [result.record.device.median_us for result in runs]
-    share = statistics.median(result.record.roof_share for result in runs)
-    middle, spread = statistics.median(times), (max(times) - min(times)) / 2
-    return f"{digits(middle)} ± {digits(spread, 1)} ({percent(share)})"
+def _time(results: Sequence[Result]) -> str:
+    one = Series(tuple(result.record for result in results))
+    return f"{over_runs(one.device, digits)}, {share(one.roof_share)}"
 
 
 def emulated(

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from rsk.measure.records import RecordError, Spread
 
-Call = Callable[[], Any]
+Thunk = Callable[[], Any]
+"""A call without arguments: what is timed."""
 
 GRAPH_CALLS = 20
 """A captured graph holds at least this many calls, so that its own start is a small share."""
@@ -70,7 +71,7 @@ class Samples(NamedTuple):
         )
 
 
-def time_wall(calls: Sequence[Call], *, budget_s: float) -> tuple[Spread, list[Any]]:
+def time_wall(calls: Sequence[Thunk], *, budget_s: float) -> tuple[Spread, list[Any]]:
     """Time calls that return when their work is done, by the wall clock.
 
     Returns:
@@ -93,7 +94,7 @@ def time_wall(calls: Sequence[Call], *, budget_s: float) -> tuple[Spread, list[A
     return sample_until_settled(sample, budget_s).spread("wall"), outputs
 
 
-def time_eager(calls: Sequence[Call], *, budget_s: float) -> tuple[Spread, Spread, list[Any]]:
+def time_eager(calls: Sequence[Thunk], *, budget_s: float) -> tuple[Spread, Spread, list[Any]]:
     """Time calls that put work on the GPU, by the wall clock, one at a time.
 
     Returns:
@@ -124,7 +125,7 @@ def time_eager(calls: Sequence[Call], *, budget_s: float) -> tuple[Spread, Sprea
     return samples.spread("wall", 1), samples.spread("wall", 0), outputs
 
 
-def time_graph(calls: Sequence[Call], *, budget_s: float) -> tuple[Spread, list[Any]]:
+def time_graph(calls: Sequence[Thunk], *, budget_s: float) -> tuple[Spread, list[Any]]:
     """Time calls on the GPU as their share of one captured graph: launch latency is hidden.
 
     The outputs are poisoned between capture and replay, so those returned were written by a

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from rsk.check import Case, Verdict, examine
-from rsk.measure.clocks import Call
-from rsk.measure.workload import Implementation, Inputs
+from rsk.measure.clocks import Thunk
+from rsk.measure.implementations import Implementation
+from rsk.measure.workload import Inputs
 from rsk.sampler.api import RejectionSamples
 from rsk.sampler.registry import Entry, by_name
 
@@ -90,7 +91,7 @@ def transformers_peer(device: torch.device) -> Implementation:
         unknown = ", ".join(sorted(set(required) - known))
         raise PeerError(f"_speculative_sampling takes {unknown}, which is not known here")
 
-    def bind(inputs: Inputs) -> Call:
+    def bind(inputs: Inputs) -> Thunk:
         spec_len = inputs.draft_tokens.shape[1]
         values = {
             "candidate_input_ids": inputs.draft_tokens,
@@ -129,7 +130,7 @@ def flashinfer_peer(device: torch.device) -> Implementation:
         raise PeerError("needs a GPU")
     from flashinfer.sampling import chain_speculative_sampling
 
-    def bind(inputs: Inputs) -> Call:
+    def bind(inputs: Inputs) -> Thunk:
         return functools.partial(
             chain_speculative_sampling,
             inputs.draft_probs.float(),

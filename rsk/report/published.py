@@ -70,7 +70,7 @@ def rebuild(
 def picture(found: Measurements, language: str = LANGUAGE) -> bytes:
     """The picture of the README, as SVG: the speed-ups over the loop on a GPU."""
     drawn = benchmarks.speed_up(found.gpu.value)
-    plotting.entitle(drawn.fig, plotting.words(drawn, language).title)
+    plotting.entitle(drawn.fig, plotting.exhibit(drawn, language).title)
     (ax,) = drawn.fig.axes
     ax.set_xlabel(f"{ax.get_xlabel()}\n{found.gpu.label}")
     return plotting.svg(drawn.fig)[0].encode()

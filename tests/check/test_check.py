@@ -658,11 +658,11 @@ class TestFigures:
         verdicts = self.verdicts()
         wrong = checks.deviations(verdicts["argmax"])
         assert wrong.values["certain"] and wrong.values["worst"] > 5
-        words = plotting.words(wrong)
+        words = plotting.exhibit(wrong)
         assert "does not follow" in words.title and "recovered token" in words.caption
         assert "expected" in words.alt and len(wrong.data) >= 2
         right = checks.deviations(verdicts["correct"])
-        assert not right.values["certain"] and "follows" in plotting.words(right).title
+        assert not right.values["certain"] and "follows" in plotting.exhibit(right).title
         assert len(right.data) == checks.MOST_BARS
         assert right.fig.axes[0].patches
         chosen = checks.deviations(verdicts["correct"], "bonus token", kind="no draft")

@@ -15,6 +15,7 @@ pytest.importorskip("pandas")
 from rsk.course import labels, lesson
 from rsk.figures import lessons, plotting
 from rsk.measure.records import Benchmark, Operations, RecordError
+from rsk.measure.timing import roof_record
 from rsk.measure.workload import Pool
 
 
@@ -245,7 +246,7 @@ def test_a_damaged_ladder_is_named() -> None:
 
 def test_the_roof_is_a_record_that_reaches_itself() -> None:
     pool = Pool([(2, "warm")], 2, 1009)
-    roof = lesson.roof_record(pool, 2, 2)
+    roof = roof_record(lesson.ROOF, pool, 2, 2)
     assert roof.implementation == lesson.ROOF
     assert roof.roof_share == 1
     assert (roof.batch_size, roof.spec_len, roof.vocab_size) == (2, 2, 1009)
@@ -260,7 +261,7 @@ WORDS = ["a", "b", "c", "d"]
 
 
 def title(picture: lessons.Picture) -> str:
-    return plotting.words(picture).title
+    return plotting.exhibit(picture).title
 
 
 def test_the_rules_picture_holds_the_rules_numbers() -> None:

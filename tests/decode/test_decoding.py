@@ -254,10 +254,10 @@ def test_figures_say_what_the_data_says(study, name):
     from rsk.figures import decoding, plotting
 
     picture = getattr(decoding, name)(study)
-    words = plotting.words(picture)
+    words = plotting.exhibit(picture)
     assert words.title and words.alt and words.caption and len(picture.data)
     slower = getattr(decoding, name)(made_up(speed=0.5))
-    title = plotting.words(slower).title
+    title = plotting.exhibit(slower).title
     if name == "speed_up_by_spec_len":
         assert "No K pays here" in title
         assert slower.data["speed-up"].tolist() == pytest.approx([1.0, 0.5])

@@ -25,7 +25,7 @@ def test_a_drawing_says_what_its_data_hold(name):
     (ax,) = picture.fig.axes
     cells = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
     assert sum(cell.get_width() for cell in cells) == len(picture.data)
-    words = plotting.words(picture)
+    words = plotting.exhibit(picture)
     waits = picture.data.wait.max() + 1
     assert picture.values["reading"].waits == waits
     assert words.title.endswith({1: "once", 2: "twice"}.get(waits, f"waits {waits} times"))

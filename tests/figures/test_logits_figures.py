@@ -15,7 +15,7 @@ LOGITS = [0.5, 3.0, 1.0, 2.0]
 
 
 def check(picture):
-    words = plotting.words(picture)
+    words = plotting.exhibit(picture)
     assert words.title and words.caption and words.alt.endswith(".")
     picture.fig.canvas.draw()
     assert not picture.data.empty

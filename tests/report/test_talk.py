@@ -178,9 +178,9 @@ def test_a_figure_is_drawn_the_same_twice_and_without_its_title():
     first, second = (talk.for_slide(benchmarks.latency_by_batch(story())) for _ in range(2))
     assert first == second
     picture = benchmarks.latency_by_batch(story())
-    assert first.alt == plotting.words(picture).alt
+    assert first.alt == plotting.exhibit(picture).alt
     assert first.size[0] > 2 * first.size[1]
-    assert plotting.words(picture).title and not picture.fig.get_suptitle(), "the slide has one"
+    assert plotting.exhibit(picture).title and not picture.fig.get_suptitle(), "the slide has one"
 
 
 def test_the_drawings_refuse_what_cannot_be():
