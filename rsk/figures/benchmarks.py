@@ -148,7 +148,7 @@ def _ratios(
         theirs = [row.batch_size for row in quoted.times] if quoted else []
         plotting.ticks(ax, sorted({*bases, *theirs}))
         ax.set_xlabel("batch size B (requests)")
-        ax.set_ylabel(f"{what}\n({TIMES[time]}, {clock})")
+        plotting.label_times(ax, what, f"{TIMES[time]}, {clock}")
     columns: dict[str, dict[int, object]] = {}
     for name, by_size in found.items():
         for size, value in by_size.items():
@@ -216,7 +216,7 @@ def roofline(benchmark: Benchmark) -> Picture:
         ax.xaxis.set_major_formatter(plotting.round_label(byte_size))
         ax.yaxis.set_major_formatter(plotting.round_label(duration))
         ax.set_xlabel("bytes that the algorithm has to move in one call")
-        ax.set_ylabel(f"{TIMES['device']}\n({plotting.clock_label(lines, 'device')})")
+        plotting.label_times(ax, TIMES["device"], plotting.clock_label(lines, "device"))
     data = pd.DataFrame(
         {
             "implementation": one.implementation,
@@ -293,7 +293,7 @@ def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
             low = fastest.roof.median
             ax.axvline(low, color=ROOF, linewidth=2, label="memory roof")
         ax.set_xscale("log")
-        ax.set_xlim(low / 2, high * (high / low) ** 0.75)  # room for the text beside the bars
+        ax.set_xlim(low / 2, high * (high / low) ** 0.6)  # room for the text beside the bars
         ax.set_yticks(list(rows), [one.implementation for one in steps])
         ax.invert_yaxis()
         ax.grid(visible=False, axis="y")

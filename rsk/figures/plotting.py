@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 6.8, 3.5
 """Of a figure, in inches, with one row of legend: as wide as the text of a printed page."""
 LEGEND_ROW = 0.2
-TITLE_WIDTH = 70
-"""Characters of a title on one line."""
+TITLE_WIDTH, LABEL_WIDTH = 70, 32
+"""Characters of a title, and of the label of an upright axis, on one line."""
 
 STYLES: dict[str, dict[str, Any]] = {
     name: entry.style for name, entry in {**registry.OURS, **peers.ENTRIES}.items()
@@ -54,7 +54,7 @@ TIMES = {
     "device": "time on the device",
     "host": "time until the call returns",
 }
-CLOCKS = {"wall": "wall clock", "graph replay": "share of a replayed graph"}
+CLOCKS = {"wall": "wall clock", "graph replay": "graph share"}
 """Times and clocks as axes and columns name them."""
 
 Lines = Mapping[str, Sequence[Series]]
@@ -239,7 +239,12 @@ def draw_lines(ax: Axes, found: Lines, axis: str, time: str) -> None:
     ax.set_yscale("log")
     ticks(ax, sorted({getattr(one, axis) for line in found.values() for one in line}))
     ticks_of_times(ax)
-    ax.set_ylabel(f"{TIMES[time]}\n({clock_label(found, time)})")
+    label_times(ax, TIMES[time], clock_label(found, time))
+
+
+def label_times(ax: Axes, what: str, clock: str) -> None:
+    """Name what is drawn upwards, and its clock, in lines as short as the axis."""
+    ax.set_ylabel("\n".join(textwrap.wrap(f"{what} ({clock})", LABEL_WIDTH)))
 
 
 def draw_over_runs(

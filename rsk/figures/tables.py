@@ -48,7 +48,7 @@ def last_on_line(benchmark: Benchmark) -> dict[str, Series]:
 
 
 def solutions(benchmark: Benchmark, run: object) -> Table:
-    """The three solutions at the largest batch: work, time, and both relative numbers.
+    """The three solutions at the largest batch: work, time, and share of the memory roof.
 
     Args:
         benchmark: in which all were measured and counted there.
@@ -69,7 +69,6 @@ def solutions(benchmark: Benchmark, run: object) -> Table:
                     "waits": count.synchronizations,
                     "allocated": byte_size(count.allocated_bytes),
                     "call to result": over_runs(one.call),
-                    "× baseline": numbers.times(ratio(base, one)),
                     "of the roof": share(one.roof_share),
                 }
             )
@@ -105,11 +104,10 @@ def caches(runs: Mapping[str, Benchmark]) -> Table:
                     "on": where,
                     "B": size,
                     "implementation": name,
+                    "clock": CLOCKS[cold[name].device.clock],
                     "warm": over_runs(warm[name].device),
-                    "of the roof": share(warm[name].roof_share),
                     "cold": over_runs(cold[name].device),
                     "of the cold roof": share(cold[name].roof_share),
-                    "clock": CLOCKS[cold[name].device.clock],
                 }
                 for name in BACKENDS
                 if name in warm and name in cold
@@ -168,7 +166,7 @@ def beside_earlier(benchmark: Benchmark, quoted: Quoted) -> Table:
 
 
 def yardsticks(benchmark: Benchmark) -> Table:
-    """The fused sampler against the best PyTorch version, the best peer, the roof and the loop.
+    """The fused sampler against the best PyTorch version, the best peer and the memory roof.
 
     A row for each batch size; a ratio is of two times of one clock, call to result or on the
     device, and a dash stands where a rival was not timed by it.
@@ -187,7 +185,6 @@ def yardsticks(benchmark: Benchmark) -> Table:
             ):
                 row[f"× {what}, {time}"] = DASH if best is None else _against(best, by_name, time)
         row["of the roof"] = share(by_name["fused"].roof_share)
-        row["× loop, call"] = numbers.times(ratio(by_name[BASELINE], by_name["fused"]))
         rows.append(row)
     frame = _frame(rows)
     nothing = [name for name in frame if (frame[name] == DASH).all()]
@@ -277,13 +274,9 @@ def repeatability(runs: Mapping[str, Benchmark]) -> Table:
             "on": where,
             "implementation": row.implementation,
             "clock": CLOCKS[row.clock],
-            "runs": row.runs,
-            "points": row.points,
             "within a run (%)": 100 * row.within,
             "between runs (%)": 100 * row.between,
             "largest (%)": 100 * row.between_most,
-            "largest at": f"B={row.most_at.batch_size} K={row.most_at.spec_len} "
-            f"V={row.most_at.vocab_size:,}",
         }
         for where, benchmark in runs.items()
         for time in ("call", "device")
@@ -291,7 +284,10 @@ def repeatability(runs: Mapping[str, Benchmark]) -> Table:
         if time == "call" or row.clock != "wall"  # else it is the same measurement
     ]
     columns = ("within a run (%)", "between runs (%)", "largest (%)")
-    values = {"repeated": [comparison.repeated(run.records) for run in runs.values()]}
+    values = {
+        "runs": [comparison.runs_of(run.records) for run in runs.values()],
+        "repeated": [comparison.repeated(run.records) for run in runs.values()],
+    }
     return Table(_one_place(rows), "tab-repeatability", values, dict.fromkeys(columns, ".1f"))
 
 
