@@ -29,6 +29,7 @@ from rsk.base.folders import cuda_dir, data_dir
 from rsk.measure.implementations import backend
 from rsk.measure.provenance import provenance
 from rsk.measure.records import Point, RecordError
+from rsk.measure.run_files import made_here
 from rsk.measure.timing import MeasurementError, measure
 from rsk.measure.workload import Pool
 from rsk.sampler.kernels import runs_on
@@ -366,6 +367,9 @@ def main() -> int:
         return 0
     if arguments.times:
         print(json.dumps(measure_points()))
+        return 0
+    if arguments.save and made_here(arguments.save, provenance("cuda")):
+        print(f"{arguments.save} is of these sources and this GPU; delete it to measure again")
         return 0
     result = run()
     print("unchanged", *result.unchanged_us)

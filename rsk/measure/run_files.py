@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+from rsk.measure.record_files import parse
 from rsk.measure.records import Benchmark, Provenance, RecordError
 
 _OF_THE_MOMENT = ("date", "commit")
@@ -47,6 +49,21 @@ def unfinished(path: Path, fresh: Benchmark) -> Benchmark | None:
 def _lasting(made: Provenance) -> dict[str, Any]:
     facts = dataclasses.asdict(made)
     return {name: value for name, value in facts.items() if name not in _OF_THE_MOMENT}
+
+
+def made_here(path: Path, now: Provenance) -> dict[str, Any] | None:
+    """What a JSON file holds, if it was made by the same code on this machine; else ``None``.
+
+    Args:
+        path: of a file with a ``provenance``.
+        now: that of what would be measured now.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        made = parse(Provenance, content["provenance"])
+    except (OSError, ValueError, KeyError, TypeError):  # RecordError is a ValueError
+        return None
+    return content if _lasting(made) == _lasting(now) else None
 
 
 def save_path(save: str | os.PathLike[str], provenance: Provenance) -> Path:

@@ -592,3 +592,17 @@ def test_fused_is_the_fastest_on_the_cpu_at_every_recorded_point_in_every_run() 
             for name in ("baseline", "vectorized"):
                 gain = comparison.ratio(by_name[name], by_name["fused"])
                 assert gain.least >= 1, f"{path.name}: fused is slower than {name} at {point}"
+
+
+def test_what_was_made_here_by_these_sources_is_not_made_again(tmp_path: Path) -> None:
+    now, path = measured.GPU_PROVENANCE, tmp_path / "x.json"
+    assert run_files.made_here(path, now) is None
+    path.write_text(json.dumps({"provenance": dataclasses.asdict(now), "grid": 1}))
+    later = dataclasses.replace(now, date="2031-01-01T00:00:00+00:00", commit="other")
+    content = run_files.made_here(path, later)
+    assert content is not None and content["grid"] == 1
+    for changes in ({"sources": "1" * 64}, {"gpu": "another GPU"}, {"torch": "3.0"}):
+        assert run_files.made_here(path, dataclasses.replace(now, **changes)) is None
+    for text in ("{}", "7", '{"provenance": {}}', "no JSON"):
+        path.write_text(text)
+        assert run_files.made_here(path, now) is None
