@@ -20,6 +20,7 @@ import rsk
 from rsk.base import folders
 from rsk.course import running
 from rsk.measure import recorded_runs
+from rsk.measure.records import RecordError
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -310,12 +311,12 @@ def test_a_bad_record_is_named(write_notebook, tmp_path, monkeypatch):
 
 def test_without_records_the_report_is_refused_before_anything_runs(write_notebook, tmp_path):
     def ready():
-        raise records.RecordError("data/benchmarks: expected a run on cuda")
+        raise RecordError("data/benchmarks: expected a run on cuda")
 
     sources = write_notebook("00_a", "1").parent
     write_notebook("08_report", "1")
     options = {"sources": sources, "output": tmp_path / "o", "ready": ready, "console": console()}
-    with pytest.raises(records.RecordError, match="expected a run on cuda"):
+    with pytest.raises(RecordError, match="expected a run on cuda"):
         running.run_course(**options)
     assert not (tmp_path / "o").exists()
     running.run_course(**options, only=["00"])  # which needs none
