@@ -50,13 +50,29 @@ Refusal expect_shape(const Tensor& tensor, const char* name, std::initializer_li
   return nullptr;
 }
 
+// One that a kernel reads without its strides: of this type, each element behind the one before.
+Refusal expect_dense(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape,
+                     int32_t dtype, const Tensor& like) {
+  RSK_TRY(expect_shape(tensor, name, shape, like));
+  RSK_EXPECT(tensor.dtype == dtype, "%s: wrong dtype", name);
+  int64_t elements = 1;
+  bool is_dense = true;
+  for (int64_t i = tensor.dims - 1; i >= 0; --i) {
+    is_dense = is_dense && (tensor.sizes[i] <= 1 || tensor.strides[i] == elements);
+    elements *= tensor.sizes[i];
+  }
+  RSK_EXPECT(is_dense || elements == 0, "%s: expected to be contiguous", name);
+  return nullptr;
+}
+
 // An optional tensor [B] of one type.
 Refusal each(const Tensor& tensor, const char* name, int64_t size, int32_t dtype,
              const Tensor& like, const void** data, int64_t* stride) {
   *data = nullptr;
   if (!tensor) return nullptr;
   RSK_EXPECT(tensor.is_readable && tensor.dims == 1 && tensor.sizes[0] == size &&
-                 tensor.dtype == dtype && tensor.device_index == like.device_index,
+                 tensor.dtype == dtype && tensor.device_type == like.device_type &&
+                 tensor.device_index == like.device_index,
              "%s: expected [%lld]", name, (long long)size);
   *data = tensor.data;
   *stride = tensor.strides[0];
@@ -74,6 +90,23 @@ Refusal fill(const Shared& given, Call& call) {
                  given.numbers.dtype == aoti_torch_dtype_int64(),
              "numbers: expected int64 [%d] on the host", (int)NUMBERS);
   const int64_t* numbers = (const int64_t*)given.numbers.data;
+  RSK_EXPECT(given.numbers.strides[0] == 1, "numbers: expected to be contiguous");
+  for (int i = START; i <= STREAM; ++i) {
+    RSK_EXPECT(numbers[i] >= 0 && numbers[i] <= INT32_MAX / 2, "numbers: %lld in place %d",
+               (long long)numbers[i], i);
+  }
+  RSK_EXPECT(numbers[RANK] < numbers[RANKS], "numbers: rank %d of %d", (int)numbers[RANK],
+             (int)numbers[RANKS]);
+  RSK_EXPECT(numbers[START] + numbers[WIDTH] <= numbers[ALL_TOKENS] &&
+                 numbers[ALL_TARGET] <= numbers[ALL_TOKENS] &&
+                 numbers[ALL_DRAFT] <= numbers[ALL_TOKENS] && numbers[ALL_TOKENS] <= 1 << 20,
+             "numbers: a slice [%d, %d) of %d tokens", (int)numbers[START],
+             (int)(numbers[START] + numbers[WIDTH]), (int)numbers[ALL_TOKENS]);
+  RSK_EXPECT(numbers[OFFSET] == 0 || numbers[OFFSET] == rsk::sharded::HEADER,
+             "numbers: an offset of %d", (int)numbers[OFFSET]);
+  RSK_EXPECT(numbers[STREAM] <= DRAFT, "numbers: stream %d", (int)numbers[STREAM]);
+  RSK_EXPECT(numbers[LISTED] >= 0 && numbers[LISTED] <= rsk::sharded::LONGEST_LIST,
+             "numbers: lists of %lld", (long long)numbers[LISTED]);
   RSK_TRY(expect_shape(given.draft_tokens, "draft_tokens", {-1, -1}, target));
   const int64_t batch_size = given.draft_tokens.sizes[0], spec_len = given.draft_tokens.sizes[1];
   RSK_EXPECT(batch_size <= INT32_MAX / 1024 && spec_len <= 128, "draft_tokens: too many");
@@ -153,11 +186,12 @@ Refusal fill(const Shared& given, Call& call) {
   RSK_TRY(each(given.min_p, "min_p", batch_size, float32, target, (const void**)&filters.min_p,
                strides + 3));
   if (given.laws) {
-    RSK_TRY(expect_shape(given.laws, "laws", {batch_size, spec_len + 1, 4}, target));
+    RSK_TRY(expect_dense(given.laws, "laws", {batch_size, spec_len + 1, 4}, float32, target));
     call.laws = (const rsk::RowLaw*)given.laws.data;
   }
   if (given.draft_laws) {
-    RSK_TRY(expect_shape(given.draft_laws, "draft_laws", {batch_size, spec_len, 4}, target));
+    RSK_TRY(
+        expect_dense(given.draft_laws, "draft_laws", {batch_size, spec_len, 4}, float32, target));
     call.draft_laws = (const rsk::RowLaw*)given.draft_laws.data;
   }
   const int64_t openings =
@@ -167,13 +201,17 @@ Refusal fill(const Shared& given, Call& call) {
   return nullptr;
 }
 
+// For what comes before the laws are known.
+Refusal fill_without_laws(const Shared& given, Call& call) {
+  RSK_TRY(fill(given, call));
+  RSK_EXPECT(call.is_logits && !given.laws, "expected rows of logits, and no laws yet");
+  return nullptr;
+}
+
 // What other ranks have sent: [R, words].
 Refusal received(const Tensor& tensor, const char* name, const Call& call, const Tensor& like,
                  const int64_t** data) {
-  RSK_TRY(expect_shape(tensor, name, {call.ranks, call.words}, like));
-  RSK_EXPECT(tensor.dtype == aoti_torch_dtype_int64() &&
-                 (tensor.sizes[0] <= 1 || tensor.strides[0] == call.words),
-             "%s: expected int64, contiguous", name);
+  RSK_TRY(expect_dense(tensor, name, {call.ranks, call.words}, aoti_torch_dtype_int64(), like));
   *data = (const int64_t*)tensor.data;
   return nullptr;
 }
@@ -204,7 +242,7 @@ RSK_OPERATOR Refusal opening(StableIValue* stack) noexcept {
   Arguments next(stack);
   const Shared given(next);
   Call call{};
-  RSK_TRY(fill(given, call));
+  RSK_TRY(fill_without_laws(given, call));
   Tensor message;
   RSK_TRY(message.become({call.words}, aoti_torch_dtype_int64(), given.target));
   RSK_TRY(launch_on(given.target, [&](cudaStream_t stream) {
@@ -220,7 +258,7 @@ RSK_OPERATOR Refusal weights(StableIValue* stack) noexcept {
   const Tensor openings = next.tensor();
   Call call{};
   const int64_t* from = nullptr;
-  RSK_TRY(fill(given, call));
+  RSK_TRY(fill_without_laws(given, call));
   RSK_TRY(received(openings, "openings", call, given.target, &from));
   Tensor message;
   RSK_TRY(message.become({call.words}, aoti_torch_dtype_int64(), given.target));
@@ -238,7 +276,7 @@ RSK_OPERATOR Refusal laws(StableIValue* stack) noexcept {
   const Tensor openings = next.tensor(), totals = next.optional_tensor();
   Call call{};
   const int64_t *first = nullptr, *second = nullptr;
-  RSK_TRY(fill(given, call));
+  RSK_TRY(fill_without_laws(given, call));
   RSK_TRY(received(openings, "openings", call, given.target, &first));
   if (totals) RSK_TRY(received(totals, "weights", call, given.target, &second));
   const int64_t batch_size = call.batch.batch_size, spec_len = call.batch.spec_len;
@@ -284,11 +322,14 @@ RSK_OPERATOR Refusal find(StableIValue* stack) noexcept {
   RSK_TRY(received(first, "first", call, given.target, &headers));
   RSK_TRY(received(totals, "totals", call, given.target, &numbers));
   const int64_t rows = (int64_t)call.batch.batch_size * (call.batch.spec_len + 1);
-  RSK_TRY(expect_shape(sums, "sums", {rows * rsk::sharded::pieces_of(call), 2}, given.target));
-  RSK_EXPECT(!differing || (differing.is_readable && differing.dims == 2 &&
-                            differing.sizes[0] == call.ranks &&
-                            differing.sizes[1] == rsk::sharded::HEADER),
-             "differing: expected [R, %d]", (int)rsk::sharded::HEADER);
+  const int64_t pieces = rsk::sharded::pieces_of(call);
+  const int32_t int64 = aoti_torch_dtype_int64();
+  RSK_TRY(expect_dense(sums, "sums", {rows * pieces, 2}, int64, given.target));
+  if (differing) {  // on the host, where the kernel can write to it
+    RSK_TRY(expect_dense(differing, "differing", {call.ranks, rsk::sharded::HEADER}, int64,
+                         differing));
+    RSK_EXPECT(differing.device_type == 0, "differing: expected to be on the host");
+  }
   Tensor tokens, num_accepted;
   RSK_TRY(tokens.become({call.words / 2}, aoti_torch_dtype_int64(), given.target));
   RSK_TRY(num_accepted.become({call.batch.batch_size}, aoti_torch_dtype_int64(), given.target));
@@ -307,15 +348,19 @@ RSK_OPERATOR Refusal result(StableIValue* stack) noexcept {
   const Tensor draft_tokens = next.tensor(), num_accepted = next.tensor(), found = next.tensor();
   RSK_TRY(expect_shape(draft_tokens, "draft_tokens", {-1, -1}, found));
   const int64_t batch_size = draft_tokens.sizes[0], spec_len = draft_tokens.sizes[1];
-  RSK_TRY(expect_shape(num_accepted, "num_accepted", {batch_size}, found));
-  RSK_EXPECT(found.is_readable && found.dims == 1 && found.sizes[0] >= batch_size,
-             "found: expected a number for each request");
+  const int32_t int64 = aoti_torch_dtype_int64();
+  RSK_TRY(expect_dense(num_accepted, "num_accepted", {batch_size}, int64, found));
+  RSK_TRY(expect_dense(found, "found", {-1}, int64, found));
+  RSK_EXPECT(found.sizes[0] >= batch_size, "found: expected a number for each request");
+  RSK_EXPECT(batch_size <= INT32_MAX / 1024 && spec_len <= 128, "draft_tokens: too many");
+  RSK_EXPECT(draft_tokens.dtype == int64 || draft_tokens.dtype == aoti_torch_dtype_int32(),
+             "draft_tokens: expected int64 or int32");
   rsk::Batch batch{};
   batch.batch_size = (int32_t)batch_size;
   batch.spec_len = (int32_t)spec_len;
   batch.draft_tokens = draft_tokens.data;
   batch.draft_tokens_stride = draft_tokens.strides[0];
-  batch.wide_tokens = draft_tokens.dtype == aoti_torch_dtype_int64();
+  batch.wide_tokens = draft_tokens.dtype == int64;
   batch.num_accepted = (int64_t*)num_accepted.data;
   Tensor tokens;
   RSK_TRY(tokens.become({batch_size, spec_len + 1}, aoti_torch_dtype_int64(), found));

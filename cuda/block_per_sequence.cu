@@ -49,6 +49,7 @@ __global__ void kernel(Batch batch) {
   int64_t token = -1, rest = -1;
   int32_t begin = 0, end = row.size;  // the token is in between
   while (verdict != Verdict::invalid && token < 0) {
+    // region cut the row
     const int32_t piece = (end - begin + WARPS - 1) / WARPS;  // its length
     const int32_t first = begin + warp * piece;
     const int32_t behind = first + piece < end ? first + piece : end;
@@ -58,6 +59,7 @@ __global__ void kernel(Batch batch) {
     shared.sum[thread] = finite ? sum : -1;
     __syncthreads();
     if (lane == 0) shared.total[warp] = add_up(shared.sum + 32 * warp, 32);
+    // endregion
     __syncthreads();
 
     if (rest < 0) {  // this was the whole row
@@ -69,11 +71,13 @@ __global__ void kernel(Batch batch) {
       }
       rest = threshold(sample_word(batch, b, n), total);
     }
+    // region choose a piece
     int32_t chosen = 0;
     while (rest >= shared.total[chosen]) rest -= shared.total[chosen++];
     begin += chosen * piece;
     end = begin + piece < end ? begin + piece : end;
     if (end - begin == 1) token = begin;
+    // endregion
   }
   if (thread == 0) write_result(batch, b, n, token);
 }

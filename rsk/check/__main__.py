@@ -25,8 +25,9 @@ import rsk
 from rsk import check
 from rsk.base import terminal
 from rsk.check.calls import Sampler
+from rsk.check.correct import Exhibit
 from rsk.check.logit_mutants import LOGIT_MUTANTS
-from rsk.check.mutants import MUTANTS, Exhibit
+from rsk.check.mutants import MUTANTS
 
 Check = Callable[..., Any]
 

@@ -14,6 +14,7 @@ import itertools
 import random
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -116,20 +117,38 @@ def _equal(a: RejectionSamples, b: RejectionSamples) -> bool:
 
 def check_cases(device: str, max_bytes: int, seconds: float) -> dict[str, Any]:
     """Run the grid, largest cases last; stop after ``seconds``."""
+
+    def check(case: dict[str, Any], seed: int) -> list[str]:
+        shape = case["batch_size"], case["spec_len"], case["vocab_size"]
+        batch = make_batch(*shape, dtype=getattr(torch, case["dtype"]), device=device, seed=seed)
+        return differences(*batch, seed=seed * 7919)
+
+    return run_cases(cases(AXES, max_bytes), check, seconds)
+
+
+def run_cases(
+    chosen: list[dict[str, Any]],
+    check: Callable[[dict[str, Any], int], list[str]],
+    seconds: float,
+) -> dict[str, Any]:
+    """Check cases, largest last, until ``seconds`` are over.
+
+    Args:
+        chosen: the cases, as from :func:`cases`.
+        check: given a case and a seed, names what is wrong.
+        seconds: after which no case is begun.
+    """
     start = time.monotonic()
-    planned = sorted(cases(AXES, max_bytes), key=bytes_of)
+    planned = sorted(chosen, key=bytes_of)
     done: list[dict[str, Any]] = []
     largest = 0
     for i, case in enumerate(planned):
         if time.monotonic() - start > seconds:
             break
-        shape = case["batch_size"], case["spec_len"], case["vocab_size"]
-        batch = make_batch(*shape, dtype=getattr(torch, case["dtype"]), device=device, seed=i)
-        largest = max(largest, batch.target_probs.numel())
-        done.append(case | {"wrong": differences(*batch, seed=i * 7919)})
+        done.append(case | {"wrong": check(case, i)})
+        largest = max(largest, case["batch_size"] * (case["spec_len"] + 1) * case["vocab_size"])
         if done[-1]["wrong"]:
             print("wrong:", done[-1], flush=True)
-        del batch
     return {
         "planned": len(planned),
         "done": len(done),
@@ -260,8 +279,24 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run everything and print a summary."""
+    return command("", parser(), run, lambda: check_kinds_of_input("cuda", 4))
+
+
+def command(
+    about: str,
+    options: argparse.ArgumentParser,
+    run_all: Callable[[float, float], dict[str, Any]],
+    run_few: Callable[[], dict[str, list[str]]],
+) -> int:
+    """Run a grid as a command; returns the exit status.
+
+    Args:
+        about: what stands before "grid:" where there is more than one.
+        options: as from :func:`parser`.
+        run_all: as :func:`run`.
+        run_few: checks a few small batches; names what is wrong in each kind.
+    """
     terminal.accept_any_text()
-    options = parser()
     options.add_argument(
         "--few",
         action="store_true",
@@ -272,11 +307,11 @@ def main() -> int:
         print(NO_GPU)
         return 2
     if arguments.few:
-        few = {kind: who for kind, who in check_kinds_of_input("cuda", 4).items() if who}
-        print(f"grid: {few or 'all right'}")
+        few = {kind: who for kind, who in run_few().items() if who}
+        print(f"{about}grid: {few or 'all right'}")
         return 1 if few else 0
-    result = run(arguments.seconds, arguments.gib)
-    print(summary(result))
+    result = run_all(arguments.seconds, arguments.gib)
+    print(f"{about}{summary(result)}")
     return 1 if wrong(result) else 0
 
 

@@ -12,14 +12,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-import time
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rsk.base import terminal
 from rsk.check import grid
 from rsk.check.calls import Call
 from rsk.check.synthetic import make_batch
@@ -138,35 +136,19 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 def check_cases(device: str, max_bytes: int, seconds: float) -> dict[str, Any]:
     """Run the grid, largest cases last; stop after ``seconds``."""
-    start = time.monotonic()
-    planned = sorted(grid.cases(AXES, max_bytes), key=grid.bytes_of)
-    done: list[dict[str, Any]] = []
-    largest = 0
-    for i, case in enumerate(planned):
-        if time.monotonic() - start > seconds:
-            break
+
+    def check(case: dict[str, Any], seed: int) -> list[str]:
         shape = case["batch_size"], case["spec_len"], case["vocab_size"]
         dtype = getattr(torch, case["dtype"])
-        call = make_call(shape, case["filters"], dtype=dtype, device=device, seed=i)
-        largest = max(largest, call.target_rows.numel())
-        done.append(case | {"wrong": differences(call)})
-        if done[-1]["wrong"]:
-            print("wrong:", done[-1], flush=True)
-        del call
-    return {
-        "planned": len(planned),
-        "done": len(done),
-        "largest_tensor": largest,
-        "seconds": round(time.monotonic() - start, 1),
-        "wrong": [case for case in done if case["wrong"]],
-        "cases": [case for case in done if not case["wrong"]],
-    }
+        return differences(make_call(shape, case["filters"], dtype=dtype, device=device, seed=seed))
+
+    return grid.run_cases(grid.cases(AXES, max_bytes), check, seconds)
 
 
 def check_kinds_of_input(
     device: str,
     batch_size: int = 48,
-    names: tuple[str, ...] = ("temperature", "all", "per request"),
+    names: tuple[str, ...] = KINDS_FILTERS,
 ) -> dict[str, list[str]]:
     """Ragged and certain drafts, masks, ties, strides, bad rows and parameters, mixed dtypes."""
     found = {}
@@ -238,7 +220,7 @@ def _kinds(call: Call, other: torch.dtype) -> dict[str, Call]:
 def check_streams_and_graphs() -> dict[str, list[str]]:
     """No call may disturb another: streams at once, graphs replayed, inputs overwritten."""
     found: dict[str, list[str]] = {"streams": [], "graph": [], "chain": []}
-    for name in ("temperature", "all", "per request"):
+    for name in KINDS_FILTERS:
         calls = [make_call((32, 4, 32000), name, seed=i) for i in range(4)]
         expected = [call.run(_VECTORIZED) for call in calls]
         streams = [torch.cuda.Stream() for _ in calls]
@@ -335,26 +317,10 @@ def run(seconds: float = grid.SECONDS, gib: float = GIB) -> dict[str, Any]:
 
 def main() -> int:
     """Run everything and print a summary."""
-    terminal.accept_any_text()
     options = grid.parser()
     options.set_defaults(gib=GIB)
-    options.add_argument(
-        "--few",
-        action="store_true",
-        help="only a few small batches, to be run by compute-sanitizer",
-    )
-    arguments = options.parse_args()
-    if not torch.cuda.is_available():
-        print(grid.NO_GPU)
-        return 2
-    if arguments.few:
-        kinds = check_kinds_of_input("cuda", 4, ("temperature", "per request"))
-        few = {kind: who for kind, who in kinds.items() if who}
-        print(f"from logits: {few or 'all right'}")
-        return 1 if few else 0
-    result = run(arguments.seconds, arguments.gib)
-    print(f"from logits, {grid.summary(result)}")
-    return 1 if grid.wrong(result) else 0
+    few = partial(check_kinds_of_input, "cuda", 4, ("temperature", "per request"))
+    return grid.command("from logits, ", options, run, few)
 
 
 if __name__ == "__main__":

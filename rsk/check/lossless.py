@@ -18,11 +18,9 @@ from rsk.check.evidence import (
     SequentialTest,
     log_evidence,
     looks,
-    noise_floor,
-    total_variation,
 )
 from rsk.check.logit_cases import logit_cases
-from rsk.check.verdict import Finding, Look, NotLossless, Verdict
+from rsk.check.verdict import Finding, NotLossless, Verdict
 from rsk.sampler.api import sample
 
 _MAX_ELEMENTS = 1 << 19  # target probabilities in one call: they stay in the cache
@@ -153,7 +151,7 @@ def _examine_case(
         for r, test in enumerate(tests):
             evidence = test.evidence(outcomes[r])
             for found, part, log_e in zip(findings[r], parts[r], evidence.tolist(), strict=True):
-                _update(found, part.counts(outcomes[r]), log_e)
+                found.look(part.counts(outcomes[r]), log_e)
             if bool(test.failed(evidence)):
                 verdict.lossless = False
             elif r in undecided and bool(test.passed(outcomes[r])):
@@ -162,7 +160,7 @@ def _examine_case(
         if enough and (not undecided or not verdict.lossless):
             break
     if not verdict.lossless:
-        verdict.culprit = _culprit(verdict)
+        verdict.blame()
         verdict.impossible = bench.impossible
 
 
@@ -182,24 +180,6 @@ def _totals(law: Outcomes, parts: list[list[Part]], verdict: Verdict) -> Iterato
         while True:
             yield int(total)
             total *= 2
-
-
-def _update(found: Finding, counts: Tensor, log_e: float) -> None:
-    total = float(counts.sum())
-    distance = float(total_variation(counts, found.law))
-    found.counts = counts
-    found.looks.append(Look(total, distance, noise_floor(found.law, total), log_e))
-
-
-def _culprit(verdict: Verdict) -> Finding:
-    """The most specific part with enough evidence, and of those the one with the most."""
-    guilty = [f for f in verdict.findings if f.last.log_evidence >= verdict.needed]
-    certain = [f for f in guilty if math.isinf(f.last.log_evidence)]
-    for names in (("accepted", "recovered", "bonus"), ("token",), ("joint",)):
-        of_these = [f for f in certain or guilty if f.part.startswith(names)]
-        if of_these:
-            return max(of_these, key=lambda f: f.last.log_evidence)
-    raise AssertionError("no part has enough evidence")
 
 
 class _Bench:

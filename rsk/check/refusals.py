@@ -1,7 +1,7 @@
 """Bad calls: each must end in an exception that says so, however the extension was compiled.
 
 python -m rsk.check.refusals             every bad call in a process of its own, on the CPU
-python -m rsk.check.refusals --emulator  with the CUDA kernels' operator in the emulator, too
+python -m rsk.check.refusals --emulator  with the CUDA kernels' operators in the emulator, too
 python -m rsk.check.refusals --together  all in one process: quicker, but a crash has no name
 python -m rsk.check.refusals cuda        on the GPU
 
@@ -24,17 +24,28 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rsk
 from rsk.base import terminal
 from rsk.sampler import build
+from rsk.sampler.channel import channel_of
+from rsk.sampler.fused_slices import Kernels
+from rsk.sampler.headers import HEADER
+from rsk.sampler.random_words import SAMPLE
+from rsk.sampler.row_law import Filters
+from rsk.sampler.sharded_call import Call, run
 
 Arguments = dict[str, Any]  # wrong ones, so of any type
-Call = Callable[[], object]
+Attempt = Callable[[], object]
+Operators = dict[str, tuple[Any, list[Any]]]
+"""By name: the operator, and arguments for it."""
 
 OPERATOR = "torch.ops.rsk."
+RIGHT = {("sharded_result", 2, "of a batch more")}
+"""Operator, argument and fault that are none: a message may be longer than the batch."""
 SECONDS = 120
 """For one call and the start of its process."""
 
@@ -92,12 +103,14 @@ def bad_arguments(device: str) -> Iterator[tuple[str, Arguments]]:
         yield f"{name} a list of floats", {name: [1.5]}
 
 
-def bad_calls(device: str) -> dict[str, Call]:
+@functools.cache
+def bad_calls(device: str) -> dict[str, Attempt]:
     """The faults in every function that takes them, by function and fault.
 
-    The kernels are among them if they are loaded: for CPU tensors, the emulator's.
+    The kernels are among them if they are loaded, and those of the sharded sampler: for CPU
+    tensors, the emulator's.
     """
-    calls: dict[str, Call] = {}
+    calls: dict[str, Attempt] = {}
     decide: list[Callable[..., object]] = [rsk.rejection_sample, rsk.rejection_sample_from_logits]
     draw: list[Callable[..., object]] = [rsk.sample, rsk.sample_from_logits]
     if _has_kernels(device):
@@ -116,22 +129,30 @@ def bad_calls(device: str) -> dict[str, Call]:
         is_alone = sum(isinstance(value, Tensor) for value in given) == 1
         for place, value in enumerate(given):
             for fault, wrong in _bad_tensors(value, device, is_alone).items():
-                changed_call = partial(operator, *given[:place], wrong, *given[place + 1 :])
-                calls[f"{OPERATOR}{name}, argument {place} {fault}"] = changed_call
+                if (name, place, fault) not in RIGHT:
+                    changed_call = partial(operator, *given[:place], wrong, *given[place + 1 :])
+                    calls[f"{OPERATOR}{name}, argument {place} {fault}"] = changed_call
         if name == "launch":
             for index in (-2, len(rsk.KERNELS), 1 << 40):
                 calls[f"{OPERATOR}launch, kernel {index}"] = partial(operator, index, *given[1:])
+        elif name in ("sharded_opening", "sharded_totals"):
+            for place in (*range(10), 13):  # of sizes and indices among the numbers of the call
+                for number in (-2, 1 << 40):
+                    numbers_of_call = given[0].clone()
+                    numbers_of_call[place] = number
+                    attempt = partial(operator, numbers_of_call, *given[1:])
+                    calls[f"{OPERATOR}{name}, number {place} is {number}"] = attempt
     return calls
 
 
-def _has_kernels(device: str) -> bool:
-    return build.is_loaded("cuda" if device == "cuda" else "emulator")
+def _has_kernels(device: str, of: str = "") -> bool:
+    return build.is_loaded(of + ("cuda" if device == "cuda" else "emulator"))
 
 
 @functools.cache
-def good_operator_calls(device: str) -> dict[str, tuple[Any, list[Any]]]:
+def good_operator_calls(device: str) -> Operators:
     """Every operator that is loaded, by name, with arguments as the public functions give it."""
-    found: dict[str, tuple[Any, list[Any]]] = {}
+    found: Operators = {}
 
     class Recorder(TorchDispatchMode):
         def __torch_dispatch__(
@@ -162,11 +183,32 @@ def good_operator_calls(device: str) -> dict[str, tuple[Any, list[Any]]]:
         )
         if _has_kernels(device):
             next(iter(rsk.KERNELS.values()))(tokens, draft, target, **numbers)
+        if _has_kernels(device, "sharded "):
+            _call_sharded(tokens, draft, target, Filters(**filters), good["seed"])
     for name, (_, given) in list(found.items()):
         if _is_implemented(f"rsk::emulated_{name}", "CPU") and device == "cpu":
             emulated = f"emulated_{name}"
             found[emulated] = getattr(torch.ops.rsk, emulated).default, given
     return found
+
+
+def _call_sharded(
+    tokens: Tensor, draft: Tensor, target: Tensor, filters: Filters, seed: Tensor
+) -> None:
+    """Call every kernel of the sharded sampler, as a group of one rank does."""
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        channel = channel_of(None)
+        if not tokens.is_cuda:  # there all ranks look at the headers, and need not keep them
+            channel.differing = torch.zeros((1, HEADER), dtype=torch.int64)
+        # The kernels find laws without a threshold, or one of a list; with others, not all of them.
+        for chosen in (filters._replace(top_k=0, top_p=1.0), filters):
+            arguments = tokens, draft, target, seed, seed, SAMPLE, chosen
+            call = Call("rejection_sample_from_logits", *arguments)
+            run(call, Kernels(call, channel), channel, look=False)
+    finally:
+        dist.destroy_process_group()
 
 
 def _is_implemented(name: str, key: str) -> bool:
@@ -178,6 +220,7 @@ def _bad_tensors(value: Any, device: str, is_alone: bool) -> Arguments:
     """What to put in place of a tensor; one alone may have any size and be anywhere."""
     if not isinstance(value, Tensor):
         return {}
+    other = "meta" if device == "cpu" else "cpu" if value.is_cuda else "cuda"
     wrong: Arguments = {
         "of int16": value.to(torch.int16),
         "of complex64": value.to(torch.complex64),
@@ -188,7 +231,7 @@ def _bad_tensors(value: Any, device: str, is_alone: bool) -> Arguments:
     }
     if not is_alone:
         wrong["on meta"] = value.to("meta")
-        wrong["on another device"] = value.to("meta" if device == "cpu" else "cpu")
+        wrong["on another device"] = value.to(other)
         wrong["of a dimension more"] = value[None]
         wrong["of a batch more"] = torch.cat([value, value])
         wrong["of no batch"] = value[:0]
@@ -225,9 +268,10 @@ def _answer(name: str, device: str, emulator: bool, answer: Connection) -> None:
 
 
 def _load(device: str, emulator: bool) -> None:
-    build.load(device)
-    if emulator:
-        build.load("emulator")
+    for library in ("emulator", "sharded emulator") if emulator else (device,):
+        build.load(library)
+    if device == "cuda":
+        build.load("sharded cuda")
 
 
 def make_apart(name: str, device: str, emulator: bool) -> str:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rsk.check.evidence import noise_floor, total_variation
+
 _MEANING = {
     "accepted length": "draft token d must be accepted with probability min(1, p[d] / q[d]), each "
     "position with a coin of its own",
@@ -17,10 +19,13 @@ _MEANING = {
     "renormalised, with a random number of its own",
     "bonus token": "after the whole draft is accepted, one more token must be drawn from the "
     "target's next row",
+    "length": "a text must end at its first stop token or at the limit, and nowhere else",
     "token": "the token emitted at a position must follow the target's row, however it came about",
     "joint": "everything that a request emits must have the probability that the rule gives it; "
     "parts that are right by themselves may depend on one another",
 }
+_MOST_TELLING = (("accepted", "recovered", "bonus", "length"), ("token",), ("joint",))
+"""Parts by how much they say about a fault."""
 
 
 class Look(NamedTuple):
@@ -55,10 +60,17 @@ class Finding:
         """The look after all requests."""
         return self.looks[-1] if self.looks else Look(0, 0, 0, 0)
 
+    def look(self, counts: Tensor, log_evidence: float) -> None:
+        """Note what was counted so far, float64 [cells], and what it says against the law."""
+        total = float(counts.sum())
+        distance = float(total_variation(counts, self.law))
+        self.counts = counts
+        self.looks.append(Look(total, distance, noise_floor(self.law, total), log_evidence))
+
 
 @dataclass
 class Verdict:
-    """What :func:`rsk.check.examine` has found. ``print`` it."""
+    """What :func:`rsk.check.examine` or one like it has found. ``print`` it."""
 
     lossless: bool
     level: float
@@ -74,11 +86,25 @@ class Verdict:
     findings: list[Finding] = field(default_factory=list, repr=False)
     requests: int = 0
     """How many requests were sent to the sampler."""
+    subject: str = "sampler"
+    """What was examined, in a word."""
     seconds: float = 0.0
     culprit: Finding | None = field(default=None, repr=False)
     """The part that gave the sampler away, if it is not lossless."""
     impossible: str | None = None
     """An outcome of probability 0 that was seen, and why it cannot be."""
+
+    def blame(self) -> None:
+        """Not lossless: name the most telling part with enough evidence, with the most of it."""
+        self.lossless = False
+        guilty = [f for f in self.findings if f.last.log_evidence >= self.needed]
+        certain = [f for f in guilty if math.isinf(f.last.log_evidence)]
+        for names in _MOST_TELLING:
+            of_these = [f for f in certain or guilty if f.part.startswith(names)]
+            if of_these:
+                self.culprit = max(of_these, key=lambda f: f.last.log_evidence)
+                return
+        raise AssertionError("no part has enough evidence")
 
     def find(self, part: str, kind: str | None = None, case: str | None = None) -> Finding:
         """The first finding with this part, kind and case.
@@ -120,14 +146,15 @@ class Verdict:
 
     def _errors(self) -> Iterator[str]:
         yield (
-            f"  level {self.level:g}: a correct sampler is called wrong with at most this "
+            f"  level {self.level:g}: a correct {self.subject} is called wrong with at most this "
             "probability"
         )
         if self.kinds:
             where = "in this kind of" if self.kinds == 1 else f"in any of {self.kinds} kinds of"
             yield (
-                f"  power {self.power:g}: a sampler off by {self.bias:g} or more (total variation "
-                f"distance) {where} request is called wrong with at least this probability"
+                f"  power {self.power:g}: a {self.subject} off by {self.bias:g} or more (total "
+                f"variation distance) {where} request is called wrong with at least this "
+                "probability"
             )
         yield f"  {self.requests:,} requests, {self.seconds:.1f} s"
 

@@ -1,13 +1,14 @@
 """``rsk demo`` and notebook 00: the three implementations agree, and one of them is fast.
 
-Synthetic data, nothing to download, under half a minute with the first compilation.
+Synthetic data, nothing to download, half a minute. The command times the implementations in turns
+(:mod:`rsk.course.contest`), so that it can be shown on a machine that does other things too.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,22 +20,26 @@ from rich.table import Table
 from rich.text import Text
 
 from rsk.base import templates
-from rsk.base.numbers import duration, run_range, times
+from rsk.base.numbers import digits, duration
 from rsk.check.synthetic import make_batch
+from rsk.course import contest
+from rsk.course.contest import Row, Timed
 from rsk.measure import benchmark, comparison
 from rsk.measure.comparison import BASELINE
 from rsk.measure.implementations import backend
-from rsk.measure.records import Benchmark
+from rsk.measure.provenance import provenance
+from rsk.measure.records import Benchmark, Operations
 from rsk.measure.series import Series
 from rsk.measure.sweep import Sweep
-from rsk.measure.timing import MeasurementError, difference
+from rsk.measure.timing import MeasurementError, count_operations, difference
 from rsk.measure.workload import Inputs
 from rsk.sampler import build
 from rsk.sampler.api import BACKENDS
 
-BAR_WIDTH = 28
-BUDGET_S = 0.1
-"""Seconds for each time: enough for two digits, and the whole takes half a minute."""
+FIGURE_S = 0.1
+"""Seconds for each time of the figure."""
+RACE_S = 2.5
+"""Seconds for each batch size at most: with the rest, half a minute on a busy machine too."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,7 @@ class Demo:
     """What the demo found."""
 
     agreement: Agreement
-    benchmark: Benchmark
-    explanation: list[str]
+    rows: list[Row]
 
 
 def run(
@@ -71,7 +75,7 @@ def run(
     figure: str | os.PathLike[str] | None = None,
     console: Console | None = None,
 ) -> Demo:
-    """Show that the implementations agree, time them, draw the comparison, and say why.
+    """Show that the implementations agree, time them in turns, and say why one is fast.
 
     Args:
         device: ``"cpu"`` or ``"cuda"``.
@@ -79,8 +83,8 @@ def run(
         spec_len: K.
         vocab_size: V.
         seed: of the synthetic data.
-        figure: file to draw the comparison to, such as ``demo.png`` or ``demo.svg``; needs
-            matplotlib, seaborn and pandas.
+        figure: file to draw a comparison to, such as ``demo.png`` or ``demo.svg``, measured as
+            ``rsk benchmark`` does; needs matplotlib, seaborn and pandas.
         console: where to print; standard output by default.
 
     Raises:
@@ -94,37 +98,49 @@ def run(
     sweep = Sweep(
         batch_sizes=tuple(batch_sizes), spec_lens=(spec_len,), vocab_sizes=(vocab_size,), seed=seed
     )
-    values = {
-        "spec_len": spec_len,
-        "vocab_size": vocab_size,
-        "acceptance": sweep.acceptances[0],
-        "on_gpu": device.startswith("cuda"),
-    }
-    _say(console, "opening", **values)
+    on_gpu = device.startswith("cuda")
+    _say(console, "opening", spec_len=spec_len, vocab_size=vocab_size, on_gpu=on_gpu)
 
     names = available(device)
     agreed = agreement(names, batch_sizes, spec_len, vocab_size, device=device, seed=seed)
     _say(console, "agreement", agreement=agreed)
 
     _say(console, "times")
-    found = benchmark.run(sweep, device=device, chosen=names, budget_s=BUDGET_S, console=console)
-    console.print(bars(found))
-    console.print(f"  {found.provenance.label}\n", style="dim", highlight=False)
-
-    explanation = explain(found)
-    _say(console, "reasons", reasons=explanation)
-    for line in found.refused:
-        console.print(f"[red]refused[/] {line}", highlight=False)
+    rows = []
+    for i, size in enumerate(batch_sizes):
+        batch = make_batch(size, spec_len, vocab_size, device=device, seed=seed + i)
+        calls = {name: _until_done(name, Inputs(*batch, seed), on_gpu) for name in names}
+        rows.append(contest.race(calls, size, budget_s=RACE_S))
+    console.print(table(rows, on_gpu))
+    console.print(f"  {provenance(device).label}\n", style="dim", highlight=False)
+    _say(console, "certainty", **_certainty(rows, on_gpu))
+    _say(console, "reason", **_reason(rows[-1], calls, device))
     if figure is not None:
         from rsk.figures import benchmarks, plotting
 
         path = Path(figure)
         path.parent.mkdir(parents=True, exist_ok=True)
+        found = benchmark.run(
+            sweep, device=device, chosen=names, budget_s=FIGURE_S, console=console
+        )
         picture = benchmarks.latency_by_batch(found)
         plotting.entitle(picture.fig, plotting.exhibit(picture).title)
         picture.fig.savefig(path, dpi=160)
         console.print(f"Figure: {path}\n", soft_wrap=True)
-    return Demo(agreed, found, explanation)
+    return Demo(agreed, rows)
+
+
+def _until_done(name: str, inputs: Inputs, on_gpu: bool) -> Callable[[], object]:
+    """A call that returns when its result is there."""
+    call = backend(name).bind(inputs)
+    if not on_gpu:
+        return call
+
+    def wait() -> None:
+        call()
+        torch.cuda.synchronize()
+
+    return wait
 
 
 def _say(console: Console, block: str, **values: object) -> None:
@@ -181,44 +197,74 @@ def agreement(
     return Agreement(tuple(names), requests, accepted, requests)
 
 
-def bars(found: Benchmark) -> Table:
-    """Times of a call until its result is there as bars, relative to the slowest of a batch size.
-
-    Beside each stands the range over the runs, or, of a single run, half the interquartile range of
-    its samples.
-    """
-    one_run = comparison.runs_of(found.records) == 1
-    table = Table(box=None, padding=(0, 1), pad_edge=True)
-    table.add_column("B", justify="right")
-    table.add_column("")
-    table.add_column("median", justify="right")
-    table.add_column("± IQR/2" if one_run else "range", justify="right", style="dim")
-    table.add_column("", width=BAR_WIDTH)
-    table.add_column("speed-up", justify="right")
-    colors = {"baseline": "white", "vectorized": "yellow", "fused": "cyan"}
-    for size, by_name in comparison.usual_line(found).items():
-        slowest = max(one.call.median for one in by_name.values())
-        for i, (name, one) in enumerate(by_name.items()):
-            color = colors.get(name, "magenta")
-            ratio = f"{times(comparison.ratio(by_name[BASELINE], one))}×"
-            spread = f"{one.call.within / 2:.0%}" if one.call.runs == 1 else run_range(one.call)
-            table.add_row(
-                str(size) if i == 0 else "",
-                f"[{color}]{name}[/]",
-                duration(one.call.median),
-                spread + (" busy" if one.call.busy else ""),
-                f"[{color}]{bar(one.call.median / slowest)}[/]",
-                "" if name == BASELINE else ratio,
-            )
-        table.add_row()
-    return table
+def table(rows: Sequence[Row], on_gpu: bool) -> Table:
+    """A line for each batch size: the times, and how many times faster the last one is."""
+    drawn = Table(box=None, padding=(0, 2), pad_edge=True)
+    for column in _columns(rows, on_gpu):
+        drawn.add_column(column, justify="right")
+    unclear = templates.render("demo.md#unclear")
+    for row in rows:
+        last = list(row.times)[-1]
+        low, high = row.between(last)
+        if row.certain(last):
+            ratio = f"[bold]{digits(row.ratio(last), 2)} ×[/]"
+        elif low > 1 and row.rounds >= contest.FEWEST:
+            ratio = f"{digits(low, 2)} – {digits(high, 2)} ×"
+        else:
+            ratio = unclear
+        times = [duration(time.median) for time in row.times.values()]
+        drawn.add_row(str(row.batch_size), *times, ratio)
+    return drawn
 
 
-def bar(share: float, width: int = BAR_WIDTH) -> str:
-    """A horizontal bar of eighths of a character; never empty."""
-    eighths = max(1, round(share * width * 8))
-    full, rest = divmod(eighths, 8)
-    return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
+def recorded(found: Benchmark) -> list[Row]:
+    """The lines of a recorded benchmark: its usual point at each batch size."""
+    return [
+        Row(size, {n: Timed.known(by_name[n].call.median_us) for n in BACKENDS if n in by_name})
+        for size, by_name in comparison.usual_line(found).items()
+    ]
+
+
+def _columns(rows: Sequence[Row], on_gpu: bool) -> list[str]:
+    """The names above the columns, as a class knows them."""
+    names = list(rows[0].times)
+    return templates.render("demo.md#columns", {"names": names, "on_gpu": on_gpu}).split(" | ")
+
+
+def _certainty(rows: Sequence[Row], on_gpu: bool) -> dict[str, object]:
+    """What is said about how well the ratios are known."""
+    last = list(rows[0].times)[-1]
+    doubtful = [row.batch_size for row in rows if not row.certain(last)]
+    return {
+        "last": _columns(rows, on_gpu)[-2],
+        "certainty": contest.CERTAINTY,
+        "doubtful": doubtful,
+        "settled": len(doubtful) < len(rows),
+    }
+
+
+def _reason(
+    row: Row, calls: Mapping[str, Callable[[], object]], device: torch.device | str
+) -> dict[str, object]:
+    """What one call at a batch size asks of the machine, for the first and the last."""
+    first, *_, last = row.times
+    count = {
+        name: Operations(
+            implementation=name,
+            batch_size=row.batch_size,
+            spec_len=0,
+            vocab_size=1,
+            **count_operations(calls[name], device),
+        )
+        for name in (first, last)
+    }
+    return {
+        "batch_size": row.batch_size,
+        "baseline": count[first],
+        "other": count[last],
+        "is_kernel": last == "fused",
+        "last": _columns([row], torch.device(device).type == "cuda")[-2],
+    }
 
 
 def explain(found: Benchmark) -> list[str]:

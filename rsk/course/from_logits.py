@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from rsk.base import folders
-from rsk.base.numbers import digits, over_runs, share
 from rsk.course import publish
 from rsk.course.python_kernels.selection import Selection
 from rsk.figures import from_logits as pictures
+from rsk.figures import record_tables
 from rsk.measure import clocks
-from rsk.measure.logit_inputs import FILTERED, SPEC_LEN, TEMPERATURE, LogitInputs, draw
-from rsk.measure.logits_benchmark import LogitsBenchmark, Result
+from rsk.measure.logit_inputs import FILTERED, TEMPERATURE, LogitInputs, draw
+from rsk.measure.logits_benchmark import LogitsBenchmark
 from rsk.measure.records import Spread
-from rsk.measure.series import Series
 from rsk.sampler import api, build, fused, logits
 from rsk.sampler.row_law import fixed_point, relative_weight, to_float32
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 SOFTMAX = "softmax"
 SAMPLER = "sampler, from probabilities"
@@ -105,44 +101,7 @@ def show_recorded() -> None:
         return
     found = LogitsBenchmark.load(files[-1])
     publish.banner("recorded", found.provenance)
-    publish.table(
-        recorded_frame(found),
-        label="tab-from-logits",
-        values={
-            "k": SPEC_LEN,
-            "acceptance": found.results[0].record.acceptance,
-            "temperature": found.results[0].ways.temperature,
-            "runs": found.runs,
-        },
-    )
-
-
-def recorded_frame(found: LogitsBenchmark) -> DataFrame:
-    """One row for each shape and dtype, one column for each way, with and without draft laws."""
-    import pandas as pd
-
-    cells: dict[tuple[int, int, str], dict[str, list[Result]]] = {}
-    for result in found.results:
-        record = result.record
-        row = cells.setdefault((record.batch_size, record.vocab_size, record.dtype), {})
-        row.setdefault(_column(result), []).append(result)
-    return pd.DataFrame(
-        {"B": b, "V": v, "logits": dtype} | {name: _time(runs) for name, runs in row.items()}
-        for (b, v, dtype), row in cells.items()
-    )
-
-
-def _column(result: Result) -> str:
-    ways = result.ways
-    name = "temperature"
-    if ways.top_k or ways.top_p < 1:
-        name = f"top-k {ways.top_k}, top-p {ways.top_p:g}"
-    return name + (", laws given" if result.draft_laws else "")
-
-
-def _time(results: Sequence[Result]) -> str:
-    one = Series(tuple(result.record for result in results))
-    return f"{over_runs(one.device, digits)}, {share(one.roof_share)}"
+    publish.table(**record_tables.from_logits(found)._asdict())
 
 
 def emulated(

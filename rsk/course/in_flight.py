@@ -13,7 +13,7 @@ from rsk.course.kernel_records import KernelTimes
 from rsk.measure import comparison
 
 if TYPE_CHECKING:
-    from rsk.course.lesson import Prediction
+    from rsk.course.prediction import Prediction
 
 KERNEL = "loads_in_flight"
 """The one whose loads are counted."""
@@ -27,7 +27,7 @@ def show(times: KernelTimes, guess: Prediction, latency_us: float) -> None:
 
     Args:
         times: of the run whose roof is taken, from :func:`rsk.course.kernel_records.kernel_times`.
-        guess: of the megabytes on their way, from :func:`rsk.course.lesson.predict`.
+        guess: of the megabytes on their way, from :func:`rsk.course.prediction.predict`.
         latency_us: until memory answers while it is busy: an estimate, and shown as one.
     """
     found = comparison.by_point(times.benchmark.records).values()

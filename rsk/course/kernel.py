@@ -23,7 +23,7 @@ _CLEAR = """
 import sys
 get_ipython().reset(new_session=True)
 import sys
-for module in ("rsk.course.labels", "rsk.course.lesson"):
+for module in ("rsk.course.labels", "rsk.course.beginning"):
     if module in sys.modules:
         sys.modules[module].reset()
 del sys, module

@@ -16,7 +16,7 @@ from rsk.sampler import registry
 from rsk.sampler.kernels import KERNELS, runs_on
 
 if TYPE_CHECKING:
-    from rsk.course.lesson import Prediction
+    from rsk.course.prediction import Prediction
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class KernelTimes:
 
         Args:
             name: of the kernel.
-            guess: from :func:`rsk.course.lesson.predict`.
+            guess: from :func:`rsk.course.prediction.predict`.
             batch_size: the largest that may be compared with.
         """
         record = self.at(batch_size).get(name)

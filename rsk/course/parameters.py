@@ -1,7 +1,7 @@
 """The notebooks' parameters: what is given, what a notebook declares, and whether the two fit.
 
 Everything is checked before anything runs: here by ``rsk report``, and by the notebook itself
-(:func:`rsk.course.lesson.begin`) when papermill or a reader has changed it.
+(:func:`rsk.course.beginning.begin`) when papermill or a reader has changed it.
 """
 
 from __future__ import annotations

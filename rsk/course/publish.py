@@ -23,17 +23,16 @@ from the data, a function of the real source file, and where results are from::
 
 Captions, prose and Markdown cells may hold formulas and references: ``[@fig-latency]`` becomes
 "Figure 3", ``[@tab-latency]`` "Table 1", ``[@lst-...]`` "Listing 2", and ``[@sec-results]`` the
-number of the section whose heading is "Results". A reference to nothing fails the export.
-A figure is published as SVG (sharp at every size and in print; its text is drawn as outlines, so
-that no font is needed) together with a PNG for viewers that show no SVG. If the SVG is large
-because the figure has very many marks, the PNG is used everywhere.
+number of the section whose heading is "Results". A reference to nothing fails the export. In
+Markdown cells, which nobody fills in, a reference is a link in words: ``[the loop](#lst-loop)``.
+A figure is published as SVG (its text is drawn as outlines, so that no font is needed) together
+with a PNG for viewers that show no SVG, and that is all if the SVG would be large.
 '''
 
 from __future__ import annotations
 
 import html
 import inspect
-import io
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-PNG_DPI = 200
 SVG_LIMIT = 300_000
 """Largest SVG in bytes; a figure with more marks than that is published as PNG only."""
 
@@ -65,6 +63,7 @@ def figure(
     values: Mapping[str, object] | None = None,
     data: DataFrame | None = None,
     block: str = "",
+    interactive: str = "",
     language: str = templates.LANGUAGE,
 ) -> None:
     """Publish a matplotlib figure (or axes, or seaborn grid), and close it.
@@ -79,6 +78,8 @@ def figure(
         data: the numbers behind the picture: a table below it in the HTML, a file attached to
             the PDF.
         block: of the words there, if not the one called like the label.
+        interactive: a script of ``report/style`` that takes the picture's place on the pages, such
+            as ``"rule"``; it is given the data.
         language: of the words.
 
     Raises:
@@ -98,20 +99,22 @@ def figure(
             plotting.entitle(fig, title)
     caption, alt = _text(caption, "caption", label), _text(alt, "alt text", label)
     content: dict[str, Any] = {"kind": "figure", "caption": caption, "alt": alt}
+    content["interactive"] = interactive
     if data is not None:
         content["data"] = {**frames.cells(data, None), "csv": frames.csv(data)}
-    labels.claim(label)
+    name = labels.claim(label, "figure", language)
     content["label"] = label
 
     import matplotlib.pyplot as plt
 
     vector, content["size"] = plotting.svg(fig)
-    bundle: dict[str, Any] = {"image/png": _png(fig)}
+    bundle: dict[str, Any] = {"image/png": plotting.png(fig)}
     if len(vector) <= SVG_LIMIT:
         bundle["image/svg+xml"] = vector
     plt.close(fig)
-    _display({**bundle, "text/plain": f"{label}: {caption}\n{alt}", MIME: content})
-    _beside_the_image(label, caption, content.get("data"))
+    heard = labels.read_aloud(caption, language)
+    _display({**bundle, "text/plain": f"{name}. {heard}\n{alt}", MIME: content})
+    _beside_the_image(name, heard, content.get("data"), templates.phrases(language)["data"])
 
 
 def table(
@@ -147,12 +150,14 @@ def table(
     content = {"kind": "table", "caption": caption, **frames.cells(frame, formats, label)}
     if not content["rows"]:
         raise ValueError(f"table {label!r} is empty: it has no rows")
-    labels.claim(label)
+    name = labels.claim(label, "table", language)
     content["label"] = label
     plain = "\n".join("\t".join(row) for row in [content["columns"], *content["rows"]])
     _display(
         {
-            "text/html": frames.html_table(content, f"{label}: {caption}"),
+            "text/html": frames.html_table(
+                content, f"{name}. {labels.read_aloud(caption, language)}"
+            ),
             "text/plain": plain,
             MIME: content,
         }
@@ -206,8 +211,9 @@ def passage(name: str, /, *, language: str = templates.LANGUAGE, **values: objec
 
 def markdown(text: str, language: str = templates.LANGUAGE, **more: object) -> None:
     """Publish Markdown as it is, with ``more`` in the part that :mod:`rsk.export` reads."""
-    content = {"kind": "prose", "language": language, **more}
-    _display({"text/markdown": text, "text/plain": text, MIME: content})
+    content = {"kind": "prose", "text": text, "language": language, **more}
+    heard = labels.read_aloud(text, language)
+    _display({"text/markdown": heard, "text/plain": heard, MIME: content})
 
 
 def banner(mode: str, machine: object = None, language: str = templates.LANGUAGE) -> None:
@@ -279,7 +285,7 @@ def source(
         first, last = excerpt.part(text, name, path.suffix, where)
         where += f", lines {first} to {last}"
     lines = text.splitlines()[first - 1 : last]
-    code = excerpt.dedented(lines)
+    code = excerpt.dedented(excerpt.without_markers(lines))
     language = excerpt.language(path)
     content: dict[str, Any] = {
         "kind": "source",
@@ -287,15 +293,16 @@ def source(
         "language": language,
         "where": where,
     }
+    heading = f"`{where}`"
     if label is not None:
-        content["caption"] = _text(caption or "", "caption", label)
-        labels.claim(label)
+        content["caption"] = caption = _text(caption or "", "caption", label)
+        name = labels.claim(label, "listing")
         content["label"] = label
+        heading = f"**{name}.** {labels.read_aloud(caption)} {heading}"
     elif caption is not None:
         raise ValueError("source: a caption needs a label")
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", code + " ` ")))
     shown = {"cuda": "cpp"}.get(language, language)
-    heading = f"`{where}`" + (f" ({label}: {caption})" if label else "")
     _display(
         {
             "text/markdown": f"{heading}\n\n{fence}{shown}\n{code}\n{fence}",
@@ -327,7 +334,7 @@ def tokens(runs: Iterable[tuple[str, str]], *, label: str, caption: str) -> None
             f"expected one of {', '.join(TOKEN_KINDS)}"
         )
     caption = _text(caption, "caption", label)
-    labels.claim(label)
+    name = labels.claim(label, "listing")
     styles = {
         "accepted": "background:#cfe8d5;color:#000",
         "recovered": "background:#ffd9b8;color:#000;text-decoration:underline",
@@ -340,7 +347,7 @@ def tokens(runs: Iterable[tuple[str, str]], *, label: str, caption: str) -> None
     _display(
         {
             "text/html": f'<pre style="white-space:pre-wrap">{spans}</pre>'
-            f"<p>{html.escape(label)}: {html.escape(caption)} ({legend})</p>",
+            f"<p><b>{name}.</b> {html.escape(labels.read_aloud(caption))} ({legend})</p>",
             "text/plain": "".join(text for text, _ in pairs),
             MIME: {"kind": "tokens", "runs": pairs, "label": label, "caption": caption},
         }
@@ -369,22 +376,14 @@ def _display(bundle: dict[str, Any]) -> None:
     publish_display_data(bundle, {"image/png": size} if width else {})
 
 
-def _beside_the_image(label: str, caption: str, data: dict[str, Any] | None) -> None:
+def _beside_the_image(name: str, caption: str, data: dict[str, Any] | None, title: str) -> None:
     """What a notebook viewer needs beside the image; the exporter writes its own."""
     note = {MIME: {"kind": "viewer"}}
-    _display({"text/markdown": f"{label}: {caption}", "text/plain": "", **note})
+    _display({"text/markdown": f"**{name}.** {caption}", "text/plain": "", **note})
     if data is not None and data["rows"]:
-        shown = frames.html_table(data, f"Data of {label}")
-        shown = f"<details><summary>Data of {label}</summary>{shown}</details>"
+        shown = frames.html_table(data, title.format(name))
+        shown = f"<details><summary>{title.format(name)}</summary>{shown}</details>"
         _display({"text/html": shown, "text/plain": "", **note})
-
-
-def _png(fig: Figure) -> str:
-    import base64
-
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=PNG_DPI, bbox_inches="tight", metadata={"Software": None})
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _this_machine(mode: str) -> object:

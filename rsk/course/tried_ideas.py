@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rsk.base.numbers import change, digits
 from rsk.course import publish
+from rsk.figures.tables import Table
 from rsk.measure import ideas, provenance
 from rsk.measure.records import Point
 
@@ -68,33 +69,45 @@ def show() -> None:
         FileNotFoundError: nothing was recorded.
         ValueError: the recorded file is damaged; names the file.
     """
-    import pandas as pd
-
     tried = ideas.load()
-    noise = max(
-        abs(again / first - 1)
-        for first, again in zip(tried.unchanged_us, tried.again_us, strict=True)
-    )
-    within = max(SAME, noise)
-    found = [Outcome.of(idea, tried.unchanged_us, within) for idea in tried.ideas]
-    columns = ["idea", *(_name_of(point, tried.points) for point in tried.points)]
-    rows = [["Unchanged (µs)", *map(digits, tried.unchanged_us)]]
-    rows += [[one.name, *one.cells] for one in found]
     publish.banner("recorded", tried.provenance)
-    fixed = {name: getattr(tried.points[0], name) for name in Point._fields}
-    same = {name: value for name, value in fixed.items() if not _varies(name, tried.points)}
-    publish.table(
-        pd.DataFrame(rows, columns=columns),
-        label="tab-ideas",
-        values={"within": within, "same": same},
-    )
+    publish.table(**table(tried)._asdict())
     publish.passage(
         "course.md#ideas",
-        ideas=found,
-        noise=noise,
-        within=within,
+        ideas=outcomes(tried),
+        noise=noise(tried),
+        within=within(tried),
         other_sources=tried.provenance["sources"] != provenance.sources("cuda"),
     )
+
+
+def table(tried: ideas.Ideas) -> Table:
+    """What each idea did to the time at each point."""
+    import pandas as pd
+
+    columns = ["idea", *(_name_of(point, tried.points) for point in tried.points)]
+    rows = [["Unchanged (µs)", *map(digits, tried.unchanged_us)]]
+    rows += [[one.name, *one.cells] for one in outcomes(tried)]
+    fixed = {name: getattr(tried.points[0], name) for name in Point._fields}
+    same = {name: value for name, value in fixed.items() if not _varies(name, tried.points)}
+    frame = pd.DataFrame(rows, columns=columns)
+    return Table(frame, "tab-ideas", {"within": within(tried), "same": same})
+
+
+def noise(tried: ideas.Ideas) -> float:
+    """By how much the unchanged kernel's time differs between its first and last measurement."""
+    pairs = zip(tried.unchanged_us, tried.again_us, strict=True)
+    return max(abs(again / first - 1) for first, again in pairs)
+
+
+def within(tried: ideas.Ideas) -> float:
+    """Up to which share times are called the same."""
+    return max(SAME, noise(tried))
+
+
+def outcomes(tried: ideas.Ideas) -> list[Outcome]:
+    """What came of each."""
+    return [Outcome.of(idea, tried.unchanged_us, within(tried)) for idea in tried.ideas]
 
 
 def _name_of(point: Point, points: Sequence[Point]) -> str:

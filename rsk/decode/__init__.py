@@ -1,1 +1,5 @@
-"""Decoding with models: loading, the key-value cache, drafting, the loop, studies of a pair."""
+"""Decoding with models: loading, the key-value cache, drafting, the loop, the study of a pair."""
+
+from rsk.decode.custom_generate import generate
+
+__all__ = ["generate"]

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import secrets
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
+from rsk.decode import public_models
+from rsk.decode.errors import LoadError
+from rsk.decode.generation import ACCEPTED, BONUS, RECOVERED, Emission, Generation
 from rsk.decode.loading import (
     NGRAM,
-    LoadError,
     Pair,
     fitting_threads,
     load_pair,
+    missing,
     parameters,
     shipped_pair,
 )
-from rsk.decode.loop import ACCEPTED, BONUS, RECOVERED, Emission, Generation, speculative_generate
+from rsk.decode.loop import speculative_generate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +41,8 @@ def run(
     prompt: str | None = None,
     target: str | None = None,
     draft: str | None = None,
-    spec_len: int = 4,
+    spec_len: int | str = 4,
+    lookup: bool = False,
     max_new_tokens: int = 128,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -51,9 +57,11 @@ def run(
 
     Args:
         prompt: a text; by default the first of the shipped prompts.
-        target: folder or hub id; by default the shipped target with the shipped draft.
+        target: folder, hub id or the name of a public model; by default the shipped target with
+            the shipped draft.
         draft: folder or hub id, or "ngram"; by default "ngram" when a target is named.
-        spec_len: K, draft tokens per step.
+        spec_len: K, draft tokens per step, or "auto".
+        lookup: prompt lookup where it finds something, the draft elsewhere.
         max_new_tokens: at most so many new tokens.
         temperature: 0 is greedy.
         top_k: 0 means all.
@@ -77,6 +85,9 @@ def run(
     if seed is None:
         seed = secrets.randbits(31)
     console = Console(highlight=False, no_color=plain or None, soft_wrap=True)
+    for source in (target, draft):
+        if source is not None and missing(source):
+            _offer(source)
     with _enough_memory():
         pair = load_pair(*_sources(target, draft), device=device)
 
@@ -92,6 +103,7 @@ def run(
                 prompt,
                 pair.tokenizer,
                 spec_len=spec_len,
+                lookup=lookup,
                 max_new_tokens=new,
                 temperature=temperature,
                 top_k=top_k,
@@ -108,7 +120,7 @@ def run(
             # The first passes of a process are slow, with a draft and without: not counted.
             for warm_up in (pair, without_draft):
                 generate(min(WARM_UP_TOKENS, max_new_tokens), warm_up)
-            heading = _heading(pair, spec_len, seed)
+            heading = _heading(pair, spec_len, lookup, seed)
             stream = _stream(console, heading, pair.tokenizer, prompt, plain)
             try:
                 speculative = generate(max_new_tokens, pair, stream)
@@ -127,6 +139,30 @@ def shipped_prompts() -> list[dict[str, str]]:
 
     prompts: list[dict[str, str]] = json.loads((data_dir() / "prompts.json").read_text("utf-8"))
     return prompts
+
+
+def fetch(name: str) -> None:
+    """Fetch a public model for ``--target``; says its size and licence first.
+
+    Raises:
+        ValueError: an unknown name.
+        FetchError: see :func:`rsk.decode.public_models.fetch`.
+    """
+    public_models.fetch(name, functools.partial(print, flush=True))  # before what pip says
+
+
+def _offer(name: str) -> None:
+    """Fetch a public model if the user at the terminal agrees.
+
+    Raises:
+        LoadError: there is nobody to ask, or the answer is no.
+    """
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        print(public_models.described(name))
+        if input("Fetch it now? [y/N] ").strip().lower() in ("y", "yes"):
+            fetch(name)
+            return
+    raise LoadError(f"{name} is not here yet: rsk fetch {name}")
 
 
 def _sources(target: str | None, draft: str | None) -> tuple[str, str]:
@@ -150,13 +186,13 @@ def _enough_memory() -> Iterator[None]:
         ) from error
 
 
-def _heading(pair: Pair, spec_len: int, seed: int) -> str:
+def _heading(pair: Pair, spec_len: int | str, lookup: bool, seed: int) -> str:
     def size(model: PreTrainedModel) -> str:
         return f"{parameters(model) / 1e6:.3g} M parameters"
 
     draft = "no draft model, prompt lookup"
     if pair.draft is not None and not isinstance(pair.draft, str):
-        draft = f"draft {size(pair.draft)}"
+        draft = f"draft {size(pair.draft)}" + (" and prompt lookup" if lookup else "")
     device = pair.target.device.type
     return f"target {size(pair.target)}, {draft}, K={spec_len}, on {device}, seed {seed}"
 
@@ -209,9 +245,11 @@ def _print_figures(console: Console, speculative: Generation, plain: Generation)
     total, new = speculative.total_seconds, len(speculative.tokens[0])
     shares = ", ".join(f"{part} {s / total:.0%}" for part, s in speculative.seconds.items())
     speed_up = speculative.tokens_per_second / plain.tokens_per_second
+    passes = Counter(speculative.spec_lens)
     lines = {
         "acceptance rate": f"{speculative.acceptance_rate:.3f} (by position: {rates})",
         "tokens per target pass": f"{speculative.tokens_per_target_pass:.2f}",
+        "passes by K": ", ".join(f"{k}: {passes[k]}" for k in sorted(passes)),
         "tokens per second": f"{speculative.tokens_per_second:.0f} ({new} tokens)",
         "plain, same run": f"{plain.tokens_per_second:.0f}",
         "speed-up": f"{speed_up:.2f}x" + ("" if speed_up > 1 else ", so it does not pay here"),

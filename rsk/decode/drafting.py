@@ -19,8 +19,17 @@ LONGEST_NGRAM = 3
 class Request:
     """One prompt on its way: its tokens so far, and how many may follow."""
 
-    def __init__(self, index: int, prompt: list[int], max_new_tokens: int, seed: int) -> None:
+    def __init__(
+        self,
+        index: int,
+        prompt: list[int],
+        max_new_tokens: int,
+        seed: int,
+        padding: Sequence[int] = (),
+    ) -> None:
         self.index, self.seed = index, seed
+        self.padding = padding
+        """What stood before the prompt in a batch: only logits processors are shown it."""
         self.tokens, self.prompt_length = list(prompt), len(prompt)
         self.origins: list[str] = []
         self.max_new_tokens = max_new_tokens
@@ -37,11 +46,17 @@ class Batch:
 
     def __init__(self, requests: list[Request], device: torch.device) -> None:
         self.requests, self.device = requests, device
+        self.indices = [request.index for request in requests]
         self.lengths = [len(request.tokens) for request in requests]
         self.seeds = self.tensor([request.seed for request in requests])
         """int64 [B]"""
         self.positions = self.tensor(self.lengths)
         """int64 [B]: where each request's next token goes."""
+
+    @property
+    def texts(self) -> list[list[int]]:
+        """The tokens of each request as logits processors are shown them."""
+        return [[*request.padding, *request.tokens] for request in self.requests]
 
     def tensor(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         """Int64 tensor on the models' device."""
@@ -78,7 +93,8 @@ class ModelDraft(Draft):
 
     Between steps its cache lacks the last two tokens of each request. After a step that accepted
     everything it cannot have more, since the last draft token was drawn but never read; and a step
-    that begins with the same two for every request serves them all in one pass.
+    that begins with the same two for every request serves them all in one pass. It lacks more
+    after steps for which it was not asked, and catches up.
     """
 
     def __init__(self, model: CachedModel, sampling: Sampling, backend: str) -> None:
@@ -90,14 +106,15 @@ class ModelDraft(Draft):
     def propose(self, batch: Batch, spec_len: int) -> Proposal:  # noqa: D102
         if not spec_len:  # every request lacks one token, and that is the target's
             return super().propose(batch, 0)
-        texts = [request.tokens for request in batch.requests]
+        self._catch_up(batch)
+        texts = batch.texts
         tokens = batch.tensor([[0, *text][-2:] for text in texts])
         drafts: list[Tensor] = []
         every, laws = [], []
         for k in range(spec_len):
             logits = self.model.forward(tokens, [length + k for length in batch.lengths], 1)
             with self.model.clock.part("sampler"):
-                logits = self.sampling.process(logits, texts)
+                logits = self.sampling.process(logits, texts, batch.indices)
                 drawn, law = sample_from_logits(
                     logits[:, 0],
                     seed=batch.seeds,
@@ -118,7 +135,56 @@ class ModelDraft(Draft):
         return Proposal(x, torch.cat(every, 1), torch.stack(laws, 1))
 
     def keep(self, rows: list[int], requests: list[Request]) -> None:  # noqa: D102
-        self.model.keep(rows, [len(request.tokens) - 2 for request in requests])
+        have = [self.model.lengths[row] for row in rows]
+        lengths = [len(request.tokens) - 2 for request in requests]
+        self.model.keep(rows, [min(pair) for pair in zip(have, lengths, strict=True)])
+
+    def _catch_up(self, batch: Batch) -> None:
+        """Read what was emitted since the model was last asked, but for the last two tokens."""
+        wanted = [max(length - 2, 0) for length in batch.lengths]
+        missed = max(want - have for want, have in zip(wanted, self.model.lengths, strict=True))
+        if missed > 0:  # every request reads as many, so some read again what they have
+            rows = list(range(len(wanted)))
+            self.model.keep(rows, [max(want - missed, 0) for want in wanted])
+            tokens = [
+                [*[0] * missed, *request.tokens[:want]][-missed:]
+                for request, want in zip(batch.requests, wanted, strict=True)
+            ]
+            self.model.forward(batch.tensor(tokens), wanted, 1)
+
+
+class LookupThenModelDraft(ModelDraft):
+    """Prompt lookup where it finds something, else the model.
+
+    Where it finds something for every request, the model is not asked.
+    """
+
+    def __init__(self, model: CachedModel, sampling: Sampling, backend: str) -> None:
+        super().__init__(model, sampling, backend)
+        self.lookup = NgramDraft()
+
+    def start(self, requests: list[Request]) -> None:  # noqa: D102
+        super().start(requests)
+        self.lookup.start(requests)
+
+    def propose(self, batch: Batch, spec_len: int) -> Proposal:  # noqa: D102
+        found = self.lookup.propose(batch, spec_len)
+        if not spec_len or (found.tokens.shape[1] and bool((found.tokens[:, 0] >= 0).all())):
+            return found
+        drawn = super().propose(batch, spec_len)
+        if not found.tokens.shape[1] or drawn.logits is None:
+            return drawn
+        # A row of minus infinity but for one token is that token's, whatever the filters.
+        looked_up = torch.nn.functional.pad(
+            found.tokens, (0, spec_len - found.tokens.shape[1]), value=-1
+        )
+        certain = (looked_up[:, :1] >= 0).expand_as(looked_up)
+        only = torch.full_like(drawn.logits, -torch.inf)
+        only.scatter_(2, looked_up.clamp_min(0).unsqueeze(2), 0.0)
+        return Proposal(
+            torch.where(certain, looked_up, drawn.tokens),
+            torch.where(certain.unsqueeze(2), only, drawn.logits),
+        )
 
 
 class NgramDraft(Draft):

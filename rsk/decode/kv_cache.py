@@ -21,6 +21,7 @@ class Clock:
         self.seconds = {"draft": 0.0, "target": 0.0, "sampler": 0.0, "callback": 0.0}
         self._device = device
         self._began = time.perf_counter()
+        self._before: dict[str, float] = {}
 
     def _now(self) -> float:
         if self._device.type == "cuda":  # otherwise the time would go to whoever waits next
@@ -36,10 +37,20 @@ class Clock:
         finally:
             self.seconds[name] += self._now() - began
 
+    def lap(self) -> dict[str, float]:
+        """Seconds of each part, and of the rest, since the last call."""
+        parts = self._parts(self._now())
+        lap = {name: seconds - self._before.get(name, 0.0) for name, seconds in parts.items()}
+        self._before = parts
+        return lap
+
     def split(self) -> dict[str, float]:
         """Seconds of draft, target, sampler and, for what is left since the start, rest."""
+        return self._parts(self._now())
+
+    def _parts(self, now: float) -> dict[str, float]:
         parts = dict(self.seconds)
-        total = self._now() - self._began - parts.pop("callback")
+        total = now - self._began - parts.pop("callback")
         return parts | {"rest": total - sum(parts.values())}
 
 

@@ -16,6 +16,8 @@ import torch
 
 from rsk.base.machine import pinned_threads
 from rsk.decode.arguments import shown
+from rsk.decode.errors import LoadError
+from rsk.decode.public_models import PUBLIC_MODELS, folder, is_fetched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,10 +30,6 @@ LEAST_SHARED = 0.9
 """Of two vocabularies that differ in padding only, the smaller is at least this share."""
 
 _LOADER = "rsk.decode.loop.load_pair loads models by folder or hub id"
-
-
-class LoadError(OSError):
-    """A model or tokenizer could not be loaded; the message says what to do."""
 
 
 class Pair(NamedTuple):
@@ -62,28 +60,50 @@ def load_pair(
     ``HF_HUB_OFFLINE=1`` only folders and models fetched earlier are used.
 
     Args:
-        target: folder or hub id.
-        draft: folder or hub id, or "ngram" or ``None``, which are passed on.
+        target: folder or hub id, or the name of a public model that ``rsk fetch`` fetched.
+        draft: the same, or "ngram" or ``None``, which are passed on.
         device: "auto" is the GPU if there is one, else the CPU.
         dtype: of the weights; by default float32 on a CPU, as stored (usually 16 bits) on a GPU.
 
     Raises:
         LoadError: not found, not reachable, not safetensors, or not a model transformers knows.
-        ValueError: the two have different vocabularies.
+        ValueError: the two have different vocabularies; names the first token that differs.
+            Vocabularies that are padded to different sizes are one.
     """
     if str(device) == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
+    target, draft = resolved(target), None if draft is None else resolved(draft)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: 'cuda' was asked for, but PyTorch finds no GPU; use 'cpu'")
     tokenizer = load_tokenizer(target)
+    has_model = draft is not None and draft != NGRAM
+    if has_model:  # before any weights are read
+        _check_tokenizers(tokenizer, load_tokenizer(cast("str", draft)))
     target_model = load_model(target, device=device, dtype=dtype)
-    if draft is None or draft == NGRAM:
+    if not has_model:
         return Pair(target_model, None if draft is None else NGRAM, tokenizer)
-    draft_model = load_model(draft, device=device, dtype=dtype)
+    draft_model = load_model(cast("str", draft), device=device, dtype=dtype)
     check_models(target_model, draft_model)
-    _check_tokenizers(tokenizer, load_tokenizer(draft))
     return Pair(target_model, draft_model, tokenizer)
+
+
+def missing(source: str | os.PathLike[str] | None) -> bool:
+    """Whether this names a public model that is still to be fetched."""
+    name = "" if source is None else os.fspath(source)
+    return name in PUBLIC_MODELS and not Path(name).is_dir() and not is_fetched(name)
+
+
+def resolved(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The folder of a fetched public model in place of its name; all else as it is.
+
+    Raises:
+        LoadError: it was not fetched.
+    """
+    if missing(source):
+        raise LoadError(f"{source} is not here yet: rsk fetch {source}")
+    name = os.fspath(source)
+    return folder(name) if name in PUBLIC_MODELS and not Path(name).is_dir() else source
 
 
 def parameters(model: PreTrainedModel) -> int:

@@ -6,20 +6,26 @@ speculative decoding" (2023), for a batch of prompts. :func:`decoding_step` is t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
 from rsk.decode import arguments
-from rsk.decode.drafting import Batch, Draft, ModelDraft, NgramDraft, Request
+from rsk.decode.drafting import (
+    Batch,
+    Draft,
+    LookupThenModelDraft,
+    ModelDraft,
+    NgramDraft,
+    Request,
+)
+from rsk.decode.errors import LoadError
+from rsk.decode.generation import ACCEPTED, BONUS, RECOVERED, Emission, Generation
 from rsk.decode.kv_cache import CachedModel, Clock, context_length
-from rsk.decode.loading import NGRAM, LoadError, Pair, check_models, load_pair, shipped_pair
+from rsk.decode.loading import NGRAM, Pair, check_models, load_pair, shipped_pair
 from rsk.decode.sampling import Processor, Sampling
-from rsk.sampler.arguments import MAX_SPEC_LEN
+from rsk.decode.speculation_length import SpeculationLength, StepCost, speculation_length
 from rsk.sampler.logits import rejection_sample_from_logits, sample_from_logits
 
 if TYPE_CHECKING:
@@ -36,80 +42,6 @@ __all__ = [
     "shipped_pair",
     "speculative_generate",
 ]
-
-ACCEPTED, RECOVERED, BONUS = "accepted", "recovered", "bonus"
-"""Where a token came from: the draft; the residual, in place of a rejected draft token; the target
-alone, after every draft token was accepted (or where there was none)."""
-
-
-class Emission(NamedTuple):
-    """What one step added to one request."""
-
-    request: int
-    """Index of the request in ``prompts``."""
-    tokens: list[int]
-    """The new token ids, at least one."""
-    origins: list[str]
-    """For each token "accepted", "recovered" or "bonus"."""
-
-
-@dataclass
-class Generation:
-    """What :func:`speculative_generate` returns; lists have one entry per prompt."""
-
-    texts: list[str]
-    """New text, without the prompt; empty strings when there was no tokenizer."""
-    tokens: list[list[int]]
-    """New token ids, a stop token included."""
-    origins: list[list[str]]
-    """For each token "accepted", "recovered" or "bonus"."""
-    tried: list[int]
-    """By draft position: how many draft tokens the sampler came to judge."""
-    accepted: list[int]
-    """By draft position: how many of those it accepted."""
-    target_passes: int
-    """Passes of the target over the batch, without the one that reads the prompts."""
-    request_passes: int
-    """The same, counted once for each request that took part."""
-    seconds: dict[str, float]
-    """Wall time of "draft" and "target" (passes), "sampler" (from logits to tokens) and "rest" (the
-    loop itself, tokenization). Time inside ``on_emit`` is not counted."""
-
-    @property
-    def text(self) -> str:
-        """The text of a single prompt."""
-        if len(self.texts) != 1:
-            raise ValueError(f"text is for one prompt, this is a batch of {len(self.texts)}")
-        return self.texts[0]
-
-    @property
-    def acceptance_by_position(self) -> list[float]:
-        """Share accepted of the draft tokens that were judged, by position; NaN where none was."""
-        return [a / t if t else math.nan for a, t in zip(self.accepted, self.tried, strict=True)]
-
-    @property
-    def acceptance_rate(self) -> float:
-        """Share accepted of all draft tokens that were judged; NaN without any.
-
-        Tokens behind a rejection are never judged, so this estimates the probability that one
-        draft token is accepted: the rate in (1 - a^(K+1)) / (1 - a).
-        """
-        return sum(self.accepted) / sum(self.tried) if sum(self.tried) else math.nan
-
-    @property
-    def tokens_per_target_pass(self) -> float:
-        """New tokens of one request per pass of the target; 1 without speculation."""
-        return sum(map(len, self.tokens)) / self.request_passes
-
-    @property
-    def total_seconds(self) -> float:
-        """Wall time of the whole call without ``on_emit``."""
-        return sum(self.seconds.values())
-
-    @property
-    def tokens_per_second(self) -> float:
-        """New tokens of all requests per second of wall time, reading the prompts included."""
-        return sum(map(len, self.tokens)) / self.total_seconds
 
 
 def decoding_step(
@@ -143,7 +75,7 @@ def decoding_step(
     # of the residual max(p_k - q_k, 0); if none was rejected, add a bonus token from p_{K+1}.
     # q and p are logits, which become probabilities in the sampler; the draft's laws are known.
     with target.clock.part("sampler"):
-        p = sampling.process(p, [request.tokens for request in batch.requests], x)
+        p = sampling.process(p, batch.texts, batch.indices, x)
         samples = rejection_sample_from_logits(
             x,
             q,
@@ -169,7 +101,8 @@ def speculative_generate(
     prompts: arguments.Prompts,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
-    spec_len: int = 4,
+    spec_len: int | str = 4,
+    lookup: bool = False,
     max_new_tokens: int = 64,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -193,7 +126,10 @@ def speculative_generate(
         prompts: one text; the token ids of one prompt; a list of several of these; or what a
             tokenizer returns. Ids may stand in lists, arrays or tensors, [n] or [B, n].
         tokenizer: of the target; needed for texts.
-        spec_len: K, draft tokens per step, 0 to 128; 0 is plain decoding.
+        spec_len: K, draft tokens per step, 0 to 128; 0 is plain decoding; "auto" measures what
+            pays (:class:`rsk.decode.speculation_length.MeasuredLength`), and then a seed does not
+            repeat a sampled text.
+        lookup: propose as "ngram" does where that finds something, and with the draft elsewhere.
         max_new_tokens: at most so many new tokens per prompt.
         temperature: as are the next four, applied to both models; 0 is greedy.
         top_k: sample among the k most probable tokens; 0 means all.
@@ -218,7 +154,7 @@ def speculative_generate(
         TypeError: an argument of the wrong type.
     """
     sampling = Sampling(temperature, top_k, top_p, min_p, logits_processor)
-    spec_len = arguments.integer("spec_len", spec_len, 0, MAX_SPEC_LEN)
+    length = speculation_length(spec_len)
     max_new_tokens = arguments.integer("max_new_tokens", max_new_tokens, 1)
     if on_emit is not None and not callable(on_emit):
         raise TypeError(f"on_emit: expected a function or None, got {arguments.shown(on_emit)}")
@@ -231,28 +167,84 @@ def speculative_generate(
 
     clock = Clock(target.device)
     ids = arguments.token_ids(prompts, tokenizer)
-    _check_lengths(ids, max_new_tokens, target, draft)
+    check_lengths(ids, max_new_tokens, target, draft)
     seeds = arguments.seeds(seed, len(ids))
     requests = [Request(i, ids[i], max_new_tokens, seeds[i]) for i in range(len(ids))]
 
+    def end(request: Request, tokens: list[int]) -> int:
+        return next((i for i, token in enumerate(tokens, 1) if token in stops), 0)
+
+    result = decode(
+        requests, target, draft, sampling, length, backend, clock, end, on_emit, lookup=lookup
+    )
+    if tokenizer is not None:
+        result.texts = [
+            str(tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in result.tokens
+        ]
+    result.seconds = clock.split()
+    return result
+
+
+def decode(
+    requests: list[Request],
+    target: PreTrainedModel,
+    draft: PreTrainedModel | str | None,
+    sampling: Sampling,
+    length: SpeculationLength,
+    backend: str,
+    clock: Clock,
+    end: Callable[[Request, list[int]], int],
+    on_emit: Callable[[Emission], None] | None = None,
+    *,
+    lookup: bool = False,
+) -> Generation:
+    """Take steps until every request is finished.
+
+    Args:
+        requests: their ``tokens`` grow.
+        target: as is ``draft``, see :func:`speculative_generate`.
+        draft: may be ``None``.
+        sampling: what logits become.
+        length: chooses K before each step.
+        backend: of the sampler.
+        clock: counts the time of the parts.
+        end: of a request and its new tokens of a step: after how many of them its text ends, 0 if
+            it goes on.
+        on_emit: as is ``lookup``, see :func:`speculative_generate`.
+        lookup: needs a draft.
+
+    Returns:
+        Everything but ``texts`` and ``seconds``.
+    """
+    if lookup and (draft is None or isinstance(draft, str)):
+        raise ValueError(
+            f"lookup: goes with a draft model, got {draft!r}; draft={NGRAM!r} is lookup alone"
+        )
     cached_target = CachedModel(target, "target", clock)
     drafter = Draft()
     if isinstance(draft, str):
         drafter = NgramDraft()
-    elif draft is not None and spec_len:
-        drafter = ModelDraft(CachedModel(draft, "draft", clock), sampling, backend)
+    elif draft is not None and length.longest:
+        kind = LookupThenModelDraft if lookup else ModelDraft
+        drafter = kind(CachedModel(draft, "draft", clock), sampling, backend)
     cached_target.read([request.tokens[:-1] for request in requests])
     drafter.start(requests)
 
-    result = Generation([], [], [], [0] * spec_len, [0] * spec_len, 0, 0, {})
+    counts = [0] * length.longest
+    result = Generation([""] * len(requests), [], [], counts, [*counts], 0, 0, [], {})
     active = requests
+    clock.lap()
     while active:
         batch = Batch(active, target.device)
+        spec_len = length.choose()
+        judged = sum(result.tried), sum(result.accepted)
         steps = decoding_step(batch, cached_target, drafter, sampling, spec_len, backend)
+        positions = max(steps[1]) + 1
+        result.spec_lens.append(spec_len)
         result.target_passes += 1
         result.request_passes += len(active)
         for request, tokens, drafted, accepted in zip(active, *steps, strict=True):
-            emission = _emit(request, tokens, drafted, accepted, stops, result)
+            emission = _emit(request, tokens, drafted, accepted, end(request, tokens), result)
             if on_emit is not None:
                 with clock.part("callback"):
                     on_emit(emission)
@@ -261,14 +253,19 @@ def speculative_generate(
         if active:
             cached_target.keep(rows, [len(request.tokens) - 1 for request in active])
             drafter.keep(rows, active)
-
-    for request in requests:
-        tokens = request.tokens[request.prompt_length :]
-        text = tokenizer.decode(tokens, skip_special_tokens=True) if tokenizer else ""
-        result.texts.append(str(text))
-        result.tokens.append(tokens)
-        result.origins.append(request.origins)
-    result.seconds = clock.split()
+        took = clock.lap()
+        length.learn(
+            StepCost(
+                positions,
+                sum(result.tried) - judged[0],
+                sum(result.accepted) - judged[1],
+                took["target"],
+                took["draft"],
+                took["sampler"] + took["rest"],
+            )
+        )
+    result.tokens = [request.tokens[request.prompt_length :] for request in requests]
+    result.origins = [request.origins for request in requests]
     return result
 
 
@@ -277,29 +274,29 @@ def _emit(
     tokens: list[int],
     drafted: int,
     accepted: int,
-    stops: AbstractSet[int],
+    end: int,
     result: Generation,
 ) -> Emission:
-    """Append a step's tokens to a request, up to a stop token, and count what was judged."""
+    """Append a step's tokens to a request, up to where it ends, and count what was judged."""
     origins = [ACCEPTED] * accepted + [BONUS if accepted == drafted else RECOVERED]
-    stop = next((i for i, token in enumerate(tokens) if token in stops), None)
-    if stop is not None:
-        tokens, origins = tokens[: stop + 1], origins[: stop + 1]
+    if end:
+        tokens, origins = tokens[:end], origins[:end]
     for k in range(min(drafted, len(tokens))):
         result.tried[k] += 1
         result.accepted[k] += origins[k] == ACCEPTED
     request.tokens += tokens
     request.origins += origins
-    request.finished = stop is not None or request.room < 0
+    request.finished = end > 0 or request.room < 0
     return Emission(request.index, tokens, origins)
 
 
-def _check_lengths(
+def check_lengths(
     ids: list[list[int]],
     max_new_tokens: int,
     target: PreTrainedModel,
     draft: PreTrainedModel | str | None,
 ) -> None:
+    """Raise ``ValueError`` if a prompt is empty, unknown to the target, or leaves no room."""
     models = {"target": target}
     if draft is not None and not isinstance(draft, str):
         models["draft"] = draft

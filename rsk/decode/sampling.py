@@ -27,6 +27,8 @@ class Sampling:
         top_p: keep the fewest tokens whose probabilities add up to this; 1 keeps all.
         min_p: keep the tokens at least this probable relative to the best; 0 keeps all.
         processors: what else changes the logits, before all these, in this order.
+        batch_size: the processors are told of all requests of a batch at once, as transformers
+            does, and may hold something for each; ``None``: they know nothing of a batch.
 
     Raises:
         ValueError: an argument out of range.
@@ -40,6 +42,7 @@ class Sampling:
         top_p: float = 1.0,
         min_p: float = 0.0,
         processors: Sequence[Processor] = (),
+        batch_size: int | None = None,
     ) -> None:
         self.filters: dict[str, Any] = {
             "temperature": real("temperature", temperature),
@@ -48,7 +51,7 @@ class Sampling:
             "min_p": real("min_p", min_p),
         }
         probabilities(torch.zeros(1, 1), backend="baseline", **self.filters)  # refuses bad numbers
-        self.processors = tuple(processors)
+        self.processors, self.batch_size = tuple(processors), batch_size
         for processor in self.processors:
             if not callable(processor):
                 raise TypeError(
@@ -57,13 +60,18 @@ class Sampling:
                 )
 
     def process(
-        self, logits: Tensor, texts: Sequence[Sequence[int]], drafts: Tensor | None = None
+        self,
+        logits: Tensor,
+        texts: Sequence[Sequence[int]],
+        indices: Sequence[int],
+        drafts: Tensor | None = None,
     ) -> Tensor:
         """Logits as the processors leave them.
 
         Args:
             logits: [B, n, V], in any floating dtype.
             texts: the tokens of each request so far.
+            indices: which request of the whole batch each is.
             drafts: int64 [B, n - 1], drafted after them: row j of the logits follows the first j.
                 Rows behind the end of a draft are left alone.
 
@@ -81,9 +89,11 @@ class Sampling:
                     ids.append(row[j - 1])
                 if not 0 <= ids[-1] < scores.shape[2]:
                     break
-                before = torch.tensor([ids], device=scores.device)
-                of_one = scores[b, j : j + 1]
+                # One that holds something for each request finds this one in its place.
+                count, place = (self.batch_size, indices[b]) if self.batch_size else (1, 0)
+                before = torch.tensor([ids], device=scores.device).repeat(count, 1)
+                changed = scores[b, j].repeat(count, 1)
                 for processor in self.processors:
-                    of_one = processor(before, of_one)
-                scores[b, j] = of_one[0]
+                    changed = processor(before, changed)
+                scores[b, j] = changed[place]
         return scores

@@ -4,8 +4,8 @@ Everything comes from pip: pandoc reads the Markdown and writes HTML and Typst, 
 and draws the formulas, pygments colours the code. The same notebooks give the same bytes.
 The date of the run is the one that the notebook recorded, or ``$SOURCE_DATE_EPOCH``.
 
-Code is shown on the site, and not in the report. Tags that hide: ``hide-cell``, ``hide-input``,
-``hide-output``, and the parameters' own tags.
+Code is shown on the site, and not in the report; code that only publishes is shown in neither. Tags
+that hide: ``hide-cell``, ``hide-input``, ``hide-output``, and the parameters' own tags.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ REPORT = "08_report.ipynb"
 
 
 def export_report(
-    source: Path, out_dir: Path | None = None, *, epoch: int | None = None
+    source: Path,
+    out_dir: Path | None = None,
+    *,
+    epoch: int | None = None,
+    others: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Write ``report.html`` and ``report.pdf``.
 
@@ -37,6 +41,7 @@ def export_report(
         source: an executed notebook, or a run's folder, whose ``notebooks/08_report.ipynb`` it is.
         out_dir: where to write; by default the run's folder, or the notebook's.
         epoch: the date to show, in seconds; by default that of the run.
+        others: where the page is in other languages: language to address.
 
     Returns:
         The two files.
@@ -44,7 +49,7 @@ def export_report(
     Raises:
         ExportError: the notebook cannot be exported; older files are left as they were.
     """
-    from rsk.export import html, pdf
+    from rsk.export import html, navigation, pdf
 
     source = Path(source)
     notebook = source / "notebooks" / REPORT if source.is_dir() else source
@@ -52,8 +57,9 @@ def export_report(
     try:
         document = read(notebook, all_code=False)
         document.epoch = document.epoch if epoch is None else epoch
+        switch = navigation.languages(others or {}, document.words)
         files = {
-            folder / "report.html": html.write(document).encode(),
+            folder / "report.html": html.write(document, switch).encode(),
             folder / "report.pdf": pdf.write(document),
         }
     except PandocError as error:
@@ -75,7 +81,7 @@ def export_site(source: Path | Sequence[Path], out_dir: Path | None = None) -> l
         ExportError: a notebook cannot be exported; older pages are left as they were.
         ValueError: no notebook, or no ``out_dir``.
     """
-    from rsk.export import html
+    from rsk.export import html, navigation
 
     if isinstance(source, Path):
         notebooks = sorted((source / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -107,14 +113,14 @@ def export_site(source: Path | Sequence[Path], out_dir: Path | None = None) -> l
         for path in reports
         if path.is_file()
     ]
-    files[folder / "index.html"] = html.index(documents, extra).encode()
+    files[folder / "index.html"] = navigation.index(documents, extra).encode()
     for at, document in enumerate(documents):
         neighbours = [("index", "index.html", title)]
         if at > 0:
             neighbours.insert(0, ("prev", pages[documents[at - 1].name], titles[at - 1]))
         if at + 1 < len(documents):
             neighbours.append(("next", pages[documents[at + 1].name], titles[at + 1]))
-        page = html.write(document, html.links(neighbours, words))
+        page = html.write(document, navigation.links(neighbours, words))
         files[folder / pages[document.name]] = page.encode()
     return replace(files)
 

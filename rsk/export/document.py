@@ -74,6 +74,8 @@ class Figure(Labelled):
     suffix: str
     size: tuple[float, float]
     data: Mapping[str, Any] | None
+    interactive: str = ""
+    """The script in ``report/style`` that takes its place on a page."""
     word = "figure"
 
 

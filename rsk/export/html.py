@@ -1,15 +1,18 @@
-"""A document as one HTML page that needs nothing else: no script, no font, no network."""
+"""A document as one HTML page that needs nothing else: no font, no network, only its own script."""
 
 from __future__ import annotations
 
 import base64
+import csv
+import hashlib
+import json
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from rsk.base import folders, templates
+from rsk.base import folders
 from rsk.export import formula, pandoc
 from rsk.export.document import (
     Banner,
@@ -54,6 +57,8 @@ def write(document: Document, navigation: str = "") -> str:
     except FormulaError as error:
         raise document.cells_of_formulas[error.key].error(str(error)) from error
     words = document.words
+    named = (item.interactive for _, item in document.items if isinstance(item, Figure))
+    scripts = list(dict.fromkeys(filter(None, named)))
     rewrite = _rewriter(formulas, words)
     blocks = [pandoc.walk(_blocks(item, words), rewrite) for _, item in document.items]
     return page(
@@ -64,6 +69,7 @@ def write(document: Document, navigation: str = "") -> str:
         body=glyphs + _keep_together(pandoc.write([b for part in blocks for b in part], "html5")),
         navigation=navigation,
         words=words,
+        scripts=scripts,
     )
 
 
@@ -86,9 +92,16 @@ def page(
     body: str,
     words: Words,
     navigation: str = "",
+    scripts: Sequence[str] = (),
 ) -> str:
-    """Fill the page template; everything but ``title``, ``byline`` and ``words`` is HTML."""
+    """Fill the page template; everything but ``title``, ``byline`` and ``words`` is HTML.
+
+    ``scripts`` are the page's own, by their names in ``report/style``; no other one may run.
+    """
     folder = folders.style_dir()
+    code = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in scripts]
+    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in code)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
     template = string.Template((folder / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
         language=escape(words["language"]),
@@ -99,19 +112,11 @@ def page(
         byline=f'<p class="byline">{escape(byline)}</p>' if byline else "",
         contents=contents,
         body=body,
+        policy=f"; script-src {allowed}" if code else "",
+        scripts="".join(f"<script>{text}</script>\n" for text in code),
         navigation=navigation,
         navigation_below=navigation.replace(f'"{words["pages"]}"', f'"{words["pages_again"]}"'),
     )
-
-
-def links(entries: Sequence[tuple[str, str, str]], words: Words) -> str:
-    """Links between pages: relation ("prev", "next" or "index"), address, text."""
-    shown = {"prev": "← {}", "next": "{} →", "index": "{}"}
-    anchors = "".join(
-        f'<a rel="{relation}" href="{escape(address)}">{shown[relation].format(escape(text))}</a>'
-        for relation, address, text in entries
-    )
-    return f'<nav class="pages" aria-label="{escape(words["pages"])}">{anchors}</nav>'
 
 
 # --- items ------------------------------------------------------------------------------------
@@ -150,7 +155,9 @@ def _blocks(item: Item, words: Words) -> list[Node]:
         case Code():
             return [_html(highlight(item.code, "python", words["code"]))]
         case Output():
-            return [_html(_pre("output", words["output"], escape(item.text)))]
+            aligned = re.search(r"\S {3,}\S", item.text)  # as in a table, whose lines stay whole
+            kind = "output columns" if aligned else "output"
+            return [_html(_pre(kind, words["output"], escape(item.text)))]
 
 
 def _html(text: str) -> Node:
@@ -175,10 +182,25 @@ def _figure(item: Figure, words: Words) -> list[Node]:
         f'<img src="{address}" width="{width}" height="{height}" alt="{escape(item.alt)}">',
         item.name(words),
     )
-    opening = raw("html", f'<figure id="{escape(item.label)}">{image}<figcaption>')
+    instead = _interactive(item, words) if item.interactive else ""
+    opening = raw("html", f'<figure id="{escape(item.label)}">{image}{instead}<figcaption>')
     closing = raw("html", "</figcaption></figure>")
     figure = block([opening, *_captioned(item, words), closing])
     return [figure, *([] if item.data is None else [_data(item, item.data, words)])]
+
+
+def _interactive(item: Figure, words: Words) -> str:
+    """The place of what a script draws from the data behind a figure, and its words."""
+    assert item.data is not None, "a figure without data is not interactive"
+    rows = list(csv.reader(item.data["csv"].splitlines()))
+    columns = {name: list(values) for name, *values in zip(*rows, strict=True)}
+    given = {
+        "tokens": columns["token"],
+        **{name: [float(value) for value in columns[name]] for name in ("p", "q")},
+        "words": words[item.interactive],
+    }
+    text = escape(json.dumps(given, ensure_ascii=False))
+    return f'<div class="interactive" data-{item.interactive}="{text}"></div>'
 
 
 def _data(item: Figure, behind: Any, words: Words) -> Node:
@@ -323,28 +345,3 @@ def _contents(headings: Sequence[Heading], rewrite: Rewrite, name: str) -> str:
         f"<details><summary>{escape(name)}</summary>"
         f"{entries}</details></nav>"
     )
-
-
-def index(documents: Sequence[Document], extra: Sequence[tuple[str, str]]) -> str:
-    """Index page of a site.
-
-    Args:
-        documents: the pages, each shown with its first paragraph.
-        extra: names and addresses of more links.
-    """
-    entries = []
-    for document in documents:
-        texts = (
-            node for _, item in document.items if isinstance(item, Text) for node in item.blocks
-        )
-        summary = next((document.plain(node) for node in texts if node["t"] == "Para"), "")
-        entries.append((f"{document.name}.html", document.plain_title, summary))
-    entries += [(address, name, "") for name, address in extra]
-    body = "".join(
-        f'<li><a href="{escape(address)}">{escape(name)}</a><p>{escape(summary)}</p></li>'
-        for address, name, summary in entries
-    )
-    words = templates.phrases()
-    body = f'<p>{escape(words["site"])}</p><ul class="index">{body}</ul>'
-    title = words["site_title"]
-    return page(title=title, heading=escape(title), byline="", contents="", body=body, words=words)

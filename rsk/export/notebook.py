@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import binascii
 import datetime
@@ -102,8 +103,8 @@ class _Reader:
         self._refuse_unfinished(where, cell)
         if tags & HIDDEN_CELLS:
             return
-        if self.all_code and "hide-input" not in tags:
-            code = cell.source.strip("\n")
+        code = _shown_code(cell) if self.all_code and "hide-input" not in tags else ""
+        if code:
             self._add(where, lambda _: Code(code))
         if "hide-output" not in tags:
             for output in _merged(cell.outputs):
@@ -175,7 +176,7 @@ class _Reader:
                 pass
             case "prose":
                 self.language = content.get("language", self.language)
-                self._markdown(cell, data["text/markdown"])
+                self._markdown(cell, content.get("text", data["text/markdown"]))
             case "banner":
                 banner = Banner(content["mode"], content["opening"], content["detail"])
                 self._add(cell, lambda _: banner)
@@ -183,9 +184,10 @@ class _Reader:
                 image, suffix = _image_of(cell, label, data)
                 size = content["size"][0], content["size"][1]
                 alt, behind = content["alt"], content.get("data")
+                script = content.get("interactive", "")
                 if not alt.strip():
                     raise cell.error(f"the figure {label!r} has no alt text")
-                labelled(lambda text: Figure(label, text, alt, image, suffix, size, behind))
+                labelled(lambda text: Figure(label, text, alt, image, suffix, size, behind, script))
             case "table":
                 table = _table_node(content)
                 labelled(lambda text: Table(label, text, table))
@@ -246,6 +248,40 @@ def _source_folders() -> Iterable[Path]:
         yield folders.notebooks_dir()
     except FileNotFoundError:
         return
+
+
+def _shown_code(cell: NotebookNode) -> str:
+    """The code of a cell without what only publishes: what that shows speaks for itself.
+
+    Left out are calls such as ``publish.source(...)``, and cells that are nothing but calls of
+    which all that came out was published.
+    """
+    try:
+        statements = ast.parse(cell.source).body
+    except SyntaxError:  # a magic command
+        return str(cell.source).strip("\n")
+    published = [MIME in output.get("data", {}) for output in cell.outputs]
+    if published and all(published) and all(map(_is_call, statements)):
+        return ""
+    lines: list[str | None] = cell.source.split("\n")
+    for statement in statements:
+        if _is_call(statement, "publish."):
+            start, end = statement.lineno - 1, statement.end_lineno or statement.lineno
+            lines[start:end] = [None] * (end - start)
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(line for line in lines if line is not None)).strip(
+        "\n"
+    )
+
+
+def _is_call(statement: ast.stmt, of: str = "") -> bool:
+    """Whether a statement calls something, perhaps in a loop, and drops what it returns."""
+    if isinstance(statement, ast.For):
+        return all(_is_call(inner, of) for inner in statement.body)
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Call)
+        and ast.unparse(statement.value.func).startswith(of)
+    )
 
 
 def _merged(outputs: list[NotebookNode]) -> Iterable[NotebookNode]:

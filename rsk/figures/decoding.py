@@ -1,11 +1,12 @@
-"""The figures of a :class:`rsk.decode.studies.Study`."""
+"""The figures of a :class:`rsk.decode.study.Study`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from rsk.base.numbers import digits, duration
-from rsk.decode.studies import PARTS, Study, expected_speed_up, expected_tokens
+from rsk.decode.speculation_length import expected_speed_up, expected_tokens
+from rsk.decode.study import PARTS, Study
 from rsk.figures import plotting
 from rsk.figures.plotting import STYLES, Picture
 

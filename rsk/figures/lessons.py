@@ -66,7 +66,7 @@ def acceptance_rule(words: Sequence[str], p: Tensor, q: Tensor) -> Picture:
         "tokens": len(words),
         "filled": [word for word, rest in zip(words, residual, strict=True) if rest > 0],
     }
-    return Picture(fig, "fig-rule", values, data)
+    return Picture(fig, "fig-rule", values, data, interactive="rule")
 
 
 def law(

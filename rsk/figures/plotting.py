@@ -6,6 +6,7 @@ lightness, so that they survive a grey printer; with a marker and a line style f
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import re
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 6.8, 3.5
 """Of a figure, in inches, with one row of legend: as wide as the text of a printed page."""
 LEGEND_ROW = 0.2
+PNG_DPI = 200
 TITLE_WIDTH, LABEL_WIDTH = 70, 32
 """Characters of a title, and of the label of an upright axis, on one line."""
 
 STYLES: dict[str, dict[str, Any]] = {
-    name: entry.style for name, entry in {**registry.OURS, **peers.ENTRIES}.items()
+    name: entry.style
+    for name, entry in {**registry.OURS, **registry.RIVALS, **peers.ENTRIES}.items()
 }
 """Of the implementations, as matplotlib's keyword arguments, in the order of the story."""
 ROOF = "#555555"
@@ -72,6 +75,8 @@ class Picture(NamedTuple):
     """The numbers behind it."""
     block: str = ""
     """The block of ``exhibits.md`` that holds its words, if not the one called like the label."""
+    interactive: str = ""
+    """The script in ``report/style`` that takes its place on a page, if there is one."""
 
     def relabelled(self, label: str) -> Picture:
         """The same figure under another label, where one document shows it twice."""
@@ -85,6 +90,13 @@ def exhibit(picture: Picture, language: str = templates.LANGUAGE) -> Exhibit:
         TemplateError: its block is missing, or names a value that the figure does not have.
     """
     return templates.exhibit(picture.block or picture.label, picture.values, language)
+
+
+def png(fig: Figure) -> str:
+    """A figure as PNG, in base64."""
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=PNG_DPI, bbox_inches="tight", metadata={"Software": None})
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def svg(fig: Figure) -> tuple[str, tuple[float, float]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rsk.decode.studies import Study
+from rsk.decode.study import Study
 from rsk.figures.plotting import WIDTH, Picture
 
 if TYPE_CHECKING:

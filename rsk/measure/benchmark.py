@@ -31,6 +31,7 @@ from rsk.measure.run_files import place, unfinished
 from rsk.measure.sweep import Sweep, pool_of
 from rsk.measure.timing import measure, operations
 from rsk.measure.workload import ATTEMPTS, Pool, Workload, WorkloadError
+from rsk.sampler import registry
 from rsk.sampler.build import BuildError
 
 LEAST_BUDGET_S = 0.05
@@ -65,6 +66,8 @@ def choose(
     device = torch.device(device)
     known, missing = implementations.ours(device)
     versions: dict[str, str] = {}
+    if chosen is not None:
+        known += [implementations.rival(name) for name in registry.RIVALS if name in chosen]
     if chosen is None or set(chosen) - {one.name for one in known}:
         found, versions, absent = peers.find(device)
         known += found

@@ -1,4 +1,4 @@
-"""Timing calls on the CPU and the GPU: the clocks, when to stop, and the memory roof.
+"""Timing calls on the CPU and the GPU: the clocks, and when to stop.
 
 A sample is the mean over at least one rotation of the calls it is given. After a warm-up, samples
 are taken until the median is known to 2 % (95 % confidence, from order statistics, which assume no
@@ -37,6 +37,8 @@ SAMPLE_NS = 200_000
 EAGER_SAMPLE = 16, 2e-3
 """A sample of single calls takes this many, or as many as last this many seconds: what happens
 between two samples has emptied the processor's caches for the first of them."""
+SPIN_CYCLES = 100_000
+"""About 50 us of a GPU's clock: longer than the host takes to queue two events and a graph."""
 WARM_UP_S = 0.02
 """A GPU that had little to do takes some milliseconds to raise its clocks."""
 DISTURBED = 0.02
@@ -147,8 +149,7 @@ def time_graph(calls: Sequence[Thunk], *, budget_s: float) -> tuple[Spread, list
     with torch.cuda.graph(graph):
         outputs = [call() for _ in range(rounds) for call in calls]
     for output in outputs:
-        for tensor in output if isinstance(output, tuple) else (output,):
-            tensor.fill_(-7)
+        poison(output)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def sample() -> tuple[float]:
@@ -164,6 +165,59 @@ def time_graph(calls: Sequence[Thunk], *, budget_s: float) -> tuple[Spread, list
     # The device's clock does not care when the host loses its processor.
     samples = sample_until_settled(sample, budget_s, watch=False)
     return samples.spread("graph replay"), outputs
+
+
+def time_isolated(calls: Sequence[Thunk], *, budget_s: float) -> tuple[Spread, list[Any]]:
+    """Time calls on the GPU one launch at a time: nothing runs before or after it.
+
+    Each is captured in a graph of its own, which is replayed on an idle device between two events,
+    and waited for. The device is kept spinning until the events and the launch are in its queue, so
+    that the host's time to put them there is not in it. What is in it, and hidden where launches
+    follow each other, is the beginning and the end of a kernel.
+
+    Returns:
+        The time of one call, each sample the mean over ``calls``; and the outputs.
+    """
+    graphs, outputs = [], []
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for call in calls:  # a first call allocates and loads code, which cannot be captured
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    for call in calls:
+        graphs.append(torch.cuda.CUDAGraph())
+        with torch.cuda.graph(graphs[-1]):
+            outputs.append(call())
+    for output in outputs:
+        poison(output)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def sample() -> tuple[float]:
+        total = 0.0
+        for graph in graphs:
+            torch.cuda._sleep(SPIN_CYCLES)
+            start.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            total += start.elapsed_time(end)
+        return (total * 1e3 / len(graphs),)
+
+    return sample_until_settled(sample, budget_s, watch=False).spread("isolated launch"), outputs
+
+
+def back_to_back(device: torch.device) -> Callable[..., tuple[Spread, list[Any]]]:
+    """The clock of a device's own time: :func:`time_graph` on a GPU, else :func:`time_wall`."""
+    return time_graph if device.type == "cuda" else time_wall
+
+
+def poison(output: Any) -> None:
+    """Overwrite the tensors of an output, so that what stands there later was written later."""
+    for tensor in output if isinstance(output, tuple) else (output,):
+        if isinstance(tensor, Tensor):
+            tensor.fill_(-7)
 
 
 def sample_until_settled(
@@ -240,52 +294,8 @@ def _precision(samples: Sequence[float]) -> float:
     return (high - low) / 2 / ordered[n // 2]
 
 
-def memory_roof(
-    n_bytes: int, n_sets: int, device: torch.device, *, budget_s: float = 0.1
-) -> Spread:
-    """Time to read ``n_bytes`` and do nothing else: no sampler that reads them is faster.
-
-    Args:
-        n_bytes: how many bytes each call reads.
-        n_sets: how many buffers to rotate over: as many as the sampler's input sets, so that the
-            cache is in the same state.
-        device: where to read.
-        budget_s: seconds to spend.
-
-    Returns:
-        The fastest of several read-only reductions: the sum of each of so many rows, in one step;
-        on a CPU also the sum and the maximum of everything; on a GPU also the product of shorter
-        rows with a vector, which is a library's best reader of a matrix.
-    """
-    timer = time_graph if device.type == "cuda" else time_wall
-    columns = max(1, n_bytes // (64 * 4))
-    pool = torch.rand(n_sets, 64 * columns, device=device)
-
-    def sum_rows(count: int) -> Callable[[Tensor], Tensor]:
-        length = max(1, 64 * columns // count)
-        return lambda data: data[: count * length].view(-1, length).sum(1)
-
-    def multiply_rows(length: int) -> Callable[[Tensor], Tensor]:
-        count, vector = 64 * columns // length, torch.ones(length, device=device)
-        return lambda data: data[: count * length].view(count, length) @ vector
-
-    reductions: list[Callable[[Tensor], Tensor]]
-    if device.type == "cpu":
-        reductions = [sum_rows(64), torch.sum, torch.amax]
-    else:
-        reductions = [sum_rows(512), sum_rows(2048), sum_rows(8192)]
-        reductions += [multiply_rows(length) for length in (1024, 2048) if columns >= length]
-    spreads = [
-        timer(
-            [functools.partial(reduce, data) for data in pool], budget_s=budget_s / len(reductions)
-        )[0]
-        for reduce in reductions
-    ]
-    return min(spreads, key=lambda one: one.median_us)
-
-
 def launch_floor(device: torch.device, *, budget_s: float = 0.05) -> float:
     """Microseconds of the smallest operation there is: writing one element."""
     one = torch.zeros(1, device=device)
-    timer = time_graph if device.type == "cuda" else time_wall
-    return timer([functools.partial(one.fill_, 1.0)], budget_s=budget_s)[0].median_us
+    fill = functools.partial(one.fill_, 1.0)
+    return back_to_back(device)([fill], budget_s=budget_s)[0].median_us

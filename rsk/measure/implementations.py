@@ -18,10 +18,11 @@ from rsk.measure.clocks import Thunk
 from rsk.measure.workload import Inputs
 from rsk.sampler import registry
 from rsk.sampler.api import BACKENDS, RejectionSamples, rejection_sample
+from rsk.sampler.implementations import IMPLEMENTATIONS
 from rsk.sampler.kernels import KERNELS, runs_on
 
 BASELINE = "baseline"
-PYTORCH = (BASELINE, "vectorized")
+PYTORCH = (BASELINE, "vectorized", "compiled", "idiomatic")
 """The implementations made of PyTorch's operators, the loop included: for few requests it may be
 the fastest of them."""
 
@@ -73,6 +74,17 @@ def kernel(name: str) -> Implementation:
     return Implementation(name, bind)
 
 
+def rival(name: str) -> Implementation:
+    """One of the registry's rivals, which are measured where they are asked for by name."""
+    function = IMPLEMENTATIONS[name]
+
+    def bind(inputs: Inputs) -> Thunk:
+        *tensors, seed = inputs
+        return functools.partial(function, *tensors, seed=seed)
+
+    return Implementation(name, bind, exact=registry.RIVALS[name].exact)
+
+
 def ours(device: torch.device) -> tuple[list[Implementation], list[str]]:
     """The backends, and on a GPU the kernels one by one: on a CPU those run in an emulator.
 
@@ -92,4 +104,4 @@ def ours(device: torch.device) -> tuple[list[Implementation], list[str]]:
 
 def is_peer(name: str) -> bool:
     """Whether a name is of another project's sampler."""
-    return name not in registry.OURS and name not in PYTORCH
+    return name not in registry.OURS and name not in registry.RIVALS

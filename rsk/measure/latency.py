@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from rsk.base.machine import last_level_cache
-from rsk.measure.clocks import memory_roof
+from rsk.measure import roof
 from rsk.measure.series import Series
 
 
@@ -69,7 +69,7 @@ def step_saving(step_us: float, before_us: float, after_us: float) -> float:
 
 
 def memory_bandwidth(device: torch.device, *, budget_s: float = 0.3) -> float:
-    """Bytes per microsecond that reductions read from memory, past the last-level cache.
+    """Bytes per microsecond that can be read from memory, past the last-level cache.
 
     Args:
         device: whose memory.
@@ -77,4 +77,4 @@ def memory_bandwidth(device: torch.device, *, budget_s: float = 0.3) -> float:
     """
     touched = min(max(2 * last_level_cache(device), 1 << 27), 1 << 30)
     n_bytes = touched // 4
-    return n_bytes / memory_roof(n_bytes, 4, device, budget_s=budget_s).median_us
+    return n_bytes / roof.measure(n_bytes, 4, device, budget_s=budget_s).time.median_us

@@ -18,7 +18,7 @@ from typing import Self
 import torch
 
 from rsk.base import machine, terminal
-from rsk.measure import clocks, record_files
+from rsk.measure import clocks, record_files, roof
 from rsk.measure.logit_inputs import (
     ACCEPTANCE,
     FILTERED,
@@ -107,7 +107,8 @@ def time_calls(
     """Time the sampler on inputs in rotation, and check what it returned.
 
     Raises:
-        RecordError: it returned other tokens than ``backend="vectorized"``.
+        RecordError: it returned other tokens than ``backend="vectorized"``, or sooner than it
+            takes to read the rows.
     """
     inputs = sets[0]
     target, device = inputs.target_logits, inputs.target_logits.device
@@ -128,6 +129,8 @@ def time_calls(
     accepted = [samples[1] for samples in outputs[: len(sets)]]
     read = [needed_bytes(x, n, draft_laws) for x, n in zip(sets, accepted, strict=True)]
     n_bytes = round(sum(read) / len(read))
+    floor = roof.measure(n_bytes, len(sets), device, budget_s=budget_s).time
+    roof.check_above(backend, on_device, floor)
     is_cold = len(sets) * n_bytes > 2 * machine.last_level_cache(device)
     return Record(
         implementation="fused" if backend == "auto" else backend,
@@ -143,7 +146,7 @@ def time_calls(
         host=host,
         call=total,
         bytes_moved=n_bytes,
-        roof=clocks.memory_roof(n_bytes, len(sets), device, budget_s=budget_s),
+        roof=floor,
         floor_us=clocks.launch_floor(device, budget_s=budget_s / 4),
     )
 

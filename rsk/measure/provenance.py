@@ -71,7 +71,7 @@ def _commit() -> str:
 CPU_SOURCES = (
     *("binding.cpp", "binding_logits.cpp", "binding_sharded.cpp", "binding.h", "arguments.h"),
     *("kernels.h", "ladder.h", "sharded.h"),
-    *("fused_cpu.cpp", "fused_cpu_logits.cpp", "vectors.h"),
+    *("fused_cpu.cpp", "fused_cpu_logits.cpp", "unit_sum.h", "vectors.h"),
     *("specification.h", "row_law.h", "logits_batch.h"),
 )
 """What the CPU's kernel is compiled from, in ``cuda/``."""

@@ -20,7 +20,7 @@ from rsk.measure.record_files import parse as parse
 
 SCHEMA = "rsk-benchmark/1"
 
-CLOCKS = ("wall", "graph replay")
+CLOCKS = ("wall", "graph replay", "isolated launch")
 CACHES = ("warm", "cold")
 DTYPES = ("float32", "bfloat16", "float16")
 TOLERANCE = 1.10
@@ -51,7 +51,8 @@ class Spread:
     """Share of all samples in which other processes took the processor: those are set aside, but
     for the least disturbed ones if too few are left."""
     clock: str
-    """One of ``CLOCKS``. A graph replay is the share of one call in a captured graph of many."""
+    """One of ``CLOCKS``. A graph replay is the share of one call in a captured graph of many, whose
+    launches may overlap; an isolated launch is one call on an idle device, which is waited for."""
 
     def __post_init__(self) -> None:
         for name in ("q25_us", "median_us", "q75_us"):

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rsk.base import machine
-from rsk.measure import clocks
+from rsk.measure import clocks, roof
 from rsk.measure.records import Spread
 from rsk.measure.sharded_records import Link
 from rsk.sampler.api import RejectionSamples
@@ -97,14 +97,14 @@ def measure_link(ranks: int, device: torch.device) -> Link:
     reduce_us = time_graph(reducing, 1, 1)[0].median_us
     large_us = time_graph(gathering(large), 1, 256)[0].median_us
     read = 1 << 28
-    roof = clocks.memory_roof(read, 1, device, budget_s=0.3)
+    reading = roof.measure(read, 1, device, budget_s=0.3).time
     query = machine.output_of("nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader")
     return Link(
         ranks=ranks,
         gather_us=gather_us,
         reduce_us=reduce_us,
         gather_bytes_us=max(1, ranks - 1) * large.nbytes / large_us,
-        memory_bytes_us=read / roof.median_us,
+        memory_bytes_us=read / reading.median_us,
         launch_us=clocks.launch_floor(device),
         lanes=128 * torch.cuda.get_device_properties(device).multi_processor_count,
         clock_mhz=float(query.split()[0]),

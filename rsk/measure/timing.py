@@ -13,9 +13,8 @@ How a time is made:
   (:mod:`rsk.measure.clocks`).
 - Before and after, fresh inputs are run with every new tensor poisoned, and the outputs of the
   timed calls themselves are compared with the expected tokens.
-- The memory roof is the fastest of a few read-only reductions over as many bytes, in the same
-  cache state and on the same clock. A result more than 10 % above it is refused
-  (:class:`rsk.measure.records.Record`).
+- The memory roof is a kernel that only reads as many bytes, in the same cache state and on the same
+  clock. A result more than 2 % below it is refused (:mod:`rsk.measure.roof`).
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from torch.nn.functional import pad
 from rsk.measure.clocks import Thunk, time_eager, time_graph, time_wall
 from rsk.measure.implementations import Implementation
 from rsk.measure.records import Operations, Record, Spread
+from rsk.measure.roof import check_above
 from rsk.measure.workload import Inputs, Pool, Workload
 from rsk.sampler.api import RejectionSamples
 
@@ -53,7 +53,8 @@ def measure(
 
     Raises:
         MeasurementError: a result is not the expected one, before, during or after timing.
-        RecordError: the time is impossible, see :class:`rsk.measure.records.Record`.
+        RecordError: the time is impossible, see :class:`rsk.measure.records.Record` and
+            :func:`rsk.measure.roof.check_above`.
     """
     calls = [implementation.bind(inputs) for inputs in workload.inputs]
     fresh = [
@@ -85,6 +86,7 @@ def measure(
         host = call = device
     check_timed(outputs)
     check_fresh("after timing")
+    check_above(implementation.name, device, workload.roof)
     times = {"device": device, "host": host, "call": call}
     return _record(implementation.name, workload, run, times)
 

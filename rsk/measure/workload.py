@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rsk.base.machine import available_memory, last_level_cache
 from rsk.check.synthetic import make_batch
-from rsk.measure.clocks import launch_floor, memory_roof
+from rsk.measure import roof
+from rsk.measure.clocks import launch_floor
 from rsk.measure.records import Spread
 from rsk.sampler.api import RejectionSamples, rejection_sample
 
@@ -192,7 +193,7 @@ class Pool:
             probe=probe,
             probe_expected=probe_expected,
             bytes_moved=bytes_moved,
-            roof=memory_roof(bytes_moved, n_sets, self.device, budget_s=budget_s),
+            roof=roof.measure(bytes_moved, n_sets, self.device, budget_s=budget_s).time,
             floor_us=launch_floor(self.device, budget_s=budget_s / 2),
         )
 

@@ -9,6 +9,7 @@ models write, ``![](banner:cpu)`` for where the results below are from, and
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from collections.abc import Callable, Mapping
@@ -18,14 +19,16 @@ import torch
 
 from rsk.base import templates
 from rsk.base.templates import LANGUAGE, TemplateError
-from rsk.course import lesson, publish
-from rsk.figures import benchmarks, decoding, tables
-from rsk.figures.lessons import law
+from rsk.course import publish, python_kernels, results, tried_ideas
+from rsk.figures import benchmarks, decoding, memory_access, record_tables, tables
+from rsk.figures.lessons import acceptance_rule, law
 from rsk.figures.plotting import Picture
 from rsk.figures.tables import Table
-from rsk.report import measurements, values
+from rsk.measure import ideas
+from rsk.report import logit_times, measurements, sharded_times, values
 from rsk.report.here import Here
 from rsk.report.runs import Run
+from rsk.sampler.kernels import KERNELS
 
 _EXHIBIT = re.compile(r"^!\[\]\((\w+):([^)]*)\)(?:\{(.*)\})?$", re.MULTILINE)
 
@@ -50,7 +53,7 @@ class Report:
         """
         templates.folder(language)
         self.language = language
-        self.found = measurements.gather(lesson.results_dir())
+        self.found = measurements.gather(results.results_dir())
         self.here = Here(device, seed, examples=20 if quick else 200)
         self.values = values.report(self.found, self.here)
         self._tables = _tables(self.found, language)
@@ -115,11 +118,19 @@ class Report:
                 raise KeyError(kind)
 
 
+def _who_reads(kernel: str) -> Picture:
+    return memory_access.who_reads(python_kernels.reading(kernel))
+
+
 def _tables(found: measurements.Measurements, language: str) -> dict[str, Callable[[], Table]]:
     cpu, gpu = Run(found.cpu), Run(found.gpu)
     return {
         "tab-solutions": lambda: tables.solutions(cpu.benchmark, cpu),
         "tab-kernels": lambda: tables.kernels(gpu.benchmark, gpu, language),
+        "tab-rungs": lambda: record_tables.rungs(gpu.benchmark, gpu),
+        "tab-ideas": lambda: tried_ideas.table(ideas.load()),
+        "tab-from-logits": lambda: record_tables.from_logits(logit_times.newest().found),
+        "tab-sharded": lambda: _sharded(sharded_times.newest()),
         "tab-times": lambda: tables.times(cpu.benchmark, cpu),
         "tab-yardsticks": lambda: tables.yardsticks(gpu.benchmark),
         "tab-yardsticks-cpu": lambda: tables.yardsticks(cpu.benchmark)._replace(
@@ -140,9 +151,18 @@ def _tables(found: measurements.Measurements, language: str) -> dict[str, Callab
     }
 
 
+def _sharded(times: sharded_times.ShardedTimes) -> Table:
+    return record_tables.sharded(times.found, times.vocab_size)
+
+
 def _figures(found: measurements.Measurements, here: Here) -> dict[str, Callable[[], Picture]]:
     cpu, gpu, study = found.cpu.value, found.gpu.value, found.study.value
-    return {
+    readings = {
+        f"fig-reads-{name.replace('_', '-')}": functools.partial(_who_reads, name)
+        for name in KERNELS
+    }
+    return readings | {
+        "fig-rule": lambda: acceptance_rule(here.shortcut.tokens, here.shortcut.p, here.shortcut.q),
         "fig-law": lambda: law(here.shortcut.tokens, here.shortcut.p, here.shortcut.seen),
         "fig-operations": lambda: benchmarks.operation_counts(cpu),
         "fig-ladder": lambda: benchmarks.ladder(gpu),

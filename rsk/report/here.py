@@ -18,7 +18,7 @@ from rsk.sampler.kernels import KERNELS, runs_on
 if TYPE_CHECKING:
     from rsk.check.verdict import Verdict
     from rsk.course.demo import Agreement
-    from rsk.decode.loop import Generation
+    from rsk.decode.generation import Generation
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Shortcut:
     tokens: Sequence[str]
     p: torch.Tensor
     """The target's probabilities [V]."""
+    q: torch.Tensor
+    """The draft's [V]."""
     seen: Mapping[str, torch.Tensor]
     """For each sampler how often it emitted each token [V]."""
 
@@ -47,7 +49,7 @@ class Shortcut:
             name: sampler(*request, seed=seed).tokens[:, 0].bincount(minlength=len(tokens)).cpu()
             for name, sampler in samplers.items()
         }
-        return cls(tokens, p.cpu(), seen)
+        return cls(tokens, p.cpu(), q.cpu(), seen)
 
     @property
     def _worst(self) -> int:
@@ -171,9 +173,10 @@ class Written:
         cls, prompt: str, seed: int, *, new_tokens: int, device: torch.device | str = "cpu"
     ) -> Written:
         """Let it write."""
+        from rsk.decode.generation import token_runs
         from rsk.decode.loading import fitting_threads, load_pair, shipped_pair
         from rsk.decode.loop import speculative_generate
-        from rsk.decode.studies import USUAL_SPEC_LEN, token_runs
+        from rsk.decode.study import USUAL_SPEC_LEN
 
         temperature = 0.5
         pair = load_pair(*shipped_pair(), device=device, dtype=torch.float32)

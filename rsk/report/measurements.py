@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from rsk.base import folders
-from rsk.decode.studies import Study
+from rsk.decode.study import Study
 from rsk.measure import agreement, provenance, recorded_runs, resources
 from rsk.measure.agreement import Grid
 from rsk.measure.quoted import Quoted
@@ -130,7 +130,7 @@ def _recorded_study() -> Study:
     paths = sorted((folders.data_dir() / "decoding").glob("*.json"))
     studies = sorted(map(_read_study, paths), key=lambda study: study.provenance.date)
     if not studies:
-        raise RecordError("data/decoding/*.json is missing; python -m rsk.decode.studies makes it")
+        raise RecordError("data/decoding/*.json is missing; python -m rsk.decode.trials makes it")
     if reason := study_refusal(studies[-1]):
         raise RecordError(f"data/decoding: {studies[-1].provenance.label}: {reason}")
     return studies[-1]

@@ -44,7 +44,9 @@ def rebuild(
         BuildError: no C++ compiler: the report compares the kernels in the emulator.
         ExportError, CourseError, RecordError: something cannot be made; older copies stay.
     """
+    elsewhere = {}
     if folder is None:
+        elsewhere = others(language)
         top = folders.checkout()
         if top is None:
             raise ValueError("--publish writes to report/ of a checkout; else name an --output")
@@ -56,7 +58,10 @@ def rebuild(
         run = Path(name)
         source = folders.notebooks_dir() / running.REPORT
         running.run_notebook(source, run, {"device": "cpu", "language": language})
-        made = [*export.export_report(run, epoch=found.epoch), *talk.write(run, language)]
+        made = [
+            *export.export_report(run, epoch=found.epoch, others=elsewhere),
+            *talk.write(run, language),
+        ]
         copies = {folder / path.name: path.read_bytes() for path in made}
     copies[folder / PICTURE] = picture(found, language)
     written = export.replace(copies)
@@ -65,6 +70,16 @@ def rebuild(
             size = f"{path.stat().st_size / 1e6:.2f} MB"
             console.print(f"{path}: {size}", markup=False, highlight=False, soft_wrap=True)
     return written
+
+
+def others(language: str) -> dict[str, str]:
+    """Where the report is in the other languages, seen from its place in this one."""
+    up = "" if language == LANGUAGE else "../"
+    return {
+        other: f"{up}{'' if other == LANGUAGE else other + '/'}report.html"
+        for other in templates.languages()
+        if other != language
+    }
 
 
 def picture(found: Measurements, language: str = LANGUAGE) -> bytes:

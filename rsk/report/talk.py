@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from rsk.course import demo, python_kernels
 from rsk.export.talk import Drawn, Material
 from rsk.figures import benchmarks, decoding, memory_access, plotting, slides
 from rsk.figures.lessons import law
-from rsk.measure.comparison import BASELINE, usual_line
+from rsk.measure.comparison import BASELINE
 from rsk.measure.recorded_runs import SIMPLE_KERNEL
 from rsk.measure.records import Benchmark
 from rsk.report import measurements, values
@@ -155,13 +154,12 @@ def _on_one_line(fig: Figure, legend: Legend) -> None:
 
 
 def demonstrated(benchmark: Benchmark) -> str:
-    """The bars that ``rsk demo`` draws, of a recorded run's smallest and largest batch."""
+    """The table that ``rsk demo`` prints, of a recorded run's smallest and largest batch."""
     from rich.console import Console
 
-    sizes = usual_line(benchmark)
-    ends = [r for r in benchmark.records if r.batch_size in (min(sizes), max(sizes))]
+    rows = demo.recorded(benchmark)
     console = Console(file=io.StringIO(), width=100, force_terminal=False, color_system=None)
-    console.print(demo.bars(benchmarks.only(replace(benchmark, records=tuple(ends)), BACKENDS)))
+    console.print(demo.table([rows[0], rows[-1]], benchmark.provenance.device == "cuda"))
     assert isinstance(console.file, io.StringIO)
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
     return "\n".join(lines).strip("\n")

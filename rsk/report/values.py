@@ -2,7 +2,7 @@
 
 :func:`report` and :func:`talk` say which names there are. What stands behind a name is a record of
 :mod:`rsk.measure.records` itself (``gpu.largest.fused.call`` is a time with its range), a
-:class:`rsk.decode.studies.Study`, or one of the classes here, whose fields and properties are
+:class:`rsk.decode.study.Study`, or one of the classes here, whose fields and properties are
 described; of several runs, a :class:`rsk.measure.series.Series`. No sentence stands here.
 """
 
@@ -14,10 +14,12 @@ from dataclasses import dataclass
 
 import torch
 
-from rsk.measure import comparison, recorded_runs
+from rsk.course import tried_ideas
+from rsk.measure import comparison, ideas, recorded_runs
 from rsk.measure.comparison import BASELINE
 from rsk.measure.records import TOLERANCE, Operations, RecordError
 from rsk.measure.series import Series, ratio
+from rsk.report import logit_times, sharded_times
 from rsk.report.here import Here, Shortcut, Written
 from rsk.report.measurements import Measurements
 from rsk.report.runs import Rival, Run, Span, counted_at, span
@@ -28,7 +30,7 @@ def shared(found: Measurements) -> dict[str, object]:
     """What both the report and the talk may name.
 
     * ``cpu``, ``gpu``: :class:`Run`;
-    * ``study``: :class:`rsk.decode.studies.Study`, and ``study_source``, where it is from;
+    * ``study``: :class:`rsk.decode.study.Study`, and ``study_source``, where it is from;
       ``study_gain``, the speed-up of the fastest K over plain decoding;
     * ``quoted``: the earlier work's :class:`rsk.measure.quoted.Quoted`, and ``quoted_mean``, the
       mean of its own speed-ups;
@@ -56,11 +58,18 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
 
     * ``here``: :class:`Here`;
     * ``set_aside``: what this run measured and may not be published, each with its reason;
+    * ``logits``: :class:`rsk.report.logit_times.LogitTimes`;
+    * ``sharded``: :class:`rsk.report.sharded_times.ShardedTimes`;
+    * ``tried``: what came of the ideas tried on the kernels, a list of
+      :class:`rsk.course.tried_ideas.Outcome`.
     """
     return {
         **shared(found),
         "here": here,
         "set_aside": found.set_aside,
+        "logits": logit_times.newest(),
+        "sharded": sharded_times.newest(),
+        "tried": tried_ideas.outcomes(ideas.load()),
     }
 
 

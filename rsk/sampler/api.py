@@ -17,10 +17,9 @@ from rsk.sampler.arguments import (
     MAX_VOCAB_SIZE,
     PROBABILITY_DTYPES,
     UNREADABLE_PROBABILITIES,
-    check_int64,
     check_range,
     check_request,
-    check_seed,
+    check_seed_and_position,
     check_tensor,
     draw_seed,
     raise_if_invalid,
@@ -154,10 +153,8 @@ def sample(
         ValueError, TypeError, rsk.BuildError: as in :func:`rejection_sample`.
     """
     check_tensor("probs", probs, ("B", "V"), PROBABILITY_DTYPES)
-    batch_size, vocab_size = probs.shape
-    check_range("the vocabulary size V", vocab_size, 1, MAX_VOCAB_SIZE)
-    seed = check_seed(seed, batch_size, probs.device)
-    position = check_int64("position", position, batch_size, probs.device)
+    check_range("the vocabulary size V", probs.shape[1], 1, MAX_VOCAB_SIZE)
+    seed, position = check_seed_and_position(seed, position, probs)
     tokens: Tensor = _MODULES[_choose(backend, probs.device)].sample(probs, seed, position)
     if validate:
         raise_if_invalid(tokens, UNREADABLE_PROBABILITIES)

@@ -27,17 +27,12 @@ def check_request(
     position: int | Tensor,
 ) -> tuple[int | Tensor, int | Tensor]:
     """Check the arguments of :func:`rejection_sample`; return the seed and position to use."""
-    batch_size, _ = check_tensors(draft_tokens, draft_probs, target_probs, "probs")
-    return (
-        check_seed(seed, batch_size, draft_tokens.device),
-        check_int64("position", position, batch_size, draft_tokens.device),
-    )
+    check_tensors(draft_tokens, draft_probs, target_probs, "probs")
+    return check_seed_and_position(seed, position, draft_tokens)
 
 
-def check_tensors(
-    draft_tokens: Tensor, draft: Tensor | None, target: Tensor, kind: str
-) -> tuple[int, int]:
-    """Check the tensors, of ``kind`` "probs" or "logits", against each other; return B and K."""
+def check_tensors(draft_tokens: Tensor, draft: Tensor | None, target: Tensor, kind: str) -> None:
+    """Check the tensors, of ``kind`` "probs" or "logits", against each other."""
     draft_name, target_name = f"draft_{kind}", f"target_{kind}"
     check_tensor("draft_tokens", draft_tokens, ("B", "K"), TOKEN_DTYPES)
     check_tensor(target_name, target, ("B", "K+1", "V"), PROBABILITY_DTYPES)
@@ -53,7 +48,6 @@ def check_tensors(
         check_range("the draft's vocabulary size V", vocab_size, 1, MAX_VOCAB_SIZE)
         check_shape(draft_name, draft, (batch_size, spec_len, vocab_size), "B, K, V")
         check_device(draft_name, draft, draft_tokens.device)
-    return batch_size, spec_len
 
 
 def check_tensor(
@@ -108,6 +102,15 @@ def check_range(what: str, value: int, low: int, high: int) -> None:
     """Check that ``low <= value <= high``."""
     if not low <= value <= high:
         raise ValueError(f"{what}: expected {low} to {high}, got {value}")
+
+
+def check_seed_and_position(
+    seed: int | Tensor | None, position: int | Tensor, like: Tensor
+) -> tuple[int | Tensor, int | Tensor]:
+    """Check what random numbers depend on; ``like`` has the batch size and the device."""
+    batch_size, device = len(like), like.device
+    chosen = check_seed(seed, batch_size, device)
+    return chosen, check_int64("position", position, batch_size, device)
 
 
 def check_seed(seed: int | Tensor | None, batch_size: int, device: torch.device) -> int | Tensor:

@@ -24,13 +24,15 @@ import torch
 from torch import Tensor
 
 from rsk.base.folders import cuda_dir
-from rsk.sampler.cache import cache_dir, held, is_whole, keep, leftovers, say
+from rsk.sampler.cache import cache_dir, ensure, keep, leftovers, say, usable
 from rsk.sampler.compilers import (
     BuildError,
+    check_emulated,
     cpu_flags,
     failure,
     find_compiler,
     find_nvcc,
+    host_compiler,
     processor,
     version_of,
 )
@@ -50,7 +52,8 @@ __all__ = [
 CUDA_FLAGS = ["-O3", "-std=c++17", "-fmad=false", "-DRSK_CUDA"]
 """For ``nvcc``, besides the architecture; never ``--use_fast_math``."""
 _BINDINGS = ("binding.cpp", "binding_logits.cpp")
-_SHARDED = "sharded"  # of the kernels that only a group of ranks needs: a library of their own
+# What has a library of its own: the kernels that only a group of ranks needs, and the memory roof.
+_APART = ("sharded", "roof")
 _loaded: set[str] = set()
 _failed: dict[str, BuildError] = {}
 _mutex = threading.RLock()
@@ -88,7 +91,8 @@ def load(device_type: str) -> None:
     """Make ``torch.ops.rsk`` available for "cpu" or "cuda" tensors, compiling if needed.
 
     "emulator" adds the CUDA kernels on CPU tensors, which is for learning and testing. "sharded
-    cuda" and "sharded emulator" have what :mod:`rsk.sampler.sharded` needs, and nothing else.
+    cuda" and "sharded emulator" have what :mod:`rsk.sampler.sharded` needs, and nothing else; "roof
+    cpu", and after it "roof cuda" or "roof emulator", what :mod:`rsk.measure.roof` needs.
 
     Raises:
         BuildError: there is no compiler, or it failed. The failure is remembered: a process does
@@ -122,32 +126,20 @@ def _load_library(device_type: str) -> None:
     """Load the library of one device; compile it first unless it is in the cache."""
     library = _library_path(device_type)
     waiting = f"waiting for another process that compiles the {device_type} kernels"
-    try:
-        if not is_whole(library):
-            library.parent.mkdir(parents=True, exist_ok=True)
-            with held(library, waiting):
-                if not is_whole(library):
-                    _compile(device_type, library)  # which loads it, too
-                    return
-        torch.ops.load_library(str(library))
-    except OSError as error:
-        raise BuildError(
-            f"cannot use the build cache {cache_dir()}: {error.__cause__ or error}; "
-            "set RSK_CACHE_DIR to a folder that can be written and programs can be loaded from"
-        ) from error
+    with usable():
+        if not ensure(library, lambda: _compile(device_type, library), waiting):
+            torch.ops.load_library(str(library))  # which compiling does, too
 
 
 def _library_path(device_type: str) -> Path:
     _, flags, cuda_flags = _recipe(device_type)
     name = device_type.replace(" ", "_")
-    return cache_dir() / f"rsk_{name}-{_fingerprint(flags, cuda_flags)}.so"
+    return cache_dir() / f"rsk_{name}-{fingerprint(flags, cuda_flags)}.so"
 
 
 def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
     """Sources, C++ flags and CUDA flags; raises BuildError if a compiler is missing."""
-    if find_compiler() is None:
-        wanted = f"CXX={os.environ['CXX']}" if os.environ.get("CXX") else "a C++ compiler"
-        raise BuildError(f"{wanted} was not found; 'rsk doctor' says what to install")
+    host_compiler()
     if sys.platform == "win32":
         flags = ["/O2", "/fp:precise", "/std:c++17", *cpu_flags()]
     else:
@@ -155,10 +147,12 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
     if device_type == "cpu":  # it has the schemas of all operators
         own = ["fused_cpu.cpp", "fused_cpu_logits.cpp"]
         return [*own, *_BINDINGS, "binding_sharded.cpp"], flags, []
-    bindings = ["binding_sharded.cpp"] if device_type.startswith(_SHARDED) else [*_BINDINGS]
+    part = _part(device_type)
+    bindings = [f"binding_{part}.cpp"] if part else [*_BINDINGS]
+    if device_type == "roof cpu":
+        return ["roof_cpu.cpp", *bindings], flags, []
     if device_type.endswith("emulator"):
-        if sys.platform == "win32":
-            raise BuildError("the CUDA emulator needs Linux or macOS, or WSL on Windows")
+        check_emulated()
         flags = [*flags, "-DRSK_CUDA", "-DRSK_EMULATED", "-Icuda/emulator"]
         return [*_cuda_sources(device_type), *bindings], flags, []
     if find_nvcc() is None:
@@ -177,18 +171,27 @@ def _recipe(device_type: str) -> tuple[list[str], list[str], list[str]]:
 
 def _cuda_sources(device_type: str) -> list[str]:
     names = sorted(path.name for path in cuda_dir().glob("*.cu"))
-    are_sharded = device_type.startswith(_SHARDED)
-    return [name for name in names if name.startswith(_SHARDED) == are_sharded]
+    return [name for name in names if _part(name) == _part(device_type)]
 
 
-def _fingerprint(flags: list[str], cuda_flags: list[str]) -> str:
-    """A hash of all that a library depends on."""
+def _part(name: str) -> str:
+    """Which library of its own a device type or a source belongs to; empty for the sampler's."""
+    return next((part for part in _APART if name.startswith(part)), "")
+
+
+def fingerprint(flags: list[str], cuda_flags: list[str], text: str = "") -> str:
+    """A hash of all that a library depends on.
+
+    Args:
+        flags, cuda_flags: of the C++ compiler, and of nvcc if it is needed.
+        text: what is compiled besides the files of ``cuda/``.
+    """
     digest = hashlib.sha256()
     for path in sorted(cuda_dir().rglob("*")):
         if path.suffix in (".h", ".cpp", ".cu"):
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     parts = [torch.__version__, sys.platform, platform.machine(), *flags, *cuda_flags]
-    parts.append(version_of(*(find_compiler() or [])))
+    parts += [version_of(*host_compiler()), text]
     if cuda_flags:
         parts.append(version_of(str(find_nvcc())))
     if any("native" in flag for flag in flags):
@@ -254,7 +257,7 @@ def _toolchain(folder: Path) -> Iterator[None]:
     os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, os.environ.get("PATH", "")])
     os.environ["TORCH_DONT_CHECK_COMPILER_ABI"] = "1"  # it is C's that we use, the same for all
     os.environ["TORCH_NO_COMPILER_WRAPPER"] = "1"  # CXX alone says whether to use ccache
-    command = find_compiler() or []
+    command = host_compiler()
     os.environ["CXX"] = command[0]
     if sys.platform != "win32":
         cpp_extension.TORCH_LIB_PATH = shlex.quote(torch_folder)  # it does not do that itself

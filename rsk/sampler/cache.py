@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,43 @@ def keep(finished: Path, library: Path) -> None:
     mark.write_text(_checksum(finished), encoding="ascii")
     mark.replace(_mark(library))
     finished.replace(library)
+
+
+def ensure(library: Path, make: Callable[[], None], waiting: str) -> bool:
+    """Have a library in the cache: made by whichever process comes first, once.
+
+    Args:
+        library: its path.
+        make: compiles it and keeps it (:func:`keep`).
+        waiting: what to say on standard error if another process is making it.
+
+    Returns:
+        Whether it was made by this call.
+    """
+    if is_whole(library):
+        return False
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with held(library, waiting):
+        if is_whole(library):
+            return False
+        make()
+        return True
+
+
+@contextlib.contextmanager
+def usable() -> Iterator[None]:
+    """Say of a file that cannot be written, read or loaded what to do about it.
+
+    Raises:
+        BuildError: instead of an ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise BuildError(
+            f"cannot use the build cache {cache_dir()}: {error.__cause__ or error}; "
+            "set RSK_CACHE_DIR to a folder that can be written and programs can be loaded from"
+        ) from error
 
 
 def _mark(library: Path) -> Path:

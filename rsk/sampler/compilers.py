@@ -31,11 +31,33 @@ def find_compiler() -> list[str] | None:
     return next(([path] for path in map(shutil.which, usual) if path), None)
 
 
+def host_compiler() -> list[str]:
+    """As :func:`find_compiler`.
+
+    Raises:
+        BuildError: there is none.
+    """
+    if (found := find_compiler()) is not None:
+        return found
+    wanted = f"CXX={os.environ['CXX']}" if os.environ.get("CXX") else "a C++ compiler"
+    raise BuildError(f"{wanted} was not found; 'rsk doctor' says what to install")
+
+
 def _words(command: str) -> list[str]:
     try:
         return shlex.split(command)
     except ValueError:  # a quotation mark without its other half
         return []
+
+
+def check_emulated() -> None:
+    """Check that the CUDA kernels can run in the emulator here.
+
+    Raises:
+        BuildError: they cannot.
+    """
+    if sys.platform == "win32":
+        raise BuildError("the CUDA emulator needs Linux or macOS, or WSL on Windows")
 
 
 def find_nvcc() -> str | None:

@@ -6,8 +6,6 @@ The kernels of the package need none of this: :data:`rsk.KERNELS` runs them on C
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
 import shlex
 import subprocess
 from collections.abc import Callable
@@ -20,34 +18,32 @@ from rsk.base.folders import cuda_dir
 from rsk.sampler import build
 from rsk.sampler.api import RejectionSamples
 from rsk.sampler.arguments import check_request
-from rsk.sampler.cache import is_whole, keep
-from rsk.sampler.compilers import failure, version_of
+from rsk.sampler.cache import cache_dir, ensure, keep, usable
+from rsk.sampler.compilers import check_emulated, failure, host_compiler
 
+_FLAGS = ["-O2", "-std=c++17", "-ffp-contract=off", "-DRSK_CUDA", "-shared", "-fPIC"]
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _SAMPLE_STREAM = 1
-_ENTRY = """
-extern "C" const char* rsk_launch(const rsk::Batch& batch, void* workspace) {{
-  const cudaError_t error = {launch}(batch, workspace, nullptr);
+_FIELDS = (
+    *("draft_tokens", "draft_probs", "target_probs", "seeds", "positions"),
+    *("tokens", "num_accepted", "seed", "position", "draft_tokens_stride"),
+    *(f"{side}_probs_stride[{i}]" for side in ("draft", "target") for i in (0, 1)),
+    *("batch_size", "spec_len", "vocab_size", "draft_vocab_size", "sample_stream"),
+    *("dtype", "draft_dtype", "wide_tokens"),
+)
+"""Of ``rsk::Batch`` in cuda/specification.h; the compiler knows their types and their order."""
+
+
+def _entry(launch: str) -> str:
+    """C++ that fills a Batch with numbers in the order of the fields, and launches the kernel."""
+    fill = "".join(f"  batch.{x} = (decltype(batch.{x}))v[{i}];\n" for i, x in enumerate(_FIELDS))
+    return f"""
+extern "C" const char* rsk_launch(const int64_t* v, void* workspace) {{
+  rsk::Batch batch{{}};
+{fill}  const cudaError_t error = {launch}(batch, workspace, nullptr);
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }}
-extern "C" unsigned long rsk_batch_bytes() {{ return sizeof(rsk::Batch); }}
 """
-
-
-class _Batch(ctypes.Structure):
-    """``rsk::Batch`` of cuda/specification.h, field by field."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("draft_tokens", "draft_probs", "target_probs")),
-        *((name, ctypes.c_void_p) for name in ("seeds", "positions", "tokens", "num_accepted")),
-        *((name, ctypes.c_int64) for name in ("seed", "position", "draft_tokens_stride")),
-        ("draft_probs_stride", ctypes.c_int64 * 2),
-        ("target_probs_stride", ctypes.c_int64 * 2),
-        *((name, ctypes.c_int32) for name in ("batch_size", "spec_len", "vocab_size")),
-        *((name, ctypes.c_int32) for name in ("draft_vocab_size", "sample_stream")),
-        *((name, ctypes.c_int32) for name in ("dtype", "draft_dtype")),
-        ("wide_tokens", ctypes.c_bool),
-    )
 
 
 def compile_kernel(source: str, launch: str) -> Callable[..., RejectionSamples]:
@@ -65,11 +61,8 @@ def compile_kernel(source: str, launch: str) -> Callable[..., RejectionSamples]:
     Raises:
         rsk.BuildError: the source does not compile; the message is the compiler's.
     """
-    library = ctypes.CDLL(str(_compile(source + _ENTRY.format(launch=launch))))
+    library = ctypes.CDLL(str(_compile(source + _entry(launch))))
     library.rsk_launch.restype = ctypes.c_char_p
-    library.rsk_batch_bytes.restype = ctypes.c_ulong
-    if library.rsk_batch_bytes() != ctypes.sizeof(_Batch):
-        raise build.BuildError("rsk::Batch in cuda/specification.h and in rsk/emulator.py differ")
 
     def run(
         draft_tokens: Tensor,
@@ -84,33 +77,33 @@ def compile_kernel(source: str, launch: str) -> Callable[..., RejectionSamples]:
         tokens = torch.full((batch_size, spec_len + 1), -7)  # whatever is not written shows
         num_accepted = torch.full((batch_size,), -7)
         draft = target_probs if draft_probs is None else draft_probs
-        batch = _Batch(
-            draft_tokens=draft_tokens.data_ptr(),
-            draft_tokens_stride=draft_tokens.stride(0),
-            wide_tokens=draft_tokens.dtype == torch.int64,
-            target_probs=target_probs.data_ptr(),
-            target_probs_stride=target_probs.stride()[:2],
-            tokens=tokens.data_ptr(),
-            num_accepted=num_accepted.data_ptr(),
-            batch_size=batch_size,
-            spec_len=spec_len,
-            vocab_size=target_probs.shape[2],
-            draft_vocab_size=draft.shape[2],
-            sample_stream=_SAMPLE_STREAM,
-            dtype=_DTYPES[target_probs.dtype],
-            draft_dtype=_DTYPES[draft.dtype],
-        )
-        if draft_probs is not None:
-            batch.draft_probs = draft_probs.data_ptr()
-            batch.draft_probs_stride = draft_probs.stride()[:2]
+        fields = dict.fromkeys(_FIELDS, 0) | {
+            "draft_tokens": draft_tokens.data_ptr(),
+            "draft_tokens_stride": draft_tokens.stride(0),
+            "wide_tokens": draft_tokens.dtype == torch.int64,
+            "tokens": tokens.data_ptr(),
+            "num_accepted": num_accepted.data_ptr(),
+            "batch_size": batch_size,
+            "spec_len": spec_len,
+            "vocab_size": target_probs.shape[2],
+            "draft_vocab_size": draft.shape[2],
+            "sample_stream": _SAMPLE_STREAM,
+            "dtype": _DTYPES[target_probs.dtype],
+            "draft_dtype": _DTYPES[draft.dtype],
+        }
+        for name, rows in (("draft_probs", draft_probs), ("target_probs", target_probs)):
+            if rows is not None:
+                fields[name] = rows.data_ptr()
+                fields[f"{name}_stride[0]"], fields[f"{name}_stride[1]"] = rows.stride()[:2]
         for name, value in (("seed", seed), ("position", position)):
             if isinstance(value, Tensor):
-                setattr(batch, name + "s", value.data_ptr())
+                fields[f"{name}s"] = value.data_ptr()
             else:
-                setattr(batch, name, value)
+                fields[name] = value
         if batch_size > 0:
             workspace = torch.full((batch_size * 1024 + 64,), -7)  # nobody may rely on its content
-            error = library.rsk_launch(ctypes.byref(batch), ctypes.c_void_p(workspace.data_ptr()))
+            values = (ctypes.c_int64 * len(fields))(*fields.values())
+            error = library.rsk_launch(values, ctypes.c_void_p(workspace.data_ptr()))
             if error is not None:
                 raise RuntimeError(f"the launch failed: {error.decode()}")
         return RejectionSamples(tokens, num_accepted)
@@ -118,35 +111,22 @@ def compile_kernel(source: str, launch: str) -> Callable[..., RejectionSamples]:
     return run
 
 
-def include_flags() -> list[str]:
-    """Compiler flags for a kernel that is to run in the emulator."""
-    includes = [f"-I{cuda_dir() / 'emulator'}", f"-I{cuda_dir()}"]
-    return ["-std=c++17", "-ffp-contract=off", "-DRSK_CUDA", *includes]
-
-
 def _compile(source: str) -> Path:
-    compiler = build.find_compiler()
-    if compiler is None or os.name == "nt":
-        raise build.BuildError("the emulator needs a C++ compiler on Linux or macOS")
-    digest = hashlib.sha256("\0".join([source, version_of(*compiler)]).encode())
-    for header in sorted(cuda_dir().rglob("*.h")):
-        digest.update(header.read_bytes())
-    folder = build.cache_dir() / "emulated"
-    library = folder / f"{digest.hexdigest()[:16]}.so"
-    if is_whole(library):
-        return library
-    # A name of our own until it is whole: processes may compile the same text at once.
-    unfinished = library.with_suffix(f".{os.getpid()}")
-    command = [*compiler, "-O2", "-shared", "-fPIC", *include_flags()]
-    command += ["-x", "c++", "-", "-o", str(unfinished)]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    check_emulated()
+    folder = cache_dir() / "emulated"
+    library = folder / f"{build.fingerprint(_FLAGS, [], source)}.so"
+
+    def make() -> None:
+        built = library.with_suffix(".unfinished")
+        command = [*host_compiler(), *_FLAGS, f"-I{cuda_dir() / 'emulator'}", f"-I{cuda_dir()}"]
+        command += ["-x", "c++", "-", "-o", str(built)]
         done = subprocess.run(
             command, input=source, capture_output=True, encoding="utf-8", errors="replace"
         )
         if done.returncode != 0:
             raise failure("the kernel does not compile", done.stderr, shlex.join(command))
-        keep(unfinished, library)
-    except OSError as error:
-        raise build.BuildError(f"cannot use the build cache {folder}: {error}") from error
+        keep(built, library)
+
+    with usable():
+        ensure(library, make, "waiting for another process that compiles the same kernel")
     return library

@@ -20,9 +20,8 @@ from rsk.sampler.arguments import (
     UNREADABLE_LOGITS,
     check_device,
     check_filters,
-    check_int64,
     check_range,
-    check_seed,
+    check_seed_and_position,
     check_shape,
     check_tensor,
     check_tensors,
@@ -146,8 +145,7 @@ def sample_from_logits(
     """
     _check_logits(logits, ("B", "V"))
     filters = check_filters(temperature, top_k, top_p, min_p, logits)
-    seed = check_seed(seed, len(logits), logits.device)
-    position = check_int64("position", position, len(logits), logits.device)
+    seed, position = check_seed_and_position(seed, position, logits)
     module = _module(backend, logits.device)
     tokens, laws = module.sample_from_logits(logits, filters, seed, position)
     return (tokens, laws) if return_laws else tokens
@@ -199,12 +197,11 @@ def rejection_sample_from_logits(
         ValueError, TypeError, rsk.BuildError: as in :func:`rsk.rejection_sample` and
             :func:`rsk.probabilities`.
     """
-    batch_size, _ = check_tensors(draft_tokens, draft_logits, target_logits, "logits")
+    check_tensors(draft_tokens, draft_logits, target_logits, "logits")
     if draft_laws is not None:
         check_laws(draft_laws, draft_logits)
     filters = check_filters(temperature, top_k, top_p, min_p, target_logits)
-    seed = check_seed(seed, batch_size, draft_tokens.device)
-    position = check_int64("position", position, batch_size, draft_tokens.device)
+    seed, position = check_seed_and_position(seed, position, draft_tokens)
     module = _module(backend, draft_tokens.device)
     samples = RejectionSamples(
         *module.rejection_sample_from_logits(

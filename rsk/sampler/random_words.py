@@ -14,6 +14,9 @@ from torch import Tensor
 COIN, SAMPLE, DRAFT = 0, 1, 2
 """Streams: accepting a draft token, sampling the last token, drawing the drafts themselves."""
 
+STREAMS = 4
+"""Words of a position; the last is spare."""
+
 GAMMA = 0x9E3779B97F4A7C15
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 _LAST_SHIFT = 31
@@ -43,15 +46,15 @@ def word(seed: int, t: int, stream: int) -> int:
     return _mix((key + GAMMA * (4 * t + stream + 1)) & _MASK)
 
 
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical shift: PyTorch's ``>>`` copies the sign bit, which the mask clears again."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
 def _mix_tensor(x: Tensor) -> Tensor:
     for shift, factor in _MIX:
-        x = (x ^ _shift_right(x, shift)) * _signed(factor)
-    return x ^ _shift_right(x, _LAST_SHIFT)
+        x = _shift_right(x, shift).bitwise_xor_(x).mul_(_signed(factor))
+    return _shift_right(x, _LAST_SHIFT).bitwise_xor_(x)
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical shift: PyTorch's ``>>`` copies the sign bit, which the mask clears again."""
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def words(seed: Tensor, t: Tensor, stream: int) -> Tensor:
@@ -62,25 +65,63 @@ def words(seed: Tensor, t: Tensor, stream: int) -> Tensor:
         t: int64, indices in the requests' sequences.
         stream: ``COIN``, ``SAMPLE`` or ``DRAFT``.
     """
-    # Products that wrap are the point here, and eager PyTorch wraps them. torch.compile turns them
-    # into C++ where overflow is undefined, and gets wrong bits; so it is kept out of this function.
-    compute = _opaque_words if torch.compiler.is_compiling() else _eager_words
-    return compute(seed, t, stream)
+    return _compute(seed + _signed(GAMMA), 4 * t + (stream + 1))
 
 
-def _eager_words(seed: Tensor, t: Tensor, stream: int) -> Tensor:
-    key = _mix_tensor(seed + _signed(GAMMA))
-    return _mix_tensor(key + (4 * t + (stream + 1)) * _signed(GAMMA))
+def numbers(seed: int | Tensor, position: int | Tensor, requests: Tensor, steps: Tensor) -> Tensor:
+    """The upper 62 bits of every word of many steps, int64 [B, 4 N] in [0, 2^62).
+
+    One batch of operations for all: the word of step k and a stream is in column 4 k + stream.
+
+    Args:
+        seed: int64 [B]; or an int s, and request b uses s + b, wrapping.
+        position: where step 0 is in each request's sequence, int64 [B], or one int for all.
+        requests: int64 [B, 1], counting from 0.
+        steps: int64 [4 N], counting from 1.
+    """
+    if torch.compiler.is_compiling():  # which may know an int by its name only: no wrapping of it
+        seed = per_request(seed, len(requests), requests.device, step=1)
+        position = per_request(position, len(requests), requests.device, step=0)
+    if isinstance(seed, Tensor):
+        state = seed[:, None] + _signed(GAMMA)
+    else:
+        state = requests + _signed(seed + GAMMA)
+    if isinstance(position, Tensor):
+        steps = torch.add(steps, position[:, None], alpha=4)
+    elif position != 0:
+        steps = steps + _signed(4 * position)
+    return _shift_right(_compute(state, steps), 2)
+
+
+def per_request(value: int | Tensor, batch_size: int, device: torch.device, step: int) -> Tensor:
+    """One int64 per request: the tensor itself, or ``value + b * step``, wrapping at 2^64."""
+    if isinstance(value, Tensor):
+        return value
+    return torch.arange(batch_size, device=device) * step + value
+
+
+def _compute(state: Tensor, counter: Tensor) -> Tensor:
+    """Words ``counter`` of the sequences whose keys come from ``state``, the seed plus gamma."""
+    # Products that wrap are the point here, and eager PyTorch wraps them, as Triton does. On a CPU,
+    # torch.compile makes C++ of them where overflow is undefined, and gets wrong bits; so there it
+    # is kept out.
+    if torch.compiler.is_compiling() and state.device.type == "cpu":
+        return _opaque_words(state, counter)
+    return _eager_words(state, counter)
+
+
+def _eager_words(state: Tensor, counter: Tensor) -> Tensor:
+    return _mix_tensor(torch.add(_mix_tensor(state), counter, alpha=_signed(GAMMA)))
 
 
 @torch.library.custom_op("rsk::words", mutates_args=())
-def _opaque_words(seed: Tensor, t: Tensor, stream: int) -> Tensor:
-    return _eager_words(seed, t, stream)
+def _opaque_words(state: Tensor, counter: Tensor) -> Tensor:
+    return _eager_words(state, counter)
 
 
 @_opaque_words.register_fake
-def _(seed: Tensor, t: Tensor, stream: int) -> Tensor:
-    return t.new_empty(torch.broadcast_shapes(seed.shape, t.shape))
+def _(state: Tensor, counter: Tensor) -> Tensor:
+    return counter.new_empty(torch.broadcast_shapes(state.shape, counter.shape))
 
 
 def coins(seed: Tensor, t: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """The implementations of the sampler: what each is, what it needs, and how figures draw it.
 
 One entry each. The CUDA kernels' entries are in ``cuda/ladder.h``, where C++ takes its enum and
-tables from; the backends' are here; those of other projects' samplers, in the same form, are in
-:mod:`rsk.measure.peers`.
+tables from; the backends' are here, and those of the rivals, which are there to be compared with;
+those of other projects' samplers, in the same form, are in :mod:`rsk.measure.peers`. What each name
+calls is in :mod:`rsk.sampler.implementations`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ class Entry:
     linestyle: str = "-"
     capability: tuple[int, int] = (0, 0)
     """Compute capability that it needs of a GPU; (0, 0): any."""
+    exact: bool = True
+    """Whether it returns the specification's tokens, bit for bit; else only their distribution."""
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    """Where it runs: what an emulator or an interpreter runs is not timed."""
+    package: str = ""
+    """What has to be installed for it besides PyTorch."""
 
     @property
     def style(self) -> dict[str, str]:
@@ -67,7 +74,7 @@ def read_kernels(text: str) -> list[Entry]:
             needed = divmod(capability, 10)
         except (SyntaxError, TypeError, ValueError) as error:
             raise ValueError(f"cuda/ladder.h: the entry of {name}: {error}") from error
-        found.append(Entry(name, idea, color, marker, ":", needed))
+        found.append(Entry(name, idea, color, marker, ":", needed, devices=("cuda",)))
     if len(found) != len(re.findall(r"^\s*RSK_KERNEL\(", text, re.M)):
         raise ValueError("cuda/ladder.h: expected each entry to begin and to end a line")
     return found
@@ -90,3 +97,25 @@ KERNELS = by_name(*read_kernels((cuda_dir() / "ladder.h").read_text(encoding="ut
 _FIRST, _SECOND, _LAST = BACKENDS.values()
 OURS = by_name(_FIRST, _SECOND, *KERNELS.values(), _LAST)
 """In the order of the story: ``fused`` comes after the kernels that it picks from."""
+
+RIVALS = by_name(
+    Entry("compiled", "vectorized under torch.compile", "#f0e442", "h", "--"),
+    Entry(
+        "idiomatic",
+        "PyTorch operators in floats, with the device's random numbers: not reproducible",
+        "#882255",
+        "*",
+        "--",
+        exact=False,
+    ),
+    Entry(
+        "triton",
+        "the specification in Triton, two launches a call",
+        "#117733",
+        "8",
+        "-.",
+        devices=("cuda",),
+        package="triton",
+    ),
+)
+"""What else one might write in Python; not for use, but to be compared with."""

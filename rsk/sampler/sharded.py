@@ -34,7 +34,8 @@ rows of 128256 float32 sends 148 MB between two ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -51,9 +52,8 @@ from rsk.sampler.arguments import (
     UNREADABLE_PROBABILITIES,
     check_device,
     check_filters,
-    check_int64,
     check_range,
-    check_seed,
+    check_seed_and_position,
     check_shape,
     check_tensor,
     raise_if_invalid,
@@ -105,15 +105,10 @@ def rejection_sample(
         RuntimeError: a rank is gone, or did not come within the group's timeout (PyTorch's error).
     """
     channel = channel_of(group)
-    try:
-        batch_size = _check_tensors(draft_tokens, draft_probs, target_probs, "probs")
-        device = draft_tokens.device
-        seed = check_seed(seed, batch_size, device)
-        position = check_int64("position", position, batch_size, device)
-        channel.transport(device)
-        hands = _choose(backend, device)
-    except (TypeError, ValueError, BuildError) as error:
-        channel.fail(error, _device_among(channel, draft_tokens, target_probs))
+    with _failing_everywhere(channel, draft_tokens, target_probs):
+        _check_tensors(draft_tokens, draft_probs, target_probs, "probs")
+        seed, position = check_seed_and_position(seed, position, draft_tokens)
+        hands = _choose(backend, draft_tokens.device, channel)
     arguments = draft_tokens, draft_probs, target_probs, seed, position, SAMPLE
     call = Call("rejection_sample", *arguments)
     samples = RejectionSamples(*run(call, hands(call, channel), channel, look=validate)[:2])
@@ -144,14 +139,10 @@ def sample(
         ValueError, TypeError, RuntimeError: as in :func:`rejection_sample`.
     """
     channel = channel_of(group)
-    try:
+    with _failing_everywhere(channel, probs):
         check_tensor("probs", probs, ("B", "S"), PROBABILITY_DTYPES)
-        seed = check_seed(seed, len(probs), probs.device)
-        position = check_int64("position", position, len(probs), probs.device)
-        channel.transport(probs.device)
-        hands = _choose(backend, probs.device)
-    except (TypeError, ValueError, BuildError) as error:
-        channel.fail(error, _device_among(channel, probs))
+        seed, position = check_seed_and_position(seed, position, probs)
+        hands = _choose(backend, probs.device, channel)
     no_drafts = torch.empty((len(probs), 0), dtype=torch.int64, device=probs.device)
     call = Call("sample", no_drafts, None, probs.unsqueeze(1), seed, position, DRAFT)
     tokens = run(call, hands(call, channel), channel, look=validate)[0].squeeze(1)
@@ -193,18 +184,13 @@ def rejection_sample_from_logits(
         ValueError, TypeError, RuntimeError: as in :func:`rejection_sample`.
     """
     channel = channel_of(group)
-    try:
-        batch_size = _check_tensors(draft_tokens, draft_logits, target_logits, "logits")
-        device = draft_tokens.device
+    with _failing_everywhere(channel, draft_tokens, target_logits):
+        _check_tensors(draft_tokens, draft_logits, target_logits, "logits")
         if draft_laws is not None:
             check_laws(draft_laws, draft_logits)
         filters = check_filters(temperature, top_k, top_p, min_p, target_logits)
-        seed = check_seed(seed, batch_size, device)
-        position = check_int64("position", position, batch_size, device)
-        channel.transport(device)
-        hands = _choose(backend, device)
-    except (TypeError, ValueError, BuildError) as error:
-        channel.fail(error, _device_among(channel, draft_tokens, target_logits))
+        seed, position = check_seed_and_position(seed, position, draft_tokens)
+        hands = _choose(backend, draft_tokens.device, channel)
     arguments = draft_tokens, draft_logits, target_logits, seed, position, SAMPLE
     laws = None if draft_laws is None else draft_laws.contiguous()
     call = Call("rejection_sample_from_logits", *arguments, filters, laws)
@@ -242,15 +228,11 @@ def sample_from_logits(
         ValueError, TypeError, RuntimeError: as in :func:`rejection_sample`.
     """
     channel = channel_of(group)
-    try:
+    with _failing_everywhere(channel, logits):
         check_tensor("logits", logits, ("B", "S"), PROBABILITY_DTYPES)
         filters = check_filters(temperature, top_k, top_p, min_p, logits)
-        seed = check_seed(seed, len(logits), logits.device)
-        position = check_int64("position", position, len(logits), logits.device)
-        channel.transport(logits.device)
-        hands = _choose(backend, logits.device)
-    except (TypeError, ValueError, BuildError) as error:
-        channel.fail(error, _device_among(channel, logits))
+        seed, position = check_seed_and_position(seed, position, logits)
+        hands = _choose(backend, logits.device, channel)
     no_drafts = torch.empty((len(logits), 0), dtype=torch.int64, device=logits.device)
     rows = logits.unsqueeze(1)
     call = Call("sample_from_logits", no_drafts, None, rows, seed, position, DRAFT, filters)
@@ -272,13 +254,30 @@ def forget(group: dist.ProcessGroup | None = None) -> None:
     channel_of(group).forget()
 
 
-def _choose(backend: str, device: torch.device) -> Callable[[Call, Channel], Hands]:
+@contextmanager
+def _failing_everywhere(channel: Channel, *arguments: object) -> Iterator[None]:
+    """Let wrong arguments fail on every rank, not on this one alone while the others wait for it.
+
+    Args:
+        channel: to the other ranks.
+        arguments: what may be a tensor, on the device of the call.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, BuildError) as error:
+        channel.fail(error, _device_among(channel, *arguments))
+
+
+def _choose(
+    backend: str, device: torch.device, channel: Channel
+) -> Callable[[Call, Channel], Hands]:
     """Who computes a rank's part.
 
     Raises:
-        ValueError: there is no such backend here.
+        ValueError: there is no such backend here, or the group has none for the device.
         rsk.BuildError: ``backend="fused"``, and the kernels cannot be compiled.
     """
+    channel.transport(device)
     if backend not in ("auto", "vectorized", "fused"):
         raise ValueError(f"backend: expected 'auto', 'vectorized' or 'fused', got {backend!r}")
     if backend == "fused" and device.type != "cuda":
@@ -290,8 +289,8 @@ def _choose(backend: str, device: torch.device) -> Callable[[Call, Channel], Han
     return Kernels
 
 
-def _check_tensors(draft_tokens: Tensor, draft: Tensor | None, target: Tensor, kind: str) -> int:
-    """Check the three tensors against each other; return B."""
+def _check_tensors(draft_tokens: Tensor, draft: Tensor | None, target: Tensor, kind: str) -> None:
+    """Check the three tensors against each other."""
     check_tensor("draft_tokens", draft_tokens, ("B", "K"), TOKEN_DTYPES)
     batch_size, spec_len = draft_tokens.shape
     check_range("the speculation length K", spec_len, 0, MAX_SPEC_LEN)
@@ -304,7 +303,6 @@ def _check_tensors(draft_tokens: Tensor, draft: Tensor | None, target: Tensor, k
         check_range(f"the columns S of {name}", columns, 0, MAX_VOCAB_SIZE)
         check_shape(name, values, (batch_size, rows, columns), dims)
         check_device(name, values, draft_tokens.device)
-    return batch_size
 
 
 def _device_among(channel: Channel, *arguments: object) -> torch.device:

@@ -1,8 +1,10 @@
 """The vectorised sampler: PyTorch operations on whole batches, no loop and no synchronisation.
 
-A fixed number of operations, whatever B and K are. The price is reading in vain: every coin is
-computed although a request stops at its first rejection, and each operation writes a [B, V]
-intermediate to memory that the next one reads back.
+A fixed number of operations, whatever B and K are, so that launching them is what a small batch
+pays for: every operation here was weighed. All random words come from one batch of operations;
+weights and their sums stay in float32 and float64, in place where possible. The price is reading
+in vain: every coin is computed although a request stops at its first rejection, and each
+operation writes a [B, V] intermediate to memory that the next one reads back.
 """
 
 from __future__ import annotations
@@ -13,9 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rsk.sampler.random_words import DRAFT, SAMPLE, coins, words
+from rsk.sampler.random_words import DRAFT, SAMPLE, STREAMS, numbers
 
 FIXED_POINT_UNIT = 2.0**-42
+COIN_UNIT = 2.0**-29
+
+BLOCK = 128
+"""Weights are added in blocks of so many. Up to 2^11 of at most 2^42 are exact in a double."""
 
 
 class Rows:
@@ -25,22 +31,27 @@ class Rows:
         self.values = values
         self.vocab_size = values.shape[2]
 
-    def at(self, tokens: Tensor) -> Tensor:
-        """Probabilities of token k by row k, for tokens int64 [B, K]; 0 where a row has none."""
-        own = (tokens >= 0) & (tokens < self.vocab_size)
-        tokens = torch.where(own, tokens, 0).unsqueeze(2)  # safe to gather with
-        k = slice(tokens.shape[1])
-        x = self.values[:, k].gather(2, tokens)
-        return torch.where(own, self.probabilities(x, (slice(None), k), tokens).squeeze(2), 0.0)
+    def at(self, requests: Tensor, columns: Tensor, tokens: Tensor, vocab_size: int) -> Tensor:
+        """Float32 probabilities [B, K] of tokens in [0, vocab_size); 0 where a row has none.
 
-    def select(self, k: Tensor) -> Tensor:
-        """Row k[b] of each request b: float32 [B, V]."""
-        rows = torch.arange(len(k), device=k.device), k
-        tokens = torch.arange(self.vocab_size, device=k.device)
-        return self.probabilities(self.values[rows], rows, tokens)
+        ``requests`` [B, 1] and ``columns`` [K] say which row each of ``tokens`` [B, K] is in.
+        """
+        rows = requests, columns
+        if self.vocab_size == vocab_size:
+            return self.probabilities(self.values[*rows, tokens], rows, tokens)
+        own = tokens.clamp(max=self.vocab_size - 1)
+        x = self.probabilities(self.values[*rows, own], rows, own)
+        return x.masked_fill(own != tokens, 0.0)
 
-    def probabilities(self, x: Tensor, rows: Any, tokens: Tensor) -> Tensor:
-        """The probabilities of values x, which belong to these tokens in these rows."""
+    def select(self, requests: Tensor, k: Tensor, vocab_size: int) -> Tensor:
+        """Row k[b] of each request b, for ``requests`` and k [B, 1]: float32 [B, 1, vocab_size]."""
+        rows = requests, k
+        p = self.probabilities(self.values[rows], rows, None)
+        missing = vocab_size - self.vocab_size
+        return F.pad(p, (0, missing)) if missing else p
+
+    def probabilities(self, x: Tensor, rows: Any, tokens: Tensor | None) -> Tensor:
+        """The probabilities of values x: of these tokens in these rows, or of whole rows."""
         del rows, tokens
         return x.float()
 
@@ -68,84 +79,98 @@ def decide(
     """The rule, whatever the rows of probabilities come from."""
     batch_size, spec_len = draft_tokens.shape
     vocab_size = max(target.vocab_size, draft.vocab_size if draft else 0)
-    device = draft_tokens.device
-    seeds = per_request(seed, batch_size, device, step=1)
-    positions = per_request(position, batch_size, device, step=0)
     drafts = draft_tokens.long()
-    in_vocab = (drafts >= 0) & (drafts < vocab_size)
+    count = torch.arange(batch_size + STREAMS * (spec_len + 1) + 1, device=drafts.device)
+    requests, column = count[:batch_size, None], count[: spec_len + 1]
+    random = numbers(seed, position, requests, count[1 : STREAMS * (spec_len + 1) + 1])
 
-    # p[d] and q[d] [B, K] of every draft token, and the coin that decides on it.
-    p_draft = target.at(drafts).double()
-    q_draft = draft.at(drafts).double() if draft else torch.ones_like(p_draft)
-    t = positions[:, None] + torch.arange(spec_len, device=device)
-    readable = in_vocab & torch.isfinite(p_draft) & torch.isfinite(q_draft)
-    accepted = readable & (coins(seeds[:, None], t) * q_draft < p_draft)
+    # Accept token d if u q[d] < p[d]. The product is exact in a double, so that the gap between
+    # the two has the right sign. (A gap times 0 is NaN if p or q is infinite, and no gap is
+    # smaller than itself: so neither those are accepted, nor tokens outside the vocabulary.)
+    known = drafts.clamp(0, vocab_size - 1)
+    where = requests, column[:spec_len], known, vocab_size
+    u = random[:, : STREAMS * spec_len : STREAMS] >> 33
+    u = u * draft.at(*where).double() if draft else u.double()
+    gap = torch.sub(target.at(*where), u, alpha=COIN_UNIT)
+    accepted = gap * (drafts != known) < gap
 
-    # The walk ends where the first token is not accepted; column K stands for "all were".
-    n = accepted.long().cumprod(1).sum(1)
-    ended = F.pad(drafts == -1, (0, 1), value=True).gather(1, n[:, None]).squeeze(1)
-    readable = F.pad(readable, (0, 1), value=True).gather(1, n[:, None]).squeeze(1)
-    rejected = ~ended & readable
+    # The walk ends at the first token that is not accepted, or behind the last: there is a -1.
+    n = accepted.cumprod(1).sum(1, keepdim=True)
+    tokens = F.pad(drafts, (0, 1), value=-1)
+    last = tokens.gather(1, n)
+    rejected = last >= 0
+    valid = last == last.clamp(-1, vocab_size - 1)
 
-    # The one row that the last token is sampled from: p, or the residual after a rejection.
-    p = F.pad(target.select(n), (0, vocab_size - target.vocab_size))
-    valid = (ended | readable) & all_finite(p)
-    weights = p
+    # The one row that the next token is sampled from: p, or the residual after a rejection.
+    p = target.select(requests, n, vocab_size)
+    flaw = extreme(p)
     if spec_len > 0:
-        last = n.clamp(max=spec_len - 1)
         if draft:
-            q = F.pad(draft.select(last), (0, vocab_size - draft.vocab_size))
+            q = draft.select(requests, n - spec_len, vocab_size)  # row 0 if all were accepted
+            flaw = torch.where(rejected, torch.maximum(flaw, extreme(q)), flaw)
+            residual = torch.sub(p, q, out=q)
         else:
-            rejected_token = torch.where(in_vocab, drafts, 0).gather(1, last[:, None])
-            q = torch.zeros_like(p).scatter_(1, rejected_token, 1.0)
-        residual = p - q
-        empty = residual.amax(1) < FIXED_POINT_UNIT  # p and q are equal: sample from p
-        weights = torch.where((rejected & ~empty)[:, None], residual, p)
-        valid = valid & (~rejected | all_finite(q))
-    token, drawn = draw(weights, words(seeds, positions + n, SAMPLE))
-    valid = valid & drawn
+            of_draft = last.clamp(0, vocab_size - 1).unsqueeze(2)
+            residual = p.scatter(2, of_draft, p.gather(2, of_draft) - 1)
+        rejected &= residual.amax(2) >= FIXED_POINT_UNIT  # p and q are equal: sample from p
+        p = torch.where(rejected[:, :, None], residual, p, out=p)
+    token, total = draw(p, random[:, SAMPLE::STREAMS].gather(1, n))
+    valid &= total > flaw * 0  # NaN where the rows that were read hold NaN or infinity
 
-    column = torch.arange(spec_len + 1, device=device)
-    tokens = torch.where(column < n[:, None], F.pad(drafts, (0, 1)), -1)
-    tokens = torch.where(column == n[:, None], token[:, None], tokens)
-    tokens = torch.where(valid[:, None], tokens, -1)
-    return tokens, torch.where(valid, n, -1)
+    num_accepted = torch.where(valid, n, tokens[:, -1:])
+    tokens.scatter_(1, n, token).masked_fill_(column > num_accepted, -1)
+    return tokens, num_accepted.squeeze(1)
 
 
 @torch.no_grad()
 def sample(probs: Tensor, seed: int | Tensor, position: int | Tensor) -> Tensor:
     """Draw one token per row, all rows at once. Arguments as in :func:`rsk.sample`."""
-    seeds = per_request(seed, probs.shape[0], probs.device, step=1)
-    positions = per_request(position, probs.shape[0], probs.device, step=0)
-    token, drawn = draw(probs.float(), words(seeds, positions, DRAFT))
-    return torch.where(drawn & all_finite(probs), token, -1)
+    rows = probs.to(torch.float32, copy=True)[:, None]
+    count = torch.arange(max(len(rows), STREAMS + 1), device=rows.device)
+    random = numbers(seed, position, count[: len(rows), None], count[1 : STREAMS + 1])
+    flaw = extreme(rows)
+    token, total = draw(rows, random[:, DRAFT, None])
+    return torch.where(total > flaw * 0, token, -1).squeeze(1)
 
 
-def all_finite(rows: Tensor) -> Tensor:
-    """Whether each row of [B, V] is free of NaN and infinity: its extremes are NaN if it has one.
+def extreme(rows: Tensor) -> Tensor:
+    """A number for each row of [..., V] that is finite if, and only if, the whole row is.
 
-    Two reductions are several times faster than ``torch.isfinite(rows).all(1)``.
+    It is the largest entry, with a bit of the smallest. Two reductions are several times faster
+    than ``torch.isfinite(rows).all(-1)``.
     """
-    return torch.isfinite(rows.amin(1)) & torch.isfinite(rows.amax(1))
+    return torch.sub(rows.amax(-1), rows.amin(-1), alpha=2.0**-30)
 
 
-def draw(weights: Tensor, random_words: Tensor) -> tuple[Tensor, Tensor]:
+def draw(weights: Tensor, random: Tensor) -> tuple[Tensor, Tensor]:
     """Draw one index per row in proportion to the positive part of the weights.
 
-    The weights become integers, floor(w * 2^42), so that their sums are exact in any order.
+    The weights become integers, floor(w * 2^42), so that their sums are exact in any order: of a
+    block in a double, of blocks in int64. The block that the index is in is found first.
 
     Args:
-        weights: float32 [B, V]; negative entries count as 0, entries above 1 as 1.
-        random_words: int64 [B], 64 random bits each, of which the upper 62 are used.
+        weights: float32 [B, 1, V], overwritten; negative entries count as 0, above 1 as 1.
+        random: int64 [B, 1], 62 random bits each.
 
     Returns:
-        The index, int64 [B], and whether the row had any weight, bool [B].
+        The index, and the sum of the row's integers, which is 0 if there was none to draw:
+        int64 [B, 1].
     """
-    cumulative = (weights.clamp(0, 1) / FIXED_POINT_UNIT).long().cumsum(1)
-    total = cumulative[:, -1]
-    threshold = scale_62((random_words >> 2) & ((1 << 62) - 1), total)
-    index = torch.searchsorted(cumulative, threshold[:, None], right=True).squeeze(1)
-    return index, total > 0
+    batch_size, _, vocab_size = weights.shape
+    blocks = (vocab_size + BLOCK - 1) // BLOCK
+    integers = weights.clamp_(0, 1).div_(FIXED_POINT_UNIT, rounding_mode="trunc")
+    if vocab_size < blocks * BLOCK:
+        integers = F.pad(integers, (0, blocks * BLOCK - vocab_size))
+    integers = integers.view(batch_size, blocks, BLOCK)
+    sums = integers.sum(2, dtype=torch.float64).cumsum(1, dtype=torch.int64)
+    sums = F.pad(sums, (1, 0))  # of all that is before a block
+    total = sums[:, -1:]
+    threshold = scale_62(random, total)
+    block = (sums[:, 1:-1] <= threshold).sum(1, keepdim=True)
+    chosen = integers.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).squeeze(1)
+    rest = threshold - sums.gather(1, block)
+    index = torch.searchsorted(chosen.cumsum(1, dtype=torch.int64), rest, right=True)
+    return index.add_(block, alpha=BLOCK), total
 
 
 def scale_62(fraction: Tensor, total: Tensor) -> Tensor:
@@ -154,15 +179,9 @@ def scale_62(fraction: Tensor, total: Tensor) -> Tensor:
     Both factors are split at bit 31; every product, and the sum of the two middle ones, stays
     below 2^63.
     """
-    low = (1 << 31) - 1
-    f_high, f_low = fraction >> 31, fraction & low
-    t_high, t_low = total >> 31, total & low
-    middle = f_high * t_low + f_low * t_high
-    return f_high * t_high + ((middle + (f_low * t_low >> 31)) >> 31)
-
-
-def per_request(value: int | Tensor, batch_size: int, device: torch.device, step: int) -> Tensor:
-    """One int64 per request: the tensor itself, or ``value + b * step``, wrapping at 2^64."""
-    if isinstance(value, Tensor):
-        return value
-    return torch.arange(batch_size, device=device) * step + value
+    both = torch.stack([fraction, total])
+    f_high, t_high = (both >> 31).unbind()
+    f_low, t_low = both.bitwise_and_((1 << 31) - 1).unbind()
+    middle = (f_low * t_low) >> 31
+    middle.addcmul_(f_high, t_low).addcmul_(f_low, t_high)
+    return (middle >> 31).addcmul_(f_high, t_high)

@@ -70,8 +70,14 @@ class LogitRows(vectorized.Rows):
         self.laws = row_laws(logits, filters) if laws is None else laws
         self.min_p = filters.min_p
 
-    def probabilities(self, x: Tensor, rows: Any, tokens: Tensor) -> Tensor:  # noqa: D102
-        return probabilities_at(x, self.laws[rows], self.min_p, tokens)
+    def probabilities(  # noqa: D102
+        self, x: Tensor, rows: Any, tokens: Tensor | None
+    ) -> Tensor:
+        if tokens is None:
+            every = torch.arange(self.vocab_size, device=x.device)
+            return probabilities_at(x, self.laws[rows], self.min_p, every)
+        one = probabilities_at(x[..., None], self.laws[rows], self.min_p, tokens[..., None])
+        return one.squeeze(-1)
 
 
 # --- the two steps -------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def test_notebooks_of_a_run_share_a_process_and_nothing_else(write_notebook, tmp
     write_notebook(
         "01_second",
         "assert 'left' not in globals() and len(In) == 3 + injected, In",
-        "import os; from rsk.course import lesson, publish\nassert lesson._here is None",
+        "import os; from rsk.course import beginning, lesson, publish\nassert not beginning._here",
         "lesson.begin()",
         "publish.tokens([('a', 'prompt')], label='lst-a', caption='C.'); print(os.getpid())",
         parameters="injected = False\nquick = True",

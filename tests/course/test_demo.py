@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +14,9 @@ import torch
 from rich.console import Console
 
 import rsk
-from rsk.base import machine
+from rsk.base import machine, templates
 from rsk.course import demo
+from rsk.course.contest import Row, Timed
 from rsk.measure import implementations, workload
 from rsk.measure.timing import MeasurementError
 
@@ -33,11 +36,13 @@ def test_the_demo_runs_and_draws(tmp_path: Path) -> None:
     assert found.agreement.backends == rsk.BACKENDS
     assert found.agreement.requests == found.agreement.sampled == 10
     assert str(found.agreement).split(":")[0] in text.replace("\n", " ")
-    for name in rsk.BACKENDS:
-        assert name in text
-    assert "█" in text
-    assert found.explanation
-    assert text.count("×") >= 4
+    assert [line.split() for line in text.splitlines() if "times faster" in line] == [
+        ["B", "baseline", "PyTorch", "C++", "times", "faster"]
+    ]
+    assert [row.batch_size for row in found.rows] == [1, 4]
+    assert text.count("×") + text.count("unclear") >= 2
+    assert re.search(r"At B = 4 the baseline calls \d+ PyTorch operators and waits \d+ times", text)
+    assert "the C++ version calls 1 PyTorch operator and never waits" in " ".join(text.split())
     assert figure.read_text().startswith("<?xml")
 
 
@@ -62,7 +67,7 @@ def test_the_reasons_follow_from_the_numbers() -> None:
     assert first == (
         "At B = 16 the baseline calls 960 PyTorch operators and waits 192 times to read a value; "
         "the fused sampler calls 1 PyTorch operator and never waits for a value, and takes "
-        "30.0 µs instead of 640 µs: 21 times faster."
+        "30.0 µs instead of 640 µs: 21.3 times faster."
     )
     assert "4.00 MB in all, once: this takes 3.0 times as long as only reading" in second
     assert "the baseline takes 64 times as long" in second
@@ -84,7 +89,7 @@ def test_the_reasons_change_with_the_numbers() -> None:
             for r in story.records
         ),
     )
-    assert "2.0 times slower" in demo.explain(slow)[0]
+    assert "2.00 times slower" in demo.explain(slow)[0]
     faster = dataclasses.replace(
         story,
         records=tuple(
@@ -128,11 +133,41 @@ def test_disturbed_times_are_named_and_passed_over() -> None:
     assert "busy (at B = 16)" in sentences[-1]
 
 
-def test_bars_are_as_long_as_they_say() -> None:
-    assert demo.bar(1.0, 10) == "█" * 10
-    assert demo.bar(0.5, 10) == "█" * 5
-    assert demo.bar(0.0, 10) == "▏"
-    assert demo.bar(0.1875, 10) == "█▉"
+def shown(rows: list[Row], on_gpu: bool = False) -> list[list[str]]:
+    console = Console(width=100, file=io.StringIO(), color_system=None)
+    console.print(demo.table(rows, on_gpu))
+    assert isinstance(console.file, io.StringIO)
+    return [line.split() for line in console.file.getvalue().splitlines()]
+
+
+def test_recorded_times_are_shown_as_measured_ones() -> None:
+    rows = demo.recorded(measured.story(gpu=True))
+    head, *lines = shown([rows[0], rows[-1]], on_gpu=True)
+    assert head[:4] == ["B", "baseline", "PyTorch", "CUDA"]
+    assert lines[-1][0] == "16" and lines[-1][-2:] == ["21", "×"]
+    said = demo._certainty(rows, True)
+    assert said["doubtful"] == [] and said["last"] == "CUDA"
+
+
+def test_a_doubtful_ratio_is_a_range_or_unclear() -> None:
+    quiet, noisy = Timed.known(100.0), Timed(100.0, 110.0, 300.0, 900.0)
+    lucky = Timed(8.0, 8.0, 10.0, 20.0)
+    rows = [
+        Row(1, {"baseline": quiet, "fused": Timed.known(10.0)}),
+        Row(4, {"baseline": quiet, "fused": lucky}),
+        Row(16, {"baseline": quiet, "fused": noisy}),
+        Row(64, {"baseline": quiet, "fused": Timed.known(10.0)}, rounds=1),
+    ]
+    endings = [line[3:] if line[0] == "1" else line for line in shown(rows)[1:]]
+    assert [" ".join(line).split("µs")[-1].strip() for line in endings] == [
+        *("10 ×", "5.0 – 12 ×", "unclear", "unclear"),
+    ]
+    said = templates.render("demo.md#certainty", demo._certainty(rows, False))
+    assert "known to 10%, except at B = 4, 16 and 64" in said
+    quiet_rows = templates.render("demo.md#certainty", demo._certainty(rows[:1], False))
+    assert quiet_rows == "Each ratio of baseline to C++ is known to 10%."
+    none = templates.render("demo.md#certainty", demo._certainty(rows[1:], False))
+    assert "no ratio is known to 10%" in none
 
 
 def test_bad_arguments_are_refused_before_anything_runs() -> None:

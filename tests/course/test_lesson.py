@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("pandas")
 
-from rsk.course import labels, lesson
+from rsk.course import beginning, labels, ladder, lesson, results
 from rsk.figures import lessons, plotting
 from rsk.measure.records import Benchmark, Operations, RecordError
 from rsk.measure.timing import roof_record
@@ -22,7 +22,7 @@ from rsk.measure.workload import Pool
 @pytest.fixture(autouse=True)
 def _run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RSK_RUN_DIR", str(tmp_path))
-    monkeypatch.setattr(lesson, "_here", measured.CPU_PROVENANCE)  # as after begin()
+    monkeypatch.setattr(beginning, "_here", measured.CPU_PROVENANCE)  # as after begin()
     labels.reset()
 
 
@@ -32,9 +32,9 @@ DECLARED = "quick = True\nbatch_sizes = [1, 4]"
 
 
 def test_injected_parameters_that_fit_are_accepted() -> None:
-    lesson.check_injected_parameters([DECLARED, "# Parameters\nbatch_sizes = [2]\n", "begin()"])
-    lesson.check_injected_parameters([DECLARED, "begin()"])
-    lesson.check_injected_parameters([])
+    beginning.check_injected_parameters([DECLARED, "# Parameters\nbatch_sizes = [2]\n", "begin()"])
+    beginning.check_injected_parameters([DECLARED, "begin()"])
+    beginning.check_injected_parameters([])
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_injected_parameters_that_fit_are_accepted() -> None:
 )
 def test_injected_parameters_that_do_not_fit_are_refused(injected: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        lesson.check_injected_parameters([DECLARED, f"# Parameters\n{injected}\n"])
+        beginning.check_injected_parameters([DECLARED, f"# Parameters\n{injected}\n"])
 
 
 def test_begin_chooses_the_device_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,52 +119,34 @@ def test_an_exercise_is_unsolved_wrong_or_solved(capsys: pytest.CaptureFixture[s
 def test_results_are_handed_on() -> None:
     story = measured.story()
     path = lesson.save_result("06_benchmarks", story)
-    assert path.parent == lesson.results_dir()
+    assert path.parent == results.results_dir()
     assert [file.name for file in path.parent.iterdir()] == ["06_benchmarks.json"]
-    result = lesson.load_result("06_benchmarks", Benchmark)
-    assert result.value == story
-    assert not result.recorded
-    lesson.save_result("plain", {"tokens per pass": 2.7})
-    assert lesson.load_result("plain").value == {"tokens per pass": 2.7}
+    assert results.load_result("06_benchmarks", Benchmark) == story
+    path = lesson.save_result("plain", {"tokens per pass": 2.7})
+    assert json.loads(path.read_text()) == {"tokens per pass": 2.7}
 
 
 @pytest.mark.parametrize("value", [{"x": float("nan")}, {"x": torch.ones(1)}])
 def test_a_result_that_json_cannot_hold_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="result 'odd' cannot be written as JSON"):
         lesson.save_result("odd", value)
-    assert not (lesson.results_dir() / "odd.json").exists()
-
-
-def test_recorded_data_stands_in_for_a_missing_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lesson.folders, "data_dir", lambda: tmp_path / "data")
-    measured.story().save(tmp_path / "data" / "benchmarks" / "gpu-2026-01-01.json")
-    newer = measured.story(gpu=True)
-    newer.save(tmp_path / "data" / "benchmarks" / "gpu-2026-02-01.json")
-    result = lesson.load_result("06_benchmarks", Benchmark, recorded="benchmarks/gpu-*.json")
-    assert result.recorded
-    assert result.value == newer
-
-    message = r"no result '06'.*no recorded data in data/benchmarks/tpu.*rsk report"
-    with pytest.raises(lesson.LessonError, match=message):
-        lesson.load_result("06", recorded="benchmarks/tpu-*.json")
-    with pytest.raises(lesson.LessonError, match="run the notebook that makes it"):
-        lesson.load_result("06")
+    assert not (results.results_dir() / "odd.json").exists()
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (None, "05.json: .*No such file"),
         ("{", "05.json: Expecting"),
         ('{"schema": "rsk-benchmark/1"}', "05.json: provenance: missing"),
     ],
 )
-def test_a_damaged_result_is_named(content: str, message: str) -> None:
-    lesson.results_dir().mkdir()
-    (lesson.results_dir() / "05.json").write_text(content)
+def test_a_missing_or_damaged_result_is_named(content: str | None, message: str) -> None:
+    results.results_dir().mkdir()
+    if content is not None:
+        (results.results_dir() / "05.json").write_text(content)
     with pytest.raises(RecordError, match=message):
-        lesson.load_result("05", Benchmark)
+        results.load_result("05", Benchmark)
 
 
 def test_pick_names_what_is_missing() -> None:
@@ -175,7 +157,7 @@ def test_pick_names_what_is_missing() -> None:
     without = dataclasses.replace(
         without, records=tuple(r for r in story.records if r.implementation != "fused")
     )
-    with pytest.raises(lesson.LessonError, match=r"no time of fused at B=4: fused: no compiler"):
+    with pytest.raises(beginning.LessonError, match=r"no time of fused at B=4: fused: no compiler"):
         lesson.pick(without, "fused", 4)
 
 
@@ -190,14 +172,14 @@ def test_the_ladder_grows_in_the_order_of_the_story(capsys: pytest.CaptureFixtur
     labels.reset()
     lesson.ladder_row(lesson.ROOF, measured.record(lesson.ROOF, 10.0))
     assert "% of the memory roof" in capsys.readouterr().out
-    frame = lesson.load_ladder().frame()
+    frame = ladder.load_ladder().frame()
     assert list(frame["step"]) == [lesson.ROOF, "baseline", "fused"]
     assert list(frame["× baseline"]) == [100, 1, 50]  # the roof's from the baseline of the run
     assert list(frame["% of the memory roof"]) == [100, 1, 50]
 
     labels.reset()
     lesson.ladder_row("fused", measured.record("fused", 40.0), baseline=baseline)
-    assert list(lesson.load_ladder().frame()["× baseline"]) == [100, 1, 25], "the row is replaced"
+    assert list(ladder.load_ladder().frame()["× baseline"]) == [100, 1, 25], "the row is replaced"
 
 
 def test_recorded_rows_stand_beside_measured_ones_and_say_so() -> None:
@@ -205,7 +187,7 @@ def test_recorded_rows_stand_beside_measured_ones_and_say_so() -> None:
     lesson.ladder_row("fused", gpu, machine=measured.GPU_PROVENANCE)
     labels.reset()
     lesson.ladder_row("fused", measured.record("fused", 30.0))
-    frame = lesson.load_ladder().frame()
+    frame = ladder.load_ladder().frame()
     assert frame["× baseline"].isna().all(), "no baseline was measured beside either"
     assert sorted(where.split(",")[0] for where in frame["measured"]) == ["here", "recorded"]
     assert "recorded, a GPU" in set(frame["measured"])
@@ -215,21 +197,21 @@ def test_a_row_names_the_device_it_ran_on_whatever_its_clock(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The loop waits for the device, so on a GPU too its only clock is the wall clock."""
-    monkeypatch.setattr(lesson, "_here", measured.GPU_PROVENANCE)
+    monkeypatch.setattr(beginning, "_here", measured.GPU_PROVENANCE)
     lesson.ladder_row("baseline", measured.record("baseline", 20.0))
-    assert list(lesson.load_ladder().frame()["measured"]) == ["here, a GPU"]
+    assert list(ladder.load_ladder().frame()["measured"]) == ["here, a GPU"]
 
 
 def test_a_row_needs_to_know_where_it_ran(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lesson, "_here", None)
-    with pytest.raises(lesson.LessonError, match=r"call lesson\.begin\(\) first"):
+    monkeypatch.setattr(beginning, "_here", None)
+    with pytest.raises(beginning.LessonError, match=r"call lesson\.begin\(\) first"):
         lesson.ladder_row("baseline", measured.record("baseline", 20.0))
 
 
 def test_a_disturbed_time_is_marked() -> None:
     busy = measured.spread(20.0, disturbed=0.9)
     lesson.ladder_row("baseline", measured.record("baseline", 20.0, device=busy))
-    assert lesson.load_ladder().frame()["measured"][0].endswith("(disturbed by other programs)")
+    assert ladder.load_ladder().frame()["measured"][0].endswith("(disturbed by other programs)")
 
 
 def test_the_ladder_compares_like_with_like() -> None:
@@ -239,9 +221,9 @@ def test_the_ladder_compares_like_with_like() -> None:
 
 
 def test_a_damaged_ladder_is_named() -> None:
-    lesson.save_result(lesson.LADDER, {"schema": "another", "steps": []})
+    lesson.save_result(ladder.LADDER, {"schema": "another", "steps": []})
     with pytest.raises(RecordError, match=r"ladder\.json: schema: expected 'rsk-ladder/1'"):
-        lesson.load_ladder()
+        ladder.load_ladder()
 
 
 def test_the_roof_is_a_record_that_reaches_itself() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
 
 from rsk.base import folders
 from rsk.course import from_logits, publish
+from rsk.figures import record_tables
 from rsk.measure import logits_benchmark
 from rsk.measure.logit_inputs import TEMPERATURE, make_inputs
 from rsk.measure.logits_benchmark import LogitsBenchmark
@@ -30,10 +29,6 @@ def test_times_that_are_not_recorded_are_not_shown(shown):
     assert "Not recorded yet" in bundle["text/plain"]
 
 
-TIME = re.compile(r"[\d.]+( \([\d.]+ – [\d.]+\))?, (–|\d+%( \(\d+% – \d+%\))?)")
-"""The median, the range over runs where it shows in three digits, and the share of the roof."""
-
-
 def test_recorded_times_are_shown_with_where_they_are_from(shown, monkeypatch, tmp_path):
     monkeypatch.setattr(logits_benchmark, "DRY_SHAPES", ((2, 300),))
     file = tmp_path / "logits" / "cpu.json"
@@ -41,14 +36,14 @@ def test_recorded_times_are_shown_with_where_they_are_from(shown, monkeypatch, t
     from_logits.show_recorded()
     banner, table = shown
     assert banner["text/plain"].startswith("Recorded")
-    assert "the range over 2 whole runs" in table[publish.MIME]["caption"]
-    frame = from_logits.recorded_frame(LogitsBenchmark.load(file))
+    assert "of 2 whole runs" in table[publish.MIME]["caption"]
+    frame = record_tables.from_logits(LogitsBenchmark.load(file)).frame
     assert list(frame["logits"]) == ["bfloat16", "float32"]
     assert list(frame.columns[3:]) == [
         *("temperature", "temperature, laws given"),
         *("top-k 50, top-p 0.9", "top-k 50, top-p 0.9, laws given"),
     ]
-    assert frame.iloc[:, 3:].map(TIME.fullmatch).astype(bool).all(axis=None)
+    assert frame.iloc[:, 3:].map(lambda text: "±" in text and "%" in text).all(axis=None)
 
 
 def test_a_fused_step_rounds_otherwise_but_hardly_differs():

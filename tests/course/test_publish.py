@@ -80,6 +80,8 @@ def test_a_figure_with_values_finds_its_words_by_its_label(shown, monkeypatch):
             *(text.replace("{{ n }}", str(values["n"])) for text in words.values())
         )
 
+    english = templates.phrases()
+    monkeypatch.setattr(templates, "phrases", lambda language="en": english)
     monkeypatch.setattr(templates, "exhibit", exhibit)
     fig = drawn()
     publish.figure(fig, label="fig-a", values={"n": 3})
@@ -223,7 +225,8 @@ def test_prose_without_its_numbers_is_refused(text, values, message):
 def test_a_passage_stands_in_the_templates(shown):
     publish.passage("course.md#solved", name="sums")
     assert shown[0]["text/markdown"] == "Exercise 'sums': solved."
-    assert content(shown[0]) == {"kind": "prose", "language": "en"}
+    solved = "Exercise 'sums': solved."
+    assert content(shown[0]) == {"kind": "prose", "text": solved, "language": "en"}
     with pytest.raises(ValueError, match=r"report/en/course\.md, line \d+: 'name' is undefined"):
         publish.passage("course.md#solved")
 

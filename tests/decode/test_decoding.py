@@ -13,10 +13,13 @@ from studied import made_up
 from tiny_models import llama
 
 from rsk.base import templates
-from rsk.decode import studies
+from rsk.decode import greedy_check, trials
+from rsk.decode.generation import ACCEPTED, BONUS, RECOVERED
 from rsk.decode.loading import Pair
-from rsk.decode.loop import ACCEPTED, BONUS, RECOVERED, speculative_generate
-from rsk.decode.studies import Study, count_steps, expected_speed_up, expected_tokens
+from rsk.decode.loop import speculative_generate
+from rsk.decode.speculation_length import expected_speed_up, expected_tokens
+from rsk.decode.step_counts import count_steps, ratio_with_error
+from rsk.decode.study import Study
 from rsk.measure.records import RecordError, parse
 
 transformers = pytest.importorskip("transformers")
@@ -65,12 +68,12 @@ def test_the_error_of_a_ratio_is_what_repetition_shows():
         easy = torch.rand(16, generator=generator)  # texts differ
         judged = torch.full((16,), 40.0)
         accepted = torch.binomial(judged, 0.4 + 0.5 * easy, generator=generator)
-        rate, error = studies.ratio_with_error(accepted.tolist(), judged.tolist())
+        rate, error = ratio_with_error(accepted.tolist(), judged.tolist())
         rates.append(rate)
         errors.append(error)
     spread = torch.tensor(rates).std().item()
     assert sum(errors) / len(errors) == pytest.approx(spread, rel=0.15)
-    assert studies.ratio_with_error([], []) == (0.0, 0.0)
+    assert ratio_with_error([], []) == (0.0, 0.0)
 
 
 # --- a study of tiny models -----------------------------------------------------------------------
@@ -98,7 +101,7 @@ PROMPTS = ["a text", "another", "the third one", "four"]
 
 @pytest.fixture(scope="module")
 def study(pair):
-    return studies.study(pair, PROMPTS, spec_lens=(1, 4), new_tokens=24, rounds=2)
+    return trials.study(pair, PROMPTS, spec_lens=(1, 4), new_tokens=24, rounds=2)
 
 
 def test_a_study_measures_every_setting(study):
@@ -168,22 +171,22 @@ def test_an_impossible_study_is_refused(study, change, complaint):
 
 def test_a_study_needs_a_draft_and_prompts(pair):
     with pytest.raises(ValueError, match="draft model"):
-        studies.study(pair._replace(draft="ngram"), PROMPTS)
+        trials.study(pair._replace(draft="ngram"), PROMPTS)
     with pytest.raises(ValueError, match="prompts"):
-        studies.study(pair, [])
+        trials.study(pair, [])
 
 
 # --- greedy ---------------------------------------------------------------------------------------
 
 
 def test_greedy_decoding_is_the_targets_own(pair):
-    check = studies.check_greedy(pair, PROMPTS, new_tokens=24)
+    check = greedy_check.check_greedy(pair, PROMPTS, new_tokens=24)
     assert check.prompts == len(PROMPTS)
     assert check.tokens == 24 * len(PROMPTS) or check.near_ties
 
 
 def test_a_wrong_greedy_text_is_found(pair, monkeypatch):
-    right = studies._generate
+    right = greedy_check.continued
 
     def wrong(pair, draft, *arguments):
         found = right(pair, draft, *arguments)
@@ -191,9 +194,9 @@ def test_a_wrong_greedy_text_is_found(pair, monkeypatch):
             found.tokens[1][5] = (found.tokens[1][5] + 1) % 61
         return found
 
-    monkeypatch.setattr(studies, "_generate", wrong)
+    monkeypatch.setattr(greedy_check, "continued", wrong)
     with pytest.raises(AssertionError, match="after 5 tokens of 'another'"):
-        studies.check_greedy(pair, PROMPTS, new_tokens=24)
+        greedy_check.check_greedy(pair, PROMPTS, new_tokens=24)
 
 
 # --- what is said ---------------------------------------------------------------------------------

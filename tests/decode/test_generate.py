@@ -364,11 +364,17 @@ def test_a_perfect_draft_is_always_accepted(pair):
     assert result.tokens_per_target_pass > 4
 
 
-def test_prompt_lookup_repeats_what_the_prompt_repeats():
-    """A target that counts up: what followed a token once follows it always."""
+def counting_up():
+    """A target that says the next number."""
     target = Table(0)
     target.table.fill_(-30)
     target.table[torch.arange(50), (torch.arange(50) + 1) % 50] = 30
+    return target
+
+
+def test_prompt_lookup_repeats_what_the_prompt_repeats():
+    """A target that counts up: what followed a token once follows it always."""
+    target = counting_up()
     prompt = [*range(10), *range(40, 50), 0]
     result = speculative_generate(target, "ngram", [prompt], max_new_tokens=9, spec_len=4, seed=0)
     assert result.tokens == [[1, 2, 3, 4, 5, 6, 7, 8, 9]]
@@ -401,6 +407,18 @@ def test_nothing_follows_a_stop_token(pair):
         assert set(emission.origins[:-1]) <= {"accepted"}
         streamed[emission.request] += emission.tokens
     assert streamed == short.tokens
+
+
+def test_what_is_cut_off_behind_a_stop_token_is_not_counted():
+    """A draft that is always right, and a stop token in the middle of its second block."""
+    target = counting_up()
+    result = speculative_generate(
+        target, target, [[0]], max_new_tokens=20, spec_len=4, stop_tokens=[7], temperature=0
+    )
+    assert result.tokens == [[1, 2, 3, 4, 5, 6, 7]]
+    assert result.origins == [[*["accepted"] * 4, "bonus", *["accepted"] * 2]]
+    assert (result.tried, result.accepted) == ([2, 2, 1, 1], [2, 2, 1, 1])
+    assert result.tokens_per_target_pass == 3.5 and result.request_passes == 2
 
 
 def test_stop_tokens_come_from_the_target_by_default(pair):
@@ -669,6 +687,11 @@ def test_the_drafts_are_judged_by_the_law_they_were_drawn_from(dtype, monkeypatc
         out = rsk.rejection_sample_from_logits(x, q, p, draft_laws=draft_laws, **options)
         again = rsk.rejection_sample_from_logits(x, q, p, **options)
         assert torch.equal(out.tokens, again.tokens)
+        if q is not None:  # these very logits are what the drafts were drawn from
+            for k in range(q.shape[1]):
+                where = {**options, "position": options["position"] + k}
+                drawn = rsk.sample_from_logits(q[:, k], **where)
+                assert torch.equal(drawn, x[:, k].where(x[:, k] >= 0, drawn))
         seen.append((q.dtype, p.dtype))
         return out
 
@@ -843,6 +866,31 @@ def test_tokenizers_that_disagree_are_refused(hub_folders, tmp_path):
     save_tokenizer(tmp_path / "draft", 32000, seed=1)
     with pytest.raises(ValueError, match="token 259 is 'w00' to the target and 'w10' to the draft"):
         loading.load_pair(hub_folders / "target", tmp_path / "draft")
+
+
+@pytest.mark.parametrize("sizes", [(1519, 1520), (1520, 1519)])
+def test_one_tokenizer_padded_to_two_sizes_goes_all_the_way(sizes, tmp_path):
+    """As Qwen2.5, whose 151 665 tokens are padded to 151 936 or to 152 064."""
+    for name, seed, size in zip(("target", "draft"), (1, 2), sizes, strict=True):
+        llama(seed, vocab_size=size).save_pretrained(tmp_path / name)
+        save_tokenizer(tmp_path / name, 1500)
+    pair = loading.load_pair(tmp_path / "target", tmp_path / "draft", device="cpu")
+    prompts = ["the draft", "é"]
+    greedy = speculative_generate(*pair[:2], prompts, pair.tokenizer, temperature=0)
+    for prompt, tokens in zip(prompts, greedy.tokens, strict=True):
+        ids = pair.tokenizer(prompt).input_ids
+        gaps = disagreements(pair.target, ids, tokens, own_greedy(pair.target, ids, len(tokens)))
+        assert all(gap < ROUNDING_GAP for gap in gaps)
+    sampled = speculative_generate(*pair[:2], prompts, pair.tokenizer, seed=1, temperature=2.0)
+    assert sampled.tried[0] > 20 and max(map(max, sampled.tokens)) < sizes[0]
+
+
+def test_another_tokenizer_of_another_size_is_refused_by_its_first_token(tmp_path):
+    for name, size, seed in (("target", 1500, 0), ("draft", 700, 1)):
+        llama(1, vocab_size=size).save_pretrained(tmp_path / name)
+        save_tokenizer(tmp_path / name, size, seed=seed)
+    with pytest.raises(ValueError, match="token 259 is 'w00' to the target and 'w10' to the draft"):
+        loading.load_pair(tmp_path / "target", tmp_path / "draft")
 
 
 def test_a_gpu_that_is_not_there(hub_folders, monkeypatch):

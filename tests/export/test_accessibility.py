@@ -61,7 +61,10 @@ def test_the_pages_of_the_course_are_accessible(
     assert {page.stem for page in site} == {"index", *whole_course.parts}
     pages = [folder / "report.html", *site]
     assert max(path.stat().st_size for path in pages) < MOST_BYTES
-    found = {path.name: browser.faults(chromium, path) for path in pages}
+    found = {
+        path.name: browser.faults(chromium, path) + browser.cut_off(chromium, path)
+        for path in pages
+    }
     assert {name: faults for name, faults in found.items() if faults} == {}
 
 

@@ -311,6 +311,7 @@ def test_the_page_can_be_heard(whole):
 
 def test_a_document_says_its_language_and_the_exports_follow(tmp_path, monkeypatch):
     words = tmp_path / "report"
+    shutil.copytree(templates.folder(), words / "en")
     shutil.copytree(templates.folder(), words / "de")
     path = words / "de" / "phrases.toml"
     text = path.read_text(encoding="utf-8")
@@ -666,7 +667,7 @@ def test_the_site_links_its_pages(tmp_path):
     pages = export_site(tmp_path)
     assert [path.name for path in pages] == ["index.html", *(f"{name}.html" for name in names)]
     index = Page(pages[0].read_text(encoding="utf-8"))
-    assert "Title of 01 The first words of x here." in re.sub(r"(\d\d)The", r"\1 The", index.text)
+    assert "Title of 01See that." in index.text
     middle = Page(pages[2].read_text(encoding="utf-8"))
     assert "visible = 1" in middle.text
     assert [(a["rel"], a["href"]) for a in middle.all("a") if "rel" in a][:3] == [

@@ -101,7 +101,7 @@ def test_an_impossibly_fast_sampler_is_refused(case: workload.Workload) -> None:
         samples = table[inputs.seed]
         return lambda: samples
 
-    with pytest.raises(RecordError, match=r"device\.median_us: oracle took"):
+    with pytest.raises(RecordError, match=r"oracle: .* below the memory roof"):
         timing.measure(Implementation("oracle", bind), case, budget_s=BUDGET_S)
 
 
@@ -221,14 +221,6 @@ def test_the_wall_clock_measures_time() -> None:
 
 
 @pytest.mark.alone
-def test_the_memory_roof_grows_with_the_bytes() -> None:
-    cpu = torch.device("cpu")
-    small = clocks.memory_roof(1 << 18, 1, cpu, budget_s=0.03).median_us
-    large = clocks.memory_roof(1 << 26, 1, cpu, budget_s=0.03).median_us
-    assert large > 8 * small
-    assert 0 < clocks.launch_floor(cpu, budget_s=0.02) < large
-
-
 def test_bytes_to_move() -> None:
     """Three requests: rejected at position 1, all accepted, and a draft that ends after one."""
     drafts = torch.tensor([[5, 6], [5, 6], [5, -1]])

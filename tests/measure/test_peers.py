@@ -1,9 +1,12 @@
-"""The peers: measured like the others, and only after their distribution was checked."""
+"""Samplers of other projects: checked before they are timed, absent without harm."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
+import types
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +15,10 @@ import rsk
 from rsk.base import machine
 from rsk.measure import implementations, peers, timing, workload
 from rsk.measure.implementations import Implementation
-from rsk.measure.peers import PeerError
+from rsk.measure.logit_inputs import FILTERED, TEMPERATURE
+from rsk.measure.peers import __main__ as program
+from rsk.measure.peers import checking, of_flashinfer, of_sglang, of_transformers, traits
+from rsk.measure.peers.peer import LogitInputs, NotOffered, Peer, PeerError, single_module
 from rsk.measure.workload import Inputs
 
 CPU = torch.device("cpu")
@@ -26,25 +32,34 @@ def one_thread() -> Iterator[None]:
 
 
 def test_transformers_is_measured_on_one_request() -> None:
-    peer = peers.transformers_peer(CPU)
+    peer = of_transformers.make(CPU)
     assert peer.max_batch_size == 1
-    assert peers.check_distribution(peer, CPU, bias=0.1).lossless
+    assert checking.check_distribution(peer.implementation, CPU, bias=0.1).lossless
+    for ways in (TEMPERATURE, FILTERED):
+        checking.check_from_logits(peer, ways, CPU, bias=0.2)
     case = workload.Pool([(1, "warm")], 3, 300).workload(1, 3, budget_s=0.02)
-    found = timing.measure(peer, case, budget_s=0.02)
+    found = timing.measure(peer.implementation, case, budget_s=0.02)
     assert found.implementation == "transformers"
     assert found.device.median_us > 0
 
 
-def test_find_says_what_is_there_and_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(device: torch.device) -> Implementation:
-        raise ModuleNotFoundError("No module named 'absent'")
+@pytest.mark.parametrize("missing", ["absent", "absent.part"])
+def test_find_says_what_is_there_and_what_is_not(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(device: torch.device) -> Peer:
+        raise ModuleNotFoundError(f"No module named '{missing}'", name=missing)
 
-    monkeypatch.setattr(
-        peers, "_PEERS", {"absent": absent, "flashinfer-python": peers.flashinfer_peer}
-    )
-    found, versions, missing = peers.find(CPU)
+    def elsewhere(device: torch.device) -> Peer:
+        raise PeerError("needs a GPU")
+
+    entry = of_flashinfer.ENTRY
+    makers = {"one": ("absent", entry, absent), "two": ("other", entry, elsewhere)}
+    monkeypatch.setattr(peers, "MAKERS", makers)
+    found, versions, lines = peers.find(CPU)
     assert (found, versions) == ([], {})
-    assert missing == ["absent: not installed", "flashinfer-python: needs a GPU"]
+    wanted = "" if missing == "absent" else " (no module absent.part)"
+    assert lines == [f"one: not installed{wanted}: pip install absent", "two: needs a GPU"]
 
 
 def test_another_signature_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,14 +67,22 @@ def test_another_signature_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(utils, "_speculative_sampling", lambda logits, temperature: None)
     with pytest.raises(PeerError, match="takes logits, temperature"):
-        peers.transformers_peer(CPU)
+        of_transformers.make(CPU)
+
+
+def test_a_renamed_function_is_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.generation import utils
+
+    monkeypatch.delattr(utils, "_speculative_sampling")
+    with pytest.raises(PeerError, match="another version of transformers than is known here"):
+        peers.make("transformers", CPU)
 
 
 @pytest.mark.parametrize("name", rsk.BACKENDS)
 def test_our_own_samplers_pass(name: str) -> None:
     before = torch.get_rng_state()
-    verdict = peers.check_distribution(implementations.backend(name), CPU)
-    assert (verdict.level, verdict.bias) == (peers.LEVEL, peers.BIAS)
+    verdict = checking.check_distribution(implementations.backend(name), CPU)
+    assert (verdict.level, verdict.bias) == (checking.LEVEL, checking.BIAS)
     assert verdict.requests > 1000
     assert torch.equal(torch.get_rng_state(), before), "the caller's random numbers go on"
 
@@ -79,7 +102,7 @@ def test_a_biased_sampler_is_refused() -> None:
         return call
 
     with pytest.raises(PeerError, match="does not follow the target: the recovered token"):
-        peers.check_distribution(Implementation("biased", bind), CPU)
+        checking.check_distribution(Implementation("biased", bind), CPU)
 
 
 def test_a_sampler_that_accepts_too_often_is_refused() -> None:
@@ -88,7 +111,7 @@ def test_a_sampler_that_accepts_too_often_is_refused() -> None:
         return implementations.backend("vectorized").bind(flattered)
 
     with pytest.raises(PeerError, match="does not follow the target"):
-        peers.check_distribution(Implementation("lenient", bind), CPU)
+        checking.check_distribution(Implementation("lenient", bind), CPU)
 
 
 def test_a_token_outside_the_vocabulary_is_refused() -> None:
@@ -97,4 +120,191 @@ def test_a_token_outside_the_vocabulary_is_refused() -> None:
 
     peer = dataclasses.replace(implementations.backend("vectorized"), result=result)
     with pytest.raises(PeerError, match="is 1048576, not"):
-        peers.check_distribution(peer, CPU)
+        checking.check_distribution(peer, CPU)
+
+
+@pytest.mark.parametrize("ways", [TEMPERATURE, FILTERED], ids=["temperature", "filtered"])
+def test_from_logits_a_wrong_temperature_or_filter_is_refused(ways) -> None:
+    ours = program._ours()
+    checking.check_from_logits(ours, ways, CPU)
+
+    def bind(inputs: LogitInputs):
+        wrong = dataclasses.replace(inputs.ways, temperature=1.0, top_k=0, top_p=1.0)
+        assert ours.bind_logits is not None
+        return ours.bind_logits(inputs._replace(ways=wrong))
+
+    with pytest.raises(PeerError, match="does not follow the target"):
+        checking.check_from_logits(dataclasses.replace(ours, bind_logits=bind), ways, CPU)
+
+
+# --- the adapters, on functions with the documented signatures
+
+
+def fake_flashinfer() -> types.ModuleType:
+    """``flashinfer.sampling`` as its documentation describes it, with our sampler inside."""
+
+    def chain_speculative_sampling(
+        draft_probs, draft_token_ids, target_probs, *, seed=None, offset=None
+    ):
+        assert draft_token_ids.dtype == torch.int32
+        assert draft_probs.dtype == target_probs.dtype == torch.float32
+        assert seed.dtype == offset.dtype == torch.int64
+        seeds = seed.expand(len(draft_probs)) + torch.arange(len(draft_probs))  # of the slot, too
+        tokens, n = rsk.rejection_sample(
+            draft_token_ids.long(), draft_probs, target_probs, seed=seeds, backend="vectorized"
+        )
+        return tokens.int(), torch.full_like(n, 99).int(), n.int()
+
+    def renormalized(probs, kept):
+        return probs.where(kept, 0) / probs.where(kept, 0).sum(-1, keepdim=True)
+
+    def top_k_renorm_probs(probs, top_k):
+        return renormalized(probs, probs >= probs.topk(top_k, -1).values[:, -1:])
+
+    def top_p_renorm_probs(probs, top_p):
+        ordered = probs.sort(-1, descending=True).values
+        last = ((ordered.cumsum(-1) - ordered) < top_p).sum(-1, keepdim=True) - 1
+        return renormalized(probs, probs >= ordered.gather(-1, last))
+
+    module = types.ModuleType("flashinfer.sampling")
+    module.__dict__.update(
+        chain_speculative_sampling=chain_speculative_sampling,
+        softmax=lambda logits, temperature: (logits / temperature).softmax(-1),
+        top_k_renorm_probs=top_k_renorm_probs,
+        top_p_renorm_probs=top_p_renorm_probs,
+    )
+    return module
+
+
+def flashinfer_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Peer:
+    package = types.ModuleType("flashinfer")
+    package.__dict__["sampling"] = fake_flashinfer()
+    monkeypatch.setitem(sys.modules, "flashinfer", package)
+    monkeypatch.setitem(sys.modules, "flashinfer.sampling", package.sampling)
+    with pytest.raises(PeerError, match="needs a GPU"):
+        of_flashinfer.make(CPU)
+
+    class Cuda:
+        type = "cuda"
+
+    tensor = torch.tensor
+    monkeypatch.setattr(torch, "tensor", lambda *x, device=None, **more: tensor(*x, **more))
+    return of_flashinfer.make(Cuda())  # type: ignore[arg-type]
+
+
+def test_flashinfers_adapter_hands_over_what_is_documented(monkeypatch) -> None:
+    peer = flashinfer_on_cpu(monkeypatch)
+    assert checking.check_distribution(peer.implementation, CPU, bias=0.1).lossless
+    for ways in (TEMPERATURE, FILTERED):
+        checking.check_from_logits(peer, ways, CPU, bias=0.1)
+
+
+def test_what_an_interface_lacks_is_found(monkeypatch) -> None:
+    peer = flashinfer_on_cpu(monkeypatch)
+    inputs = traits.example(peer, CPU)
+    found = {name: traits.attempt(trial, peer, inputs) for name, trial in traits.TRIALS.items()}
+    assert found["repeats"] == "yes"
+    assert found["seeds"] == "yes"
+    assert found["batch_invariant"].startswith("no: "), "the fake's stream depends on the slot"
+    assert found["nan"] == "flagged, without a token"
+    assert found["equal_laws"] == f"0 of {20 * traits.BATCH * traits.SPEC_LEN}"
+
+    def stubborn(inputs: Inputs, seeds: torch.Tensor | None):
+        return peer.bind(inputs, None)
+
+    deaf = dataclasses.replace(peer, bind=stubborn)
+    assert traits.attempt(traits.seeds, deaf, inputs) == "no: it ignores them"
+
+    def random(inputs: Inputs, seeds: torch.Tensor | None):
+        if seeds is not None:
+            raise NotOffered("it has none")
+        return peer.bind(inputs._replace(seed=torch.seed() % 2**31), None)
+
+    wild = dataclasses.replace(peer, bind=random)
+    assert traits.attempt(traits.repeats, wild, inputs) == "no"
+    assert traits.attempt(traits.seeds, wild, inputs) == "no: it has none"
+
+    def even(output):
+        return peer.result(output)._replace(num_accepted=torch.ones(traits.BATCH).long())
+
+    crooked = dataclasses.replace(peer, result=even)
+    assert traits.attempt(traits.ragged, crooked, inputs).startswith("no: 1 accepted")
+    assert traits.attempt(traits.equal_laws, crooked, inputs) != "0 of 640"
+
+
+def test_our_own_sampler_lacks_nothing() -> None:
+    found = traits.traits_of("fused", CPU)
+    assert found == traits.Traits(
+        repeats="yes",
+        seeds="yes",
+        batch_invariant="yes",
+        ragged="yes",
+        equal_laws=f"0 of {20 * traits.BATCH * traits.SPEC_LEN}",
+        nan="flagged, without a token",
+    )
+
+
+def test_a_peer_that_ends_the_process_keeps_its_answers(monkeypatch, tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text('#!/bin/sh\necho \'{"repeats": "yes"}\'\nexit 134\n')
+    broken.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    found = traits.traits_of("fused", CPU)
+    assert (found.repeats, found.nan) == ("yes", "the process ended with status 134")
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(PeerError, match="ended with status 1 without an answer"):
+        traits.traits_of("fused", CPU)
+
+
+def test_sglangs_result_ends_at_the_last_token() -> None:
+    tokens = torch.tensor([[5, 6, 7], [8, 0, 0], [9, 9, 4]], dtype=torch.int32)
+    found = of_sglang.result((tokens, torch.tensor([2, 0, 1], dtype=torch.int32)))
+    assert found.tokens.tolist() == [[5, 6, 7], [8, -1, -1], [9, 9, -1]]
+    assert found.num_accepted.tolist() == [2, 0, 1]
+
+
+def test_one_module_of_a_package_is_loaded_alone(tmp_path: Path, monkeypatch) -> None:
+    package = tmp_path / "heavy_peer"
+    (package / "ops").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('the whole engine')")
+    (package / "ops" / "kernel.py").write_text("answer = 42")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert single_module("heavy_peer", "ops/kernel.py").answer == 42
+    with pytest.raises(ModuleNotFoundError, match="ops/other"):
+        single_module("heavy_peer", "ops/other.py")
+
+
+def test_the_program_records_what_is_absent(tmp_path: Path, monkeypatch, capsys) -> None:
+    path = tmp_path / "peers" / "cpu.json"
+
+    def no_peer(name: str, device: torch.device) -> Peer:
+        raise PeerError(f"not installed: pip install {name}")
+
+    monkeypatch.setattr(peers, "make", no_peer)
+    status = program.main(["--dry", "--runs", "2", "--only", "SGLang", "--save", str(path)])
+    found = program.PeersRecord.load(path)
+    assert status == 0
+    assert found.complete
+    assert [(one.name, one.absent) for one in found.found] == [
+        ("fused", ""),
+        ("SGLang", "not installed: pip install SGLang"),
+    ]
+    assert [one.record.run for one in found.from_probs] == [0, 1]
+    assert {one.ways for one in found.from_logits} == set(program.WAYS)
+    assert "SGLang: not installed" in capsys.readouterr().out
+
+
+def test_the_program_goes_on_after_a_failure(tmp_path: Path, monkeypatch) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise RuntimeError("CUDA error: out of luck\nmore")
+
+    path = tmp_path / "peers.json"
+    monkeypatch.setattr(timing, "measure", broken)
+    status = program.main(["--dry", "--runs", "1", "--only", "transformers", "--save", str(path)])
+    found = program.PeersRecord.load(path)
+    assert status == 1
+    assert found.complete
+    assert (
+        "fused, from probabilities, (2, 3, 97), run 0: RuntimeError: CUDA error" in found.failed[0]
+    )
+    assert len(found.from_logits) == 2

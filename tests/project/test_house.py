@@ -73,7 +73,8 @@ def test_the_top_level_is_as_agreed():
 def test_nothing_built_or_borrowed_is_committed():
     borrowed = {".js", ".mjs", ".map", ".woff", ".woff2", ".ttf", ".otf", ".eot"}
     built = {".so", ".o", ".pyc", ".pyd", ".dylib", ".dll", ".whl", ".egg", ".pt", ".bin", ".pkl"}
-    names = [str(path.relative_to(TOP)) for path in committed()]
+    own = {"report/style/rule.js"}  # the figure that can be tried
+    names = {str(path.relative_to(TOP)) for path in committed()} - own
     assert not [name for name in names if Path(name).suffix.lower() in borrowed | built]
     assert not [name for name in names if ".egg-info/" in name or "__pycache__" in name]
 
@@ -197,45 +198,52 @@ def test_no_import_cycles():
 ROOMS = {
     "base": ("excerpt folders machine numbers programs templates terminal"),
     "sampler": (
-        "api arguments baseline baseline_logits build cache channel compilers emulator "
-        "fused fused_slices headers kernels logits random_words registry row_law sharded "
-        "sharded_call slice_laws slices validation vectorized vectorized_logits"
+        "api arguments baseline baseline_logits build cache channel compilers emulator fused "
+        "fused_slices headers idiomatic implementations kernels logits random_words registry "
+        "row_law sharded sharded_call slice_laws slices triton_kernels validation vectorized "
+        "vectorized_logits"
     ),
     "check": (
-        "agreement calls cases evidence form grid logit_cases logit_mutants logit_recipes "
-        "logits_grid lossless mutants recipes refusals reproducible sharded shrink "
-        "synthetic verdict"
+        "agreement calls cases correct decoding decoding_mutants evidence form grid logit_cases "
+        "logit_mutants logit_recipes logits_grid lossless mutants recipes refusals reproducible "
+        "sharded shrink synthetic verdict"
     ),
     "measure": (
         "agreement benchmark clocks comparison ideas implementations latency logit_inputs "
-        "logits_benchmark peers provenance quoted record_files recorded_runs records resources "
-        "result_tables run_files series sharded sharded_clocks sharded_model sharded_rank "
-        "sharded_records sweep timing workload"
+        "logits_benchmark peers peers.checking peers.of_flashinfer peers.of_sglang "
+        "peers.of_transformers "
+        "peers.of_vllm_v1 peers.of_vllm_v2 peers.peer peers.traits provenance quoted "
+        "record_files recorded_runs records resources result_tables roof run_files series sharded "
+        "sharded_clocks sharded_model sharded_rank sharded_records sweep timing workload"
     ),
-    "decode": ("arguments command_line drafting kv_cache loading loop sampling studies"),
+    "decode": (
+        "arguments command_line custom_generate drafting errors generation greedy_check "
+        "kv_cache loading loop public_models sampling speculation_length step_counts study "
+        "trials"
+    ),
     "figures": (
-        "benchmarks checks decoding from_logits lessons memory_access plotting slides tables"
+        "benchmarks checks decoding from_logits lessons memory_access plotting record_tables "
+        "slides tables"
     ),
     "course": (
-        "demo exercises frames from_logits in_flight kernel kernel_records labels lesson "
-        "parameters progress publish python_kernels python_kernels.block_per_sequence "
-        "python_kernels.call python_kernels.cluster python_kernels.gpu "
-        "python_kernels.loads_in_flight python_kernels.piece python_kernels.selection "
-        "python_kernels.split_vocabulary python_kernels.thread_per_sequence "
-        "python_kernels.tile python_kernels.warp running several_ranks tried_ideas"
+        "beginning contest demo exercise frames from_logits in_flight kernel kernel_records "
+        "labels ladder lesson own_kernels parameters prediction progress publish python_kernels "
+        "python_kernels.block_per_sequence python_kernels.call python_kernels.cluster "
+        "python_kernels.gpu python_kernels.loads_in_flight python_kernels.piece "
+        "python_kernels.selection python_kernels.split_vocabulary "
+        "python_kernels.thread_per_sequence python_kernels.tile python_kernels.warp results "
+        "running several_ranks tried_ideas"
     ),
-    "report": ("chapters here measurements published runs talk values"),
-    "export": ("document formula html markdown notebook pandoc pdf references slides talk"),
+    "report": ("chapters here logit_times measurements published runs sharded_times talk values"),
+    "export": (
+        "document formula html markdown navigation notebook pandoc pdf references slides talk"
+    ),
 }
 """Each room's modules. Imports point from a room to those before it; the last uses base alone."""
 LINE = list(ROOMS)[:-1]
 DOORS = {"rsk", "rsk.__main__", "rsk.cli", "rsk.doctor", "rsk.gpu_check"}
 LONGEST = 400
-TOO_LONG = {
-    "rsk.check.mutants": 404,
-    "rsk.course.lesson": 482,
-    "rsk.decode.studies": 629,
-}
+TOO_LONG = {}
 """Modules that are still to be divided, and may not grow meanwhile."""
 
 

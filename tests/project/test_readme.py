@@ -26,7 +26,7 @@ def fences(text, language):
 
 
 def test_the_example_runs_and_does_what_its_comments_say(readme):
-    (example,) = fences(readme, "python")
+    example, _ = fences(readme, "python")
     lines = [line for line in example.splitlines() if line.strip()]
     statements = [line for line in lines if not line.startswith("import")]
     assert len(statements) <= 10, "the README promises ten lines"
@@ -39,6 +39,17 @@ def test_the_example_runs_and_does_what_its_comments_say(readme):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("tensor(") == 2
+
+
+def test_the_example_in_transformers_runs(readme):
+    pytest.importorskip("transformers")
+    _, example = fences(readme, "python")
+    done = subprocess.run(
+        [sys.executable, "-c", example + "\nassert texts.shape[0] == 2 and texts.shape[1] > 40\n"],
+        cwd=TOP, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "def read(" in done.stdout and "class Queue:" in done.stdout
 
 
 def test_every_link_leads_to_a_file(readme):

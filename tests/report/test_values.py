@@ -310,7 +310,19 @@ def test_the_date_is_that_of_the_newest(monkeypatch):
 # --- the values and the words
 
 INTERNAL = {
-    *("source", "benchmark", "line", "device", "seed", "examples", "p", "seen", "tokens", "runs"),
+    *(
+        "source",
+        "benchmark",
+        "line",
+        "device",
+        "seed",
+        "examples",
+        "p",
+        "q",
+        "seen",
+        "tokens",
+        "runs",
+    ),
     "prompt",
 }
 """What code reads, not the words."""

@@ -104,7 +104,9 @@ FILTERS = [
 ]
 
 
-@pytest.mark.parametrize(("order", "filters"), list(enumerate(FILTERS)), indirect=["order"], ids=str)
+@pytest.mark.parametrize(
+    ("order", "filters"), list(enumerate(FILTERS)), indirect=["order"], ids=str
+)
 def test_rows_of_several_blocks(order, filters):
     check_rows(random_logits(2, 2600, dtype=DTYPES[order % 3], seed=order), **filters)
 

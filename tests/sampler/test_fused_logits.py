@@ -7,11 +7,8 @@ held to ``vectorized``, which is fast at any length.
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import other_builds
 import pytest
 import torch
 
@@ -259,11 +256,9 @@ class TestOperators:
             assert torch.equal(probs, rsk.probabilities(target, **filters))
 
 
-@pytest.mark.parametrize("flags", ["", "-march=x86-64-v3", "-DRSK_SCALAR"])
+@other_builds.flags
 def test_other_builds(flags, tmp_path):
     """Built for other processors, with and without vector types, the kernel gives the same."""
-    if "x86" in flags and os.uname().machine != "x86_64":
-        pytest.skip("needs an x86-64 processor")
     code = (
         "import test_fused_logits as t\n"
         "for i, filters in enumerate(t.FILTERS):\n"
@@ -272,18 +267,4 @@ def test_other_builds(flags, tmp_path):
         "        t.assert_same(kind, dtypes, (2600, 2600 + 77 * (i % 2)), filters, i)\n"
         "print('same')"
     )
-    environment = os.environ | {
-        "RSK_CPU_FLAGS": flags,
-        "RSK_CACHE_DIR": str(tmp_path),
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.stdout.strip() == "same", done.stderr
+    other_builds.check(code, flags, tmp_path)

@@ -10,6 +10,7 @@ import torch
 import rsk
 from rsk.base.folders import cuda_dir
 from rsk.sampler import api, kernels, registry
+from rsk.sampler.implementations import IMPLEMENTATIONS
 
 LADDER = (cuda_dir() / "ladder.h").read_text()
 
@@ -18,6 +19,8 @@ def test_everybody_has_the_same_names():
     assert tuple(registry.BACKENDS) == rsk.BACKENDS == tuple(api._MODULES)
     assert list(registry.KERNELS) == list(rsk.KERNELS)
     assert set(registry.OURS) == {*rsk.BACKENDS, *rsk.KERNELS}
+    assert set(IMPLEMENTATIONS) == {*registry.OURS, *registry.RIVALS}
+    assert not set(registry.OURS) & set(registry.RIVALS)
     for name, kernel in rsk.KERNELS.items():
         source = (cuda_dir() / f"{name}.cu").read_text()
         assert f"namespace rsk::{name} {{" in source and "\nconst Kernel entry{" in source
@@ -25,7 +28,8 @@ def test_everybody_has_the_same_names():
 
 
 def test_no_two_look_alike():
-    seen = [(e.color, e.marker) for e in registry.OURS.values()]
+    entries = {**registry.OURS, **registry.RIVALS}
+    seen = [(e.color, e.marker) for e in entries.values()]
     assert len({color for color, _ in seen}) == len({marker for _, marker in seen}) == len(seen)
 
 

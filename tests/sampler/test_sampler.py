@@ -5,11 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
+import other_builds
 import pytest
 import reference
 import torch
@@ -659,15 +657,15 @@ class TestArguments:
         """As built here; test_toolchains.py tries other compilers."""
         build.load("cpu")
         build.load("emulator")
+        build.load("sharded emulator")
         names = refusals.bad_calls("cpu")
         operators = {
             name.removeprefix("rsk::")
             for name in torch._C._dispatch_get_all_op_names()
             if name.startswith("rsk::") and refusals._is_implemented(name, "CPU")
         }
-        apart = {name for name in operators if name.startswith("sharded_")}  # among ranks
-        assert operators - apart == refusals.good_operator_calls("cpu").keys()
-        assert {"rejection_sample", "sample", "launch"} <= operators
+        assert operators == refusals.good_operator_calls("cpu").keys()
+        assert {"rejection_sample", "sample", "launch", "sharded_find"} <= operators
         assert {name: refusals.make(name, "cpu") for name in names} == dict.fromkeys(names, "")
 
     def test_a_call_that_ends_its_process_is_found(self, monkeypatch):
@@ -783,10 +781,8 @@ class TestPyTorch:
 class TestOtherBuilds:
     """The CPU kernel built for other processors gives the same tokens."""
 
-    @pytest.mark.parametrize("flags", ["", "-march=x86-64-v3", "-DRSK_SCALAR"])
+    @other_builds.flags
     def test_same_tokens(self, flags, tmp_path):
-        if "x86" in flags and os.uname().machine != "x86_64":
-            pytest.skip("needs an x86-64 processor")
         code = (
             "import torch, test_sampler as t, rsk\n"
             "for dtype in t.DTYPES:\n"
@@ -796,20 +792,7 @@ class TestOtherBuilds:
             "t.TestAgreement().test_drafts_without_probabilities(torch.float16)\n"
             "print('same')"
         )
-        environment = os.environ | {
-            "RSK_CPU_FLAGS": flags,
-            "RSK_CACHE_DIR": str(tmp_path),
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=Path(__file__).parent,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.stdout.strip() == "same", done.stderr
+        other_builds.check(code, flags, tmp_path)
 
 
 class TestSynthetic:

@@ -67,7 +67,7 @@ def with_kernels(rank, size, ranks, seed, function, *arguments):
     build.load("sharded emulator")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RSK_EMULATOR_SEED", str(seed))
-        patch.setattr(sharded, "_choose", lambda backend, device: Kernels)
+        patch.setattr(sharded, "_choose", lambda backend, device, channel: Kernels)
         return function(rank, size, *arguments)
 
 

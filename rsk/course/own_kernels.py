@@ -1,4 +1,4 @@
-"""The kernels of the course's exercises: real CUDA with a part missing, run in the emulator."""
+"""A reader's own kernels: real CUDA with a part written or changed, tried in the emulator."""
 
 from __future__ import annotations
 

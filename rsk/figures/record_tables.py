@@ -1,0 +1,106 @@
+"""Tables of recorded times: the kernels rung by rung, from logits, on several GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rsk.base.numbers import DASH, byte_size, digits, duration, over_runs, share
+from rsk.figures.tables import Table
+from rsk.measure.comparison import usual_line
+from rsk.measure.logits_benchmark import LogitsBenchmark, Result
+from rsk.measure.records import Benchmark
+from rsk.measure.series import Series
+from rsk.measure.sharded_records import Sharded, Times
+from rsk.sampler import registry
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+BATCH_SIZES = (1, 64, 1024)
+"""Of the table of kernels: a request alone, a usual batch, one that more than fills a GPU."""
+
+
+def rungs(benchmark: Benchmark, run: object) -> Table:
+    """Time of each kernel on the device at a small, a usual and a large batch size."""
+    import pandas as pd
+
+    line = usual_line(benchmark)
+    sizes = [size for size in BATCH_SIZES if size in line]
+    rows = []
+    for name in registry.KERNELS:
+        row = {"kernel": name}
+        for size in sizes:
+            record = line[size].get(name)
+            row[f"B = {size}"] = over_runs(record.device) if record else DASH
+        rows.append(row)
+    record = next(iter(line[sizes[-1]].values()))
+    return Table(pd.DataFrame(rows), "tab-rungs", {"record": record, "run": run})
+
+
+def from_logits(found: LogitsBenchmark) -> Table:
+    """One row for each shape and dtype, one column for each way, with and without draft laws."""
+    import pandas as pd
+
+    cells: dict[tuple[int, int, str], dict[str, list[Result]]] = {}
+    for result in found.results:
+        record = result.record
+        row = cells.setdefault((record.batch_size, record.vocab_size, record.dtype), {})
+        row.setdefault(_way(result), []).append(result)
+    frame = pd.DataFrame(
+        {"B": b, "V": v, "logits": dtype} | {name: _time(runs) for name, runs in row.items()}
+        for (b, v, dtype), row in cells.items()
+    )
+    first = found.results[0]
+    values = {
+        "k": first.record.spec_len,
+        "acceptance": first.record.acceptance,
+        "temperature": first.ways.temperature,
+        "runs": found.runs,
+    }
+    return Table(frame, "tab-from-logits", values)
+
+
+def _way(result: Result) -> str:
+    ways = result.ways
+    name = "temperature"
+    if ways.top_k or ways.top_p < 1:
+        name = f"top-k {ways.top_k}, top-p {ways.top_p:g}"
+    return name + (", laws given" if result.draft_laws else "")
+
+
+def _time(runs: Sequence[Result]) -> str:
+    one = Series(tuple(result.record for result in runs))
+    return f"{over_runs(one.device, digits)}, {share(one.roof_share)}"
+
+
+def sharded(found: Sharded, vocab_size: int) -> Table:
+    """What the sharded sampler takes and sends, beside gathering the rows, for each kind of batch.
+
+    Args:
+        found: measured with NCCL.
+        vocab_size: of the rows to show.
+    """
+    import pandas as pd
+
+    rows = [
+        {
+            "from": record.start,
+            "B": record.batch_size,
+            "logits or p": record.dtype,
+            "sharded": _graph(record.sharded),
+            "gathered": _graph(record.gathered),
+            "times": DASH if record.speedup is None else digits(record.speedup, 2),
+            "a rank sends": byte_size(record.sent_bytes),
+            "to gather": byte_size(record.gathered_bytes),
+        }
+        for record in found.records
+        if record.vocab_size == vocab_size
+    ]
+    frame: DataFrame = pd.DataFrame(rows)
+    values = {"ranks": found.ranks, "record": found.records[0], "vocab_size": vocab_size}
+    return Table(frame, "tab-sharded", values)
+
+
+def _graph(times: Times | None) -> str:
+    return DASH if times is None else duration(times.graph.median_us)

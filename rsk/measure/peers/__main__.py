@@ -1,0 +1,338 @@
+"""Run the peers and record them: ``python -m rsk.measure.peers --save FILE``.
+
+Of each: is it there, does its output follow the target (from probabilities, from logits, with
+filters), what does it lack, and how long does it take beside ours, on the same inputs, in the same
+run, on the same clocks. What fails is written into the record and does not end it; the file is
+written after each case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from rsk.base import terminal
+from rsk.measure import (
+    clocks,
+    implementations,
+    logit_inputs,
+    peers,
+    provenance,
+    records,
+    timing,
+    workload,
+)
+from rsk.measure.clocks import Thunk
+from rsk.measure.logit_inputs import FILTERED, TEMPERATURE, Ways
+from rsk.measure.peers import checking, traits
+from rsk.measure.peers.peer import LogitInputs, Peer, PeerError
+from rsk.measure.records import Provenance, Record, RecordError, Spread
+from rsk.sampler import logits
+from rsk.sampler.build import BuildError
+
+SCHEMA = "rsk-peers/1"
+SHAPES = (
+    *((1, 4, 32000), (16, 5, 32000), (64, 4, 32000), (1024, 4, 32000)),
+    *((1, 4, 128256), (32, 8, 128256), (64, 4, 128256), (256, 4, 128256)),
+)
+"""B, K and V, from probabilities."""
+LOGIT_SHAPES = (1, 32000), (64, 32000), (1, 128256), (64, 128256), (256, 128256)
+"""B and V, from logits."""
+DRY_SHAPES, DRY_LOGIT_SHAPES = ((2, 3, 97),), ((2, 97),)
+OURS = "fused"
+WAYS = {"temperature": TEMPERATURE, "temperature, top-k, top-p": FILTERED}
+FAILURES = (PeerError, RecordError, BuildError, timing.MeasurementError, RuntimeError, ValueError)
+"""What one measurement may raise, out of memory included, without ending the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A peer on this machine."""
+
+    name: str
+    version: str
+    absent: str
+    """Why it is not measured; empty if it is."""
+    law: str
+    """From probabilities: that the output follows the target (``FOLLOWS``), or why not."""
+    law_from_logits: dict[str, str]
+    """The same from logits, by way."""
+    traits: traits.Traits | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromProbs:
+    """A time from probabilities."""
+
+    record: Record
+    isolated: Spread | None
+    """One launch on an idle GPU; ``None`` where the call cannot be captured, or on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromLogits:
+    """A time from logits."""
+
+    name: str
+    run: int
+    batch_size: int
+    spec_len: int
+    vocab_size: int
+    dtype: str
+    ways: str
+    device: Spread
+    """Its share of a graph of many calls, or where it cannot be captured the time to its result."""
+    host: Spread
+    call: Spread
+    isolated: Spread | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeersRecord:
+    """A file of ``data/peers/``."""
+
+    SCHEMA = SCHEMA
+    schema: str
+    provenance: Provenance
+    settings: dict[str, Any]
+    complete: bool
+    found: tuple[Found, ...]
+    from_probs: tuple[FromProbs, ...]
+    from_logits: tuple[FromLogits, ...]
+    failed: tuple[str, ...]
+    """What was not measured, and why."""
+
+    def __post_init__(self) -> None:
+        records.check_schema(self.schema, SCHEMA)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a file.
+
+        Raises:
+            RecordError: it is not such a record; names the field.
+        """
+        return records.parse(cls, json.loads(path.read_text(encoding="utf-8")))
+
+    def save(self, path: Path) -> None:
+        """Write the file; one that was there before stays whole until the new one is complete."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(path)
+
+
+class _Run:
+    """Gathers the record, and writes it as it grows."""
+
+    def __init__(self, record: PeersRecord, path: Path, budget_s: float) -> None:
+        self.record, self.path, self.budget_s = record, path, budget_s
+        self.device = torch.device(record.provenance.device)
+        self.peers: dict[str, Peer] = {OURS: _ours()}
+
+    def add(self, **more: Any) -> None:
+        """Append to a field of the record, and write it."""
+        grown: Any = {name: (*getattr(self.record, name), value) for name, value in more.items()}
+        self.record = dataclasses.replace(self.record, **grown)
+        self.record.save(self.path)
+
+    def fail(self, what: str, error: Exception) -> None:
+        """Write down what was not measured."""
+        line = f"{what}: {type(error).__name__}: {str(error).splitlines()[0][:300]}"
+        print(line, flush=True)
+        self.add(failed=line)
+
+    def look(self, name: str) -> None:
+        """Find a peer, check its laws, try its traits."""
+        found = Found(name=name, version="", absent="", law="", law_from_logits={}, traits=None)
+        try:
+            peer = self.peers[name] if name == OURS else peers.make(name, self.device)
+        except PeerError as error:
+            self.add(found=dataclasses.replace(found, absent=str(error)))
+            print(f"{name}: {error}", flush=True)
+            return
+        try:
+            tried = traits.traits_of(name, self.device)
+        except FAILURES as error:
+            self.fail(f"{name}, traits", error)
+            tried = None
+        law = self.law_of(lambda: checking.check_distribution(peer.implementation, self.device))
+        laws = {}
+        for how, ways in WAYS.items():
+            laws[how] = self.law_of(lambda w=ways: checking.check_from_logits(peer, w, self.device))
+        found = dataclasses.replace(
+            found,
+            version="" if name == OURS else peers.version_of(name),
+            law=law,
+            law_from_logits=laws,
+            traits=tried,
+        )
+        self.add(found=found)
+        print(f"{name} {found.version}: {law}; {laws}; {tried}", flush=True)
+        self.peers[name] = peer
+
+    def law_of(self, check: Any) -> str:
+        """What a check says, in words."""
+        try:
+            check()
+        except FAILURES as error:
+            return f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
+        return FOLLOWS
+
+    def time_probs(self, shape: tuple[int, int, int], run: int) -> None:
+        """All peers on one case from probabilities."""
+        batch_size, spec_len, vocab_size = shape
+        pool = workload.Pool([(batch_size, "warm")], spec_len, vocab_size, device=self.device)
+        case = pool.workload(batch_size, spec_len)
+        for name, peer in self.peers.items():
+            if not self.takes(peer, batch_size) or not self.follows(name, None):
+                continue
+            try:
+                one = implementations.backend(OURS) if name == OURS else peer.implementation
+                record = timing.measure(one, case, budget_s=self.budget_s, run=run)
+                alone = self.isolated(one.capturable, [one.bind(x) for x in case.inputs])
+            except FAILURES as error:
+                self.fail(f"{name}, from probabilities, {shape}, run {run}", error)
+            else:
+                self.add(from_probs=FromProbs(record=record, isolated=alone))
+                print(f"run {run} {shape} {name}: {record.device.median_us:.1f} us", flush=True)
+
+    def time_logits(self, shape: tuple[int, int], how: str, run: int) -> None:
+        """All peers on one case from logits, bfloat16."""
+        ways = WAYS[how]
+        sets = logit_inputs.make_sets(*shape, ways, torch.bfloat16, self.device)
+        inputs = [_for_peers(some, ways, i) for i, some in enumerate(sets)]
+        for name, peer in self.peers.items():
+            bind = peer.bind_logits
+            if bind is None or not self.takes(peer, shape[0]) or not self.follows(name, how):
+                continue
+            try:
+                calls = [bind(one) for one in inputs]
+                times = self.clocks(calls, peer.capturable)
+            except FAILURES as error:
+                self.fail(f"{name}, from logits, {shape}, {how}, run {run}", error)
+                continue
+            found = FromLogits(
+                name=name,
+                run=run,
+                batch_size=shape[0],
+                spec_len=logit_inputs.SPEC_LEN,
+                vocab_size=shape[1],
+                dtype="bfloat16",
+                ways=how,
+                **times,
+            )
+            self.add(from_logits=found)
+            print(f"run {run} {shape} {how} {name}: {found.device.median_us:.1f} us", flush=True)
+
+    def takes(self, peer: Peer, batch_size: int) -> bool:
+        """Whether a peer takes so many requests."""
+        return peer.max_batch_size is None or batch_size <= peer.max_batch_size
+
+    def follows(self, name: str, how: str | None) -> bool:
+        """Whether its output was found to follow the target: else no time of it is taken."""
+        found = next(one for one in self.record.found if one.name == name)
+        return (found.law if how is None else found.law_from_logits[how]) == FOLLOWS
+
+    def clocks(self, calls: list[Thunk], capturable: bool) -> dict[str, Any]:
+        """The times of calls, by the names of a record's fields."""
+        if self.device.type == "cpu":
+            wall, _ = clocks.time_wall(calls, budget_s=self.budget_s)
+            return {"device": wall, "host": wall, "call": wall, "isolated": None}
+        host, call, _ = clocks.time_eager(calls, budget_s=self.budget_s / 2)
+        on_device = clocks.time_graph(calls, budget_s=self.budget_s / 2)[0] if capturable else call
+        alone = self.isolated(capturable, calls)
+        return {"device": on_device, "host": host, "call": call, "isolated": alone}
+
+    def isolated(self, capturable: bool, calls: list[Thunk]) -> Spread | None:
+        """The time of isolated launches, where there are any."""
+        if self.device.type == "cpu" or not capturable:
+            return None
+        return clocks.time_isolated(calls, budget_s=self.budget_s / 2)[0]
+
+
+FOLLOWS = "follows the target"
+
+
+def _ours() -> Peer:
+    """Our own sampler; from logits with the laws of the draft's rows, as a caller has them."""
+
+    def bind_logits(inputs: LogitInputs) -> Thunk:
+        return lambda: logits.rejection_sample_from_logits(
+            inputs.draft_tokens,
+            inputs.draft_logits,
+            inputs.target_logits,
+            **inputs.ways.arguments,
+            seed=inputs.seed,
+        )
+
+    return dataclasses.replace(traits.ours(), bind_logits=bind_logits)
+
+
+def _for_peers(some: logit_inputs.LogitInputs, ways: Ways, seed: int) -> LogitInputs:
+    q = logits.probabilities(some.draft_logits, **ways.arguments)
+    masked = some.draft_logits.masked_fill(q == 0, float("-inf"))
+    return LogitInputs(some.draft_tokens, masked, q, some.target_logits, ways, seed)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run as a program; the exit status is 1 if something that is there could not be measured."""
+    terminal.accept_any_text()
+    parser = argparse.ArgumentParser(prog="python -m rsk.measure.peers")
+    parser.add_argument("--save", type=Path, required=True, help="the file to write")
+    parser.add_argument("--runs", type=int, default=5, help="whole runs (default: 5)")
+    parser.add_argument("--budget", type=float, default=0.1, help="seconds for each time")
+    parser.add_argument("--only", help="peers with commas between them: " + ", ".join(peers.MAKERS))
+    parser.add_argument("--dry", action="store_true", help="tiny sizes on the CPU: a trial")
+    chosen = parser.parse_args(arguments)
+    names = chosen.only.split(",") if chosen.only else list(peers.MAKERS)
+    if unknown := set(names) - set(peers.MAKERS):
+        parser.error(f"--only: expected {', '.join(peers.MAKERS)}, got {', '.join(unknown)}")
+    if not chosen.dry and not torch.cuda.is_available():
+        parser.error("there is no GPU here; --dry tries the program on the CPU")
+    device = torch.device("cpu" if chosen.dry else "cuda")
+    shapes, logit_shapes = (DRY_SHAPES, DRY_LOGIT_SHAPES) if chosen.dry else (SHAPES, LOGIT_SHAPES)
+    place = provenance.provenance(device, {n: peers.version_of(n) for n in names})
+    run = _Run(
+        PeersRecord(
+            schema=SCHEMA,
+            provenance=place,
+            settings={"runs": chosen.runs, "budget_s": chosen.budget, "peers": names},
+            complete=False,
+            found=(),
+            from_probs=(),
+            from_logits=(),
+            failed=(),
+        ),
+        chosen.save,
+        0.002 if chosen.dry else chosen.budget,
+    )
+    for name in (OURS, *names):
+        run.look(name)
+    for index in range(chosen.runs):
+        for shape in shapes:
+            try:
+                run.time_probs(shape, index)
+            except FAILURES as error:
+                run.fail(f"from probabilities, {shape}, run {index}", error)
+        for logit_shape in logit_shapes:
+            for how in WAYS:
+                try:
+                    run.time_logits(logit_shape, how, index)
+                except FAILURES as error:
+                    run.fail(f"from logits, {logit_shape}, {how}, run {index}", error)
+    run.record = dataclasses.replace(run.record, complete=True)
+    run.record.save(chosen.save)
+    return 1 if run.record.failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

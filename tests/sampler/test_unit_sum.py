@@ -1,0 +1,77 @@
+"""The CPU kernel's fast sum of rows between 0 and 1, at its bounds and beyond (cuda/unit_sum.h)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import rsk
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SIZES = [1, 31, 257, 5000]  # shorter than a vector, and several blocks with an end
+
+
+def _rows(kind: str, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows p and q [4, size] in float32."""
+    noise = torch.Generator().manual_seed(size)
+    p, q = torch.rand(2, 4, size, generator=noise)
+    match kind:
+        case "in the unit interval":
+            pass
+        case "all ones":  # a lane's sum is beyond what a float holds
+            p, q = torch.ones_like(p), torch.zeros_like(q)
+        case "tiny":  # about 2^-42, where a weight is rounded down, and below what a weight is
+            p, q = p * 2.0**-40, q * 2.0**-43
+        case "subnormal":
+            p, q = p * 2.0**-126, q * 2.0**-128
+        case "halves of a unit":  # ties of every addition
+            p = torch.randint(0, 64, p.shape, generator=noise) * 2.0**-24
+            q = q * 0
+        case "above one":
+            p[:, ::3] += 1.5
+        case "negative":
+            p[:, ::3] *= -1
+            q[:, ::2] *= -1
+        case "minus zero":
+            p[:, ::3] = -0.0
+        case "one large value at the end":
+            p[:, -1] = 3.0
+        case "one negative value at the end":
+            q[:, -1] = -0.5
+        case _:
+            raise ValueError(kind)
+    return p, q
+
+
+KINDS = [
+    *("in the unit interval", "all ones", "tiny", "subnormal", "halves of a unit", "above one"),
+    *("negative", "minus zero", "one large value at the end", "one negative value at the end"),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_sum_is_exact(kind: str, size: int, dtype: torch.dtype) -> None:
+    p, q = (rows.to(dtype) for rows in _rows(kind, size))
+    drafts = torch.zeros(4, 1, dtype=torch.int64)
+    p[:, 0], q[:, 0] = 0, 1  # so the draft is rejected, and p - q decides
+    target = torch.stack([p, p], 1)
+    for draft_probs, draft_tokens in ((q[:, None], drafts), (None, drafts[:, :0])):
+        for seed in range(20):
+            rows = target if draft_probs is not None else target[:, :1]
+            results = [
+                rsk.rejection_sample(draft_tokens, draft_probs, rows, seed=seed, backend=backend)
+                for backend in ("baseline", "fused")
+            ]
+            assert results[0].tokens.tolist() == results[1].tokens.tolist()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("place", [0, 40, 4999])
+def test_what_is_not_finite_is_found(place: int, value: float, dtype: torch.dtype) -> None:
+    p = torch.rand(1, 1, 5000).to(dtype)
+    assert rsk.sample(p[:, 0], seed=1, backend="fused").item() >= 0
+    p[..., place] = value
+    assert rsk.sample(p[:, 0], seed=1, backend="fused").item() == -1
