@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rsk.check.mutants import Exhibit
+from rsk.check.correct import Exhibit
 from rsk.sampler.api import rejection_sample, sample
 from rsk.sampler.logits import probabilities
 

@@ -17,7 +17,7 @@ from rsk.measure.workload import Inputs
 from rsk.sampler.api import RejectionSamples
 from rsk.sampler.registry import Entry
 
-ENTRY = Entry("vLLM V2", "four Triton launches, from both models' logits", "#332288", "h", "-.")
+ENTRY = Entry("vLLM V2", "four Triton launches, from both models' logits", "#332288", "x", "-.")
 
 
 def make(device: torch.device) -> Peer:
