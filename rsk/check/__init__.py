@@ -13,11 +13,11 @@ Each raises ``AssertionError`` and says what is wrong; each takes what begins wi
 from rsk.check.agreement import assert_agrees
 from rsk.check.cases import Case, default_cases, small_cases
 from rsk.check.decoding import assert_decoding_lossless, examine_decoding
-from rsk.check.form import assert_well_formed
 from rsk.check.logit_cases import logit_cases
 from rsk.check.lossless import assert_lossless, examine
 from rsk.check.reproducible import assert_reproducible
 from rsk.check.verdict import NotLossless, Verdict
+from rsk.check.well_formed import assert_well_formed
 
 __all__ = [
     "Case",

@@ -144,7 +144,7 @@ Outcome = tuple[int, ...]
 
 
 class Outcomes:
-    """The outcomes of a case as numbered cells, their law, and the parts to look at.
+    """The outcomes of a case as numbered cells, their law, and the aspects to look at.
 
     One more cell, the last and of probability 0, collects output that is not well-formed.
     """
@@ -225,7 +225,7 @@ class Outcomes:
             return f"draft token {drafts[n]} is rejected although {values}"
         return f"the {name} is {token}, where p = {p[n, token]:g} <= q = {q[n, token]:g}"
 
-    def parts(self, r: int) -> list[Part]:
+    def aspects(self, r: int) -> list[Aspect]:
         """What can go wrong on its own in the outcome of kind r, and the outcome as a whole."""
         length = self.case.draft_len[r]
         labels: dict[str, Callable[[Outcome], object]] = {
@@ -236,20 +236,20 @@ class Outcomes:
         labels["bonus token"] = _token(length, after_rejection=True)
         for k in range(length):
             labels[f"token at position {k}"] = _token(k, after_rejection=False)
-        parts = [self._part(r, name, label) for name, label in labels.items()]
-        whole = Part(
+        aspects = [self._aspect(r, name, label) for name, label in labels.items()]
+        whole = Aspect(
             "joint distribution", torch.arange(self.malformed + 1), self.law[r], [*self.cells, ()]
         )
-        return [*parts, whole]
+        return [*aspects, whole]
 
-    def _part(self, r: int, name: str, label: Callable[[Outcome], object]) -> Part:
+    def _aspect(self, r: int, name: str, label: Callable[[Outcome], object]) -> Aspect:
         numbers: dict[object, int] = {}
         index = [-1] * (len(self.cells) + 1)
         for i, cell in enumerate(self.cells):
             value = label(cell)
             if value is not None:
                 index[i] = numbers.setdefault(value, len(numbers))
-        return Part(name, torch.tensor(index), self.law[r], list(numbers))
+        return Aspect(name, torch.tensor(index), self.law[r], list(numbers))
 
 
 def _token(k: int, after_rejection: bool) -> Callable[[Outcome], object]:
@@ -262,7 +262,7 @@ def _token(k: int, after_rejection: bool) -> Callable[[Outcome], object]:
     return label
 
 
-class Part:
+class Aspect:
     """One aspect of an outcome, such as the accepted length, and its law."""
 
     def __init__(self, name: str, index: Tensor, law: Tensor, labels: list[Any]) -> None:
@@ -272,7 +272,7 @@ class Part:
         self._index = index
         total = self.counts(law)
         self.law = total / total.sum().clamp(min=torch.finfo(torch.float64).tiny)
-        """float64 [cells of this part]: how likely each value is, given that the part is there
+        """float64 [cells of this aspect]: how likely each value is, given that the aspect is there
         at all (there is no bonus token after a rejection, for instance)."""
 
     @property
@@ -281,7 +281,7 @@ class Part:
         return max(int((self.law > 0).sum()) - 1, 0)
 
     def counts(self, outcomes: Tensor) -> Tensor:
-        """Counts [..., cells of this part] from the counts [..., cells] of all outcomes."""
+        """Counts [..., cells of this aspect] from the counts [..., cells] of all outcomes."""
         used = self._index >= 0
         zeros = outcomes.new_zeros(*outcomes.shape[:-1], len(self.labels))
         return zeros.index_add_(-1, self._index[used], outcomes[..., used])

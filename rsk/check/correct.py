@@ -15,7 +15,7 @@ from rsk.sampler.row_law import UNIT
 from rsk.sampler.vectorized import extreme, scale_62
 
 
-class Exhibit:
+class Specimen:
     """What the gallery tells of a sampler."""
 
     name: ClassVar[str]
@@ -32,7 +32,7 @@ class Exhibit:
         return (type(self).__doc__ or "").splitlines()[0]
 
 
-class Correct(Exhibit):
+class Correct(Specimen):
     """The rule of speculative sampling, step by step: the same tokens as every backend."""
 
     name = "correct"

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rsk.check.cases import Part
-from rsk.check.evidence import SequentialTest, looks
+from rsk.check.cases import Aspect
+from rsk.check.sequential_test import SequentialTest, looks
 from rsk.check.verdict import Finding, NotLossless, Verdict
 from rsk.sampler.logits import probabilities
 
@@ -126,19 +126,19 @@ def examine_decoding(
     start = time.perf_counter()
     with torch.no_grad():
         texts = [Texts(prompt, law, max_new_tokens, frozenset(stop_tokens)) for prompt in begun]
-    parts = [each.parts() for each in texts]
-    shares = sum(part.freedom > 0 for of_prompt in parts for part in of_prompt)
+    aspects = [each.aspects() for each in texts]
+    shares = sum(aspect.freedom > 0 for of_prompt in aspects for aspect in of_prompt)
     verdict = Verdict(
         lossless=True,
         level=level,
         power=power,
         bias=bias,
         kinds=len(texts),
-        needed=math.log(max(shares, 1) / level),  # the union bound: the parts share the level
+        needed=math.log(max(shares, 1) / level),  # the union bound: the aspects share the level
         subject="loop",
     )
     generator = torch.Generator().manual_seed(seed)
-    _watch(decode, texts, parts, verdict, batch_size, generator)
+    _watch(decode, texts, aspects, verdict, batch_size, generator)
     verdict.seconds = time.perf_counter() - start
     return verdict
 
@@ -185,18 +185,18 @@ class Texts:
         """The cell of what has probability 0."""
         return len(self.cell)
 
-    def parts(self) -> list[Part]:
+    def aspects(self) -> list[Aspect]:
         """The length, the token at each place, and the whole text."""
         texts = list(self.cell)
         lengths = list(range(1, self.max_new_tokens + 1))
         index = [len(text) - 1 for text in texts]
-        found = [Part("length", _indices(index), self.law, lengths)]
+        found = [Aspect("length", _indices(index), self.law, lengths)]
         for i in range(self.max_new_tokens):
             tokens = sorted({text[i] for text in texts if len(text) > i})
             index = [tokens.index(text[i]) if len(text) > i else -1 for text in texts]
             if tokens:
-                found.append(Part(f"token {i + 1}", _indices(index), self.law, tokens))
-        return [*found, Part("joint", torch.arange(len(self.law)), self.law, [*texts, ()])]
+                found.append(Aspect(f"token {i + 1}", _indices(index), self.law, tokens))
+        return [*found, Aspect("joint", torch.arange(len(self.law)), self.law, [*texts, ()])]
 
     def why_impossible(self, text: tuple[int, ...]) -> str:
         """What is wrong with a text of probability 0."""
@@ -211,7 +211,7 @@ class Texts:
 
 
 def _indices(values: list[int]) -> Tensor:
-    """A part's cell for each text; what cannot be has none."""
+    """An aspect's cell for each text; what cannot be has none."""
     return torch.tensor([*values, -1])
 
 
@@ -237,7 +237,7 @@ def _distributions(rows: Tensor, count: int) -> Tensor:
 def _watch(
     decode: Decode,
     texts: list[Texts],
-    parts: list[list[Part]],
+    aspects: list[list[Aspect]],
     verdict: Verdict,
     batch_size: int,
     generator: torch.Generator,
@@ -245,16 +245,16 @@ def _watch(
     """Decode until the texts of every prompt have spoken for or against their law."""
     tests = [
         SequentialTest(p, needed=verdict.needed, bias=verdict.bias, miss=1 - verdict.power)
-        for p in parts
+        for p in aspects
     ]
     findings = [
         [Finding("decoding", f"prompt {each.prompt}", p.name, p.labels, p.law) for p in of_prompt]
-        for each, of_prompt in zip(texts, parts, strict=True)
+        for each, of_prompt in zip(texts, aspects, strict=True)
     ]
     verdict.findings = [found for of_prompt in findings for found in of_prompt]
     counts = [torch.zeros_like(each.law) for each in texts]
     undecided = set(range(len(texts)))
-    freedom = max(part.freedom for of_prompt in parts for part in of_prompt)
+    freedom = max(aspect.freedom for of_prompt in aspects for aspect in of_prompt)
     collected = 0
     for total in looks(freedom, verdict.bias, 1 - verdict.power):
         # Prompts are mixed, so that those of a batch differ in length and end at different times.
@@ -274,10 +274,10 @@ def _watch(
         collected = total
         for kind, test in enumerate(tests):
             evidence = test.evidence(counts[kind])
-            for found, part, log_e in zip(
-                findings[kind], parts[kind], evidence.tolist(), strict=True
+            for found, aspect, log_e in zip(
+                findings[kind], aspects[kind], evidence.tolist(), strict=True
             ):
-                found.look(part.counts(counts[kind]), log_e)
+                found.look(aspect.counts(counts[kind]), log_e)
             if bool(test.failed(evidence)):
                 verdict.lossless = False
             elif kind in undecided and bool(test.passed(counts[kind])):

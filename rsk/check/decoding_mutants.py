@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rsk.check.correct import Exhibit
+from rsk.check.correct import Specimen
 from rsk.sampler.api import rejection_sample, sample
 from rsk.sampler.logits import probabilities
 
@@ -54,7 +54,7 @@ class ToyCache:
         return (terms * (seen >= 0)[..., None]).sum(2)
 
 
-class CorrectLoop(Exhibit):
+class CorrectLoop(Specimen):
     """Speculative decoding, step by step: its texts follow the target."""
 
     name = "correct_loop"

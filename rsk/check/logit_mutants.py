@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rsk.check.correct import Exhibit
+from rsk.check.correct import Specimen
 from rsk.sampler.api import RejectionSamples, rejection_sample
 from rsk.sampler.row_law import HOTTEST, LOG2_E, UNIT, fixed_point, relative_weight
 
 
-class CorrectFromLogits(Exhibit):
+class CorrectFromLogits(Specimen):
     """The rule from logits, step by step: the same tokens as every backend.
 
     Rows have three dimensions, [B, n, V]; so have their filters, [B, 1, 1].

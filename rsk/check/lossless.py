@@ -12,14 +12,14 @@ from torch import Tensor
 
 from rsk.base.machine import pinned_threads
 from rsk.check.calls import Sampler, result_of
-from rsk.check.cases import Case, Outcomes, Part, default_cases
-from rsk.check.evidence import (
+from rsk.check.cases import Aspect, Case, Outcomes, default_cases
+from rsk.check.logit_cases import logit_cases
+from rsk.check.sequential_test import (
     FIRST_LOOK,
     SequentialTest,
     log_evidence,
     looks,
 )
-from rsk.check.logit_cases import logit_cases
 from rsk.check.verdict import Finding, NotLossless, Verdict
 from rsk.sampler.api import sample
 
@@ -68,7 +68,7 @@ def examine(
     recovered tokens, the bonus token. The test is sequential: it ends as soon as there is enough
     evidence against the law (a likelihood-ratio martingale, exact at any time), or every bias of
     size ``bias`` is ruled out in every kind of request (a G-test of equivalence). The statistics
-    are explained in :mod:`rsk.check.evidence`.
+    are explained in :mod:`rsk.check.sequential_test`.
 
     Args:
         sampler: called as ``sampler(draft_tokens, draft_probs, target_probs, seed=int64 [B],
@@ -105,22 +105,22 @@ def examine(
     if not laws:
         raise ValueError("cases: expected at least one")
     start = time.perf_counter()
-    parts = [[law.parts(r) for r in range(len(law.case.kinds))] for law in laws]
-    shares = sum(p.freedom > 0 for of_case in parts for of_kind in of_case for p in of_kind)
+    aspects = [[law.aspects(r) for r in range(len(law.case.kinds))] for law in laws]
+    shares = sum(p.freedom > 0 for of_case in aspects for of_kind in of_case for p in of_kind)
     verdict = Verdict(
         lossless=True,
         level=level,
         power=power,
         bias=bias,
         kinds=sum(len(law.case.kinds) for law in laws if law.case.general),
-        needed=math.log(max(shares, 1) / level),  # the union bound: the parts share the level
+        needed=math.log(max(shares, 1) / level),  # the union bound: the aspects share the level
     )
     generator = torch.Generator().manual_seed(seed)
     where = torch.device(device)
     bench = _Bench(sampler, from_logits, draw, dtype, where, batch_size, generator)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for law, of_case in zip(laws, parts, strict=True):
+        for law, of_case in zip(laws, aspects, strict=True):
             _examine_case(bench, law, of_case, verdict, at_least)
             if not verdict.lossless:
                 break
@@ -130,28 +130,30 @@ def examine(
 
 
 def _examine_case(
-    bench: _Bench, law: Outcomes, parts: list[list[Part]], verdict: Verdict, at_least: int
+    bench: _Bench, law: Outcomes, aspects: list[list[Aspect]], verdict: Verdict, at_least: int
 ) -> None:
     case = law.case
     tests = [
         SequentialTest(p, needed=verdict.needed, bias=verdict.bias, miss=1 - verdict.power)
-        for p in parts
+        for p in aspects
     ]
     findings = [
-        [Finding(case.name, kind, part.name, part.labels, part.law) for part in of_kind]
-        for kind, of_kind in zip(case.kinds, parts, strict=True)
+        [Finding(case.name, kind, aspect.name, aspect.labels, aspect.law) for aspect in of_kind]
+        for kind, of_kind in zip(case.kinds, aspects, strict=True)
     ]
     verdict.findings += [found for of_kind in findings for found in of_kind]
     outcomes = torch.zeros(len(case.kinds), law.malformed + 1, dtype=torch.float64)
     undecided = set(range(len(case.kinds))) if case.general else set()
     collected = 0
-    for total in _totals(law, parts, verdict):
+    for total in _totals(law, aspects, verdict):
         outcomes += bench.count(law, total - collected)
         collected = total
         for r, test in enumerate(tests):
             evidence = test.evidence(outcomes[r])
-            for found, part, log_e in zip(findings[r], parts[r], evidence.tolist(), strict=True):
-                found.look(part.counts(outcomes[r]), log_e)
+            for found, aspect, log_e in zip(
+                findings[r], aspects[r], evidence.tolist(), strict=True
+            ):
+                found.look(aspect.counts(outcomes[r]), log_e)
             if bool(test.failed(evidence)):
                 verdict.lossless = False
             elif r in undecided and bool(test.passed(outcomes[r])):
@@ -164,13 +166,13 @@ def _examine_case(
         verdict.impossible = bench.impossible
 
 
-def _totals(law: Outcomes, parts: list[list[Part]], verdict: Verdict) -> Iterator[int]:
+def _totals(law: Outcomes, aspects: list[list[Aspect]], verdict: Verdict) -> Iterator[int]:
     """After how many outcomes of each kind to look at this case."""
     case = law.case
     if case.seeds is not None:
         yield 1
     elif case.fault is None:
-        freedom = max(part.freedom for of_kind in parts for part in of_kind)
+        freedom = max(aspect.freedom for of_kind in aspects for aspect in of_kind)
         yield from looks(freedom, verdict.bias, 1 - verdict.power)
     else:
         total = float(FIRST_LOOK)

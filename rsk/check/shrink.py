@@ -55,7 +55,7 @@ def _smaller(call: Call) -> Iterator[Call]:
             target_rows=call.target_rows[:, 1:],
             position=call.position + 1,
         )
-    yield from _fewer_words(call)
+    yield from _smaller_vocabulary(call)
     if any(x.is_floating_point() and x.dtype != torch.float32 for x in call.tensors().values()):
         yield call.map(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
     if call.draft_tokens.dtype != torch.int64:
@@ -76,7 +76,7 @@ def _smaller(call: Call) -> Iterator[Call]:
         yield from _plainer_values(call)
 
 
-def _fewer_words(call: Call) -> Iterator[Call]:
+def _smaller_vocabulary(call: Call) -> Iterator[Call]:
     """Leave out a run of words that no draft token names."""
     vocab_size = call.shape[2]
     drafts, draft, target = call.draft_tokens, call.draft_rows, call.target_rows

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rsk.check.evidence import noise_floor, total_variation
+from rsk.check.sequential_test import noise_floor, total_variation
 
 _MEANING = {
     "accepted length": "draft token d must be accepted with probability min(1, p[d] / q[d]), each "
@@ -22,14 +22,14 @@ _MEANING = {
     "length": "a text must end at its first stop token or at the limit, and nowhere else",
     "token": "the token emitted at a position must follow the target's row, however it came about",
     "joint": "everything that a request emits must have the probability that the rule gives it; "
-    "parts that are right by themselves may depend on one another",
+    "aspects that are right by themselves may depend on one another",
 }
 _MOST_TELLING = (("accepted", "recovered", "bonus", "length"), ("token",), ("joint",))
 """Parts by how much they say about a fault."""
 
 
 class Look(NamedTuple):
-    """What one part of the output looked like when so many of its values had been seen."""
+    """What one aspect of the output looked like when so many of its values had been seen."""
 
     total: float
     distance: float
@@ -42,11 +42,11 @@ class Look(NamedTuple):
 
 @dataclass
 class Finding:
-    """One part of the output of one kind of request, beside its law."""
+    """One aspect of the output of one kind of request, beside its law."""
 
     case: str
     kind: str
-    part: str
+    aspect: str
     labels: list[Any]
     """What the cells stand for: a number of tokens, a token, or all tokens that are emitted."""
     law: Tensor
@@ -90,33 +90,33 @@ class Verdict:
     """What was examined, in a word."""
     seconds: float = 0.0
     culprit: Finding | None = field(default=None, repr=False)
-    """The part that gave the sampler away, if it is not lossless."""
+    """The aspect that gave the sampler away, if it is not lossless."""
     impossible: str | None = None
     """An outcome of probability 0 that was seen, and why it cannot be."""
 
     def blame(self) -> None:
-        """Not lossless: name the most telling part with enough evidence, with the most of it."""
+        """Not lossless: name the most telling aspect with enough evidence, with the most of it."""
         self.lossless = False
         guilty = [f for f in self.findings if f.last.log_evidence >= self.needed]
         certain = [f for f in guilty if math.isinf(f.last.log_evidence)]
         for names in _MOST_TELLING:
-            of_these = [f for f in certain or guilty if f.part.startswith(names)]
+            of_these = [f for f in certain or guilty if f.aspect.startswith(names)]
             if of_these:
                 self.culprit = max(of_these, key=lambda f: f.last.log_evidence)
                 return
-        raise AssertionError("no part has enough evidence")
+        raise AssertionError("no aspect has enough evidence")
 
-    def find(self, part: str, kind: str | None = None, case: str | None = None) -> Finding:
-        """The first finding with this part, kind and case.
+    def find(self, aspect: str, kind: str | None = None, case: str | None = None) -> Finding:
+        """The first finding with this aspect, kind and case.
 
         Raises:
             KeyError: there is none; the message lists what there is.
         """
         for found in self.findings:
-            if found.part == part and kind in (None, found.kind) and case in (None, found.case):
+            if found.aspect == aspect and kind in (None, found.kind) and case in (None, found.case):
                 return found
-        known = ", ".join(f"{f.part!r} of {f.kind!r}" for f in self.findings)
-        raise KeyError(f"no {part!r} of {kind!r} was looked at; there is {known}")
+        known = ", ".join(f"{f.aspect!r} of {f.kind!r}" for f in self.findings)
+        raise KeyError(f"no {aspect!r} of {kind!r} was looked at; there is {known}")
 
     def __str__(self) -> str:
         return "\n".join([*self._story(), *self._errors()])
@@ -125,12 +125,12 @@ class Verdict:
         if self.culprit is None:
             yield "lossless: the output follows the target"
             shown = max(self.findings, key=lambda f: f.last.distance - f.last.noise_floor)
-            yield f"  furthest from its law: the {shown.part}, {shown.case}, {shown.kind}"
+            yield f"  furthest from its law: the {shown.aspect}, {shown.case}, {shown.kind}"
         else:
             shown = self.culprit
-            yield f"not lossless: {self.impossible or f'the {shown.part} is wrong'}"
-            yield f"  seen in the {shown.part}, {shown.case}, {shown.kind}"
-            meanings = (text for name, text in _MEANING.items() if shown.part.startswith(name))
+            yield f"not lossless: {self.impossible or f'the {shown.aspect} is wrong'}"
+            yield f"  seen in the {shown.aspect}, {shown.case}, {shown.kind}"
+            meanings = (text for name, text in _MEANING.items() if shown.aspect.startswith(name))
             yield f"  {next(meanings)}"
         look = shown.last
         yield (

@@ -1,4 +1,4 @@
-"""What a run is doing, as it does it, and how long each part took."""
+"""What a run is doing, as it does it, and how long each stage took."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Part:
-    """One part of a run: what it was and how long it took, in seconds."""
+class Stage:
+    """One stage of a run: what it was and how long it took, in seconds."""
 
     name: str
     seconds: float
@@ -23,18 +23,18 @@ class Part:
 class Progress:
     """What is running now: a live line on a terminal, plain lines elsewhere."""
 
-    def __init__(self, console: Console, parts: int) -> None:
+    def __init__(self, console: Console, stages: int) -> None:
         self.console = console
-        self.parts = parts
-        self.done: list[Part] = []
+        self.stages = stages
+        self.done: list[Stage] = []
 
     @contextmanager
-    def part(self, name: str) -> Iterator[Callable[[int, int], None]]:
-        """Show a part while a ``with`` block does it; yields what to call before each cell."""
+    def stage(self, name: str) -> Iterator[Callable[[int, int], None]]:
+        """Show a stage while a ``with`` block does it; yields what to call before each cell."""
         from rich.markup import escape
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        title = f"{len(self.done) + 1}/{self.parts} {name}"
+        title = f"{len(self.done) + 1}/{self.stages} {name}"
         start = time.perf_counter()
         if self.console.is_terminal:
             columns = (
@@ -61,7 +61,7 @@ class Progress:
                     self.say(f"{title}: cell {cell}/{total}, {now - start:.0f} s")
 
             yield on_cell
-        self.done.append(Part(name, time.perf_counter() - start))
+        self.done.append(Stage(name, time.perf_counter() - start))
         self.say(f"{title}: done in {self.done[-1].seconds:.1f} s")
 
     def say(self, line: str) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsk.base import folders
-from rsk.course.kernel import RUN_DIR_VARIABLE, START_S, Kernel, started
+from rsk.course.jupyter_kernel import RUN_DIR_VARIABLE, START_S, Kernel, started
 from rsk.course.parameters import declared_parameters, match_parameters
-from rsk.course.progress import Part, Progress
+from rsk.course.progress import Progress, Stage
 from rsk.export.document import MIME
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def run_course(
     ready: Callable[[], object] | None = None,
     more: Callable[[Path], list[Path]] | None = None,
     console: Console | None = None,
-) -> list[Part]:
+) -> list[Stage]:
     """Run the notebooks in order, export the report, and print where it is and what took how long.
 
     Args:
@@ -229,7 +229,7 @@ def run_course(
         console: where progress is printed.
 
     Returns:
-        The parts of the run with their times.
+        The stages of the run with their times.
 
     Raises:
         ValueError: an unknown notebook or parameter, or a value of the wrong type or out of range.
@@ -265,23 +265,23 @@ def run_course(
         with _alone(folder), started(folder) as kernel:
             (folder / "results").mkdir(exist_ok=True)
             for path in chosen:
-                with progress.part(path.stem) as on_cell:
+                with progress.stage(path.stem) as on_cell:
                     given = matched[path.stem]
                     executed.append(run_notebook(path, folder, given, on_cell, kernel))
             kernel.stop()
             if export:
-                with progress.part("export"):
+                with progress.stage("export"):
                     written += _export(folder)
                     written += more(folder) if more is not None else []
     except KeyboardInterrupt:
         progress.say(
-            f"Interrupted after {len(progress.done)} of {progress.parts} parts. What they made, "
+            f"Interrupted after {len(progress.done)} of {progress.stages} stages. What they made, "
             f"and what earlier runs made of the others, is in {folder}"
         )
         raise
     failures = [f"{path.name}: {line}" for path in executed for line in undone(path)]
     ending = "All done" if not failures else "Not all was done"
-    progress.say(f"{ending} in {sum(part.seconds for part in progress.done):.0f} s:")
+    progress.say(f"{ending} in {sum(stage.seconds for stage in progress.done):.0f} s:")
     for path in [folder / "notebooks", *written]:
         progress.say(f"  {path}")
     for line in left_out:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import secrets
 import sys
 from collections import Counter
@@ -24,6 +25,7 @@ from rsk.decode.loading import (
     load_pair,
     missing,
     parameters,
+    shipped_draft,
     shipped_pair,
 )
 from rsk.decode.loop import speculative_generate
@@ -59,7 +61,8 @@ def run(
         prompt: a text; by default the first of the shipped prompts.
         target: folder, hub id or the name of a public model; by default the shipped target with
             the shipped draft.
-        draft: folder or hub id, or "ngram"; by default "ngram" when a target is named.
+        draft: folder or hub id, or "ngram"; by default the one that ships for the target, or
+            "ngram".
         spec_len: K, draft tokens per step, or "auto".
         lookup: prompt lookup where it finds something, the draft elsewhere.
         max_new_tokens: at most so many new tokens.
@@ -82,6 +85,8 @@ def run(
 
     if prompt is None:
         prompt = shipped_prompts()[0]["text"]
+    if isinstance(spec_len, str) and spec_len.isdecimal():
+        spec_len = int(spec_len)
     if seed is None:
         seed = secrets.randbits(31)
     console = Console(highlight=False, no_color=plain or None, soft_wrap=True)
@@ -167,9 +172,9 @@ def _offer(name: str) -> None:
 
 def _sources(target: str | None, draft: str | None) -> tuple[str, str]:
     if target is None:
-        shipped_target, shipped_draft = map(str, shipped_pair())
-        return shipped_target, draft or shipped_draft
-    return target, draft or NGRAM
+        small_target, small_draft = map(str, shipped_pair())
+        return small_target, draft or small_draft
+    return target, draft or os.fspath(shipped_draft(target) or NGRAM)
 
 
 @contextmanager

@@ -15,8 +15,10 @@ from urllib.request import getproxies
 import torch
 
 from rsk.base.machine import pinned_threads
+from rsk.decode import borrowing_draft
 from rsk.decode.arguments import shown
 from rsk.decode.errors import LoadError
+from rsk.decode.packing import PackedLinear, can_pack, pack
 from rsk.decode.public_models import PUBLIC_MODELS, folder, is_fetched
 
 if TYPE_CHECKING:
@@ -47,6 +49,15 @@ def shipped_pair() -> tuple[Path, Path]:
     return data_dir() / "models" / "target", data_dir() / "models" / "draft"
 
 
+def shipped_draft(target: str | os.PathLike[str]) -> Path | None:
+    """Folder of the draft that comes with rsk for a public model, if there is one."""
+    from rsk.base.folders import data_dir
+
+    name = os.fspath(target)
+    folder = data_dir() / "models" / f"{name}-draft"
+    return folder if name in PUBLIC_MODELS and borrowing_draft.is_one(folder) else None
+
+
 def load_pair(
     target: str | os.PathLike[str],
     draft: str | os.PathLike[str] | None,
@@ -63,7 +74,8 @@ def load_pair(
         target: folder or hub id, or the name of a public model that ``rsk fetch`` fetched.
         draft: the same, or "ngram" or ``None``, which are passed on.
         device: "auto" is the GPU if there is one, else the CPU.
-        dtype: of the weights; by default float32 on a CPU, as stored (usually 16 bits) on a GPU.
+        dtype: of the weights; by default as stored (usually 16 bits) on a GPU, and float32 on a
+            CPU, where a large model's weights are packed (:mod:`rsk.decode.packing`).
 
     Raises:
         LoadError: not found, not reachable, not safetensors, or not a model transformers knows.
@@ -77,12 +89,17 @@ def load_pair(
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: 'cuda' was asked for, but PyTorch finds no GPU; use 'cpu'")
     tokenizer = load_tokenizer(target)
+    borrows = draft is not None and draft != NGRAM and borrowing_draft.is_one(draft)
     has_model = draft is not None and draft != NGRAM
-    if has_model:  # before any weights are read
+    if has_model and not borrows:  # before any weights are read
         _check_tokenizers(tokenizer, load_tokenizer(cast("str", draft)))
     target_model = load_model(target, device=device, dtype=dtype)
+    if dtype is None and parameters(target_model) >= SMALL_MODEL and can_pack(target_model):
+        pack(target_model)
     if not has_model:
         return Pair(target_model, None if draft is None else NGRAM, tokenizer)
+    if borrows:
+        return Pair(target_model, borrowing_draft.load(cast("str", draft), target_model), tokenizer)
     draft_model = load_model(cast("str", draft), device=device, dtype=dtype)
     check_models(target_model, draft_model)
     return Pair(target_model, draft_model, tokenizer)
@@ -108,7 +125,8 @@ def resolved(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
 
 def parameters(model: PreTrainedModel) -> int:
     """Number of a model's parameters; those that two layers share are counted once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    packed = sum(each.numel for each in model.modules() if isinstance(each, PackedLinear))
+    return packed + sum(parameter.numel() for parameter in model.parameters())
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rsk.base import folders
+from rsk.base import folders, fonts
 from rsk.export import pandoc
 from rsk.export.document import (
     Banner,
@@ -282,6 +282,8 @@ def _compile(
     import typst
 
     system_fonts = False
+    family = document.words["font"]
+    found = [str(fonts.find(family)[0].parent)] if family else []
     with tempfile.TemporaryDirectory(prefix="rsk-report-") as name:
         folder = Path(name)
         (folder / "words.typ").write_text(_words(document.words), encoding="utf-8")
@@ -297,6 +299,7 @@ def _compile(
                     root=str(folder),
                     # Typst's own fonts: the same pages on every machine.
                     ignore_system_fonts=not system_fonts,
+                    font_paths=found,
                     **options,
                 )
             except typst.TypstError as error:

@@ -30,7 +30,7 @@ def write_slides(talk: Talk) -> tuple[bytes, list[bytes]]:
             continue
         rewrite = _rewriter(talk, part, files)
         section = pandoc.plain(part.section.title).strip()
-        opening = f"#title-slide({part.number}, [#none;"
+        opening = f"#title-slide({part.number}, {pdf.string(talk.presenter)}, [#none;"
         if part.level > 1:
             opens = str(section not in opened).lower()
             opened.append(section)
@@ -74,7 +74,14 @@ def write_script(talk: Talk, previews: Sequence[bytes]) -> bytes:
             end = clock + part.minutes
             arguments = f'{part.number}, "{part.minutes:g}", {_clock(clock)}, {_clock(end)}'
             head = [raw("typst", f"#spoken({arguments}, [#none;"), *title, raw("typst", "])[")]
-            blocks += [block(head), *pandoc.walk(part.notes, rewrite), raw_block("typst", "]")]
+            blocks += [block(head), *pandoc.walk(part.notes, rewrite)]
+            for node in pandoc.find(part.body, "Div"):
+                if node["c"][0][1] == ["figure"]:
+                    _, caption = talk.drawn[dict(node["c"][0][2])["name"]]
+                    words = pandoc.walk(caption, rewrite)
+                    call = raw("typst", "#conditions[#none;"), *words, raw("typst", "]")
+                    blocks.append(block([*call]))
+            blocks.append(raw_block("typst", "]"))
             clock = end
         elif part.level == 2:
             minutes = f"{part.minutes:g}" if part.minutes is not None else ""
@@ -94,6 +101,7 @@ def _opening(talk: Talk, template: str) -> list[Node]:
         f"title: {pdf.string(talk.document.plain_title)}",
         f"date: {pdf.string(talk.document.date)}",
         f"minutes: {pdf.string(f'{minutes:g}')}",
+        f"presenter: {pdf.string(talk.presenter)}",
     ]
     name = Path(template).stem
     return [
@@ -116,7 +124,7 @@ def _rewriter(
     def change(node: Node) -> Node | list[Node] | None:
         match node:
             case {"t": "Div", "c": [[_, ["figure"], attributes], _]}:
-                return _picture(talk, dict(attributes), files, usual)
+                return _picture(talk, dict(attributes), files)
             case {"t": "Div", "c": [[_, ["source"], [[_, where]]], inner]}:
                 return [*inner, raw_block("typst", f"#where({pdf.string(where)})")]
             case {"t": "Div", "c": [[_, ["column"], _], _]}:
@@ -137,21 +145,15 @@ def _rewriter(
     return change
 
 
-def _picture(
-    talk: Talk,
-    attributes: Mapping[str, str],
-    files: pdf.Files,
-    rewrite: Callable[[Node], Node | list[Node] | None],
-) -> Node:
+def _picture(talk: Talk, attributes: Mapping[str, str], files: pdf.Files) -> Node:
     name = attributes["name"]
-    drawn, caption = talk.drawn[name]
+    drawn, _ = talk.drawn[name]
     files[f"{name}.svg"] = drawn.svg
     width, height = drawn.size
     arguments = [pdf.string(f"{name}.svg"), pdf.string(drawn.alt), f"{width / height:.6g}"]
     if attributes["height"]:
         arguments.append(f"height: {attributes['height']}cm")
-    opening = raw("typst", f"#picture({', '.join(arguments)})[#none;")
-    return block([opening, *pandoc.walk(caption, rewrite), raw("typst", "]")])
+    return raw_block("typst", f"#picture({', '.join(arguments)})")
 
 
 def _side_by_side(place: Place, columns: list[Node]) -> list[Node]:

@@ -8,7 +8,7 @@ The file is written as for pandoc's slide shows::
 
     ### What was found {minutes=1}            a slide: its title, and below it what it shows
 
-    ![](figure:speed-up)                      a figure, with its caption; {height=8} in centimetres
+    ![](figure:speed-up)                      a figure, its caption in the script; {height=8} in cm
     ![](source:rsk/sampler/baseline.py){first="for k" last="n += 1"}       lines of a source file
     ![](tokens:text)                          generated text, each run marked with its kind
 
@@ -39,6 +39,11 @@ from rsk.export import markdown, pandoc, references
 from rsk.export.document import Cell, Document, ExportError, Text
 from rsk.export.pandoc import Node, block
 
+MOST_LINES = 12
+"""Of code on a slide; more are not read."""
+WORDS_A_MINUTE, CHARACTERS_A_MINUTE = 140, 220
+"""Of a calm speaker, in English and in Chinese."""
+_CHINESE = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 MARKDOWN = pandoc.MARKDOWN + "+attributes+fenced_divs+smart"
 
 
@@ -65,6 +70,8 @@ class Material:
     epoch: int
     """Date of what the talk says, in seconds."""
     language: str = templates.LANGUAGE
+    presenter: str = ""
+    """Who gives the talk; shown on the title slide."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,7 @@ class Talk:
     """Figures by name, with their captions."""
     texts: dict[str, list[tuple[str, str]]]
     """Generated texts by name, in runs."""
+    presenter: str = ""
 
     @property
     def slides(self) -> list[Part]:
@@ -112,6 +120,18 @@ class Talk:
     def sections(self) -> list[Part]:
         """What the slides are grouped into."""
         return _sections(self.parts)
+
+    def spoken_minutes(self, part: Part) -> float | None:
+        """How long its notes take to be read aloud; ``None`` if they are steps of a live demo.
+
+        At :data:`WORDS_A_MINUTE` words and :data:`CHARACTERS_A_MINUTE` Chinese characters.
+        """
+        if any(pandoc.find(part.notes, "Table")):
+            return None
+        text = self.document.plain(part.notes)
+        chinese = len(_CHINESE.findall(text))
+        others = len(re.findall(r"\w[\w.,'’-]*", _CHINESE.sub(" ", text)))
+        return chinese / CHARACTERS_A_MINUTE + others / WORDS_A_MINUTE
 
 
 def _sections(parts: Sequence[Part]) -> list[Part]:
@@ -172,7 +192,7 @@ def read(path: Path, material: Material) -> Talk:
         tree = [block(part.title), *part.body, *part.notes, *captions]
         document.items.append((part.place, Text(tree)))
     references.convert_formulas(document)
-    return Talk(document, parts, drawn, reader.texts)
+    return Talk(document, parts, drawn, reader.texts, material.presenter)
 
 
 def _pieces(name: str, text: str) -> Iterator[tuple[Place, str]]:
@@ -275,6 +295,9 @@ class _Reader:
         )
         if end is None:
             raise place.error(f"{name} has no line with {about.get('last')!r} after {start + 1}")
+        if end - start >= MOST_LINES:
+            count = end - start + 1
+            raise place.error(f"{name}: {count} lines; a slide shows at most {MOST_LINES} of code")
         code = excerpt.dedented(lines[start : end + 1])
         span = f"lines {start + 1} to {end + 1}" if end > start else f"line {start + 1}"
         where = f"{excerpt.shown_name(path)}, {span}"

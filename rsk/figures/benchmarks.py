@@ -274,20 +274,21 @@ def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
         rows = range(len(steps))
         for row, one in zip(rows, steps, strict=True):
             time = one.device
-            ax.barh(
-                row,
+            ax.errorbar(  # a dot: the length of a bar says nothing on this axis
                 time.median,
+                row,
                 color=plotting.style(one.implementation)["color"],
                 xerr=[[time.median - time.least], [time.most - time.median]],
                 ecolor="#888888",
-                height=0.62,
+                fmt="o",
+                markersize=9,
             )
             text = f" {duration(time.median)}"
             if one.roof_share is not None:
                 text += f", {share(one.roof_share)} of the roof"
             if time.clock != fastest.device.clock:
                 text += f", {CLOCKS[time.clock]}"
-            ax.text(time.most, row, text, va="center", fontsize=9)
+            ax.text(1.6 * time.most, row, text, va="center", fontsize=9)
         low, high = fastest.device.least, max(one.device.most for one in steps)
         if not fastest.roof.busy:
             low = fastest.roof.median
@@ -361,14 +362,16 @@ def operation_counts(benchmark: Benchmark, batch_size: int | None = None) -> Pic
             values = [number(count) for count in here]
             colors = [plotting.style(count.implementation)["color"] for count in here]
             rows = range(len(here))
-            ax.barh(rows, values, color=colors, height=0.62)
+            ax.scatter(values, rows, color=colors, s=60, zorder=3)
             for row, value in zip(rows, values, strict=True):
-                ax.text(max(value, 0.6), row, f" {value:,}", va="center", fontsize=9)
+                ax.text(max(1.4 * value, 0.25), row, f" {value:,}", va="center", fontsize=9)
             ax.set_xscale("symlog", linthresh=1)
-            ax.set_xlim(0, max(10, *values) * 8)
+            ax.set_xlim(-0.2, max(10, *values) * 12)
             ax.set_yticks(list(rows), [count.implementation for count in here])
             ax.set_xlabel(heading, fontsize=9)
-            ax.set_xticks([])  # the numbers are beside the bars
+            tens = [0, *(10**power for power in range(0, len(str(max(values))) + 1, 2))]
+            ax.set_xticks(tens, [f"{ten:,}" for ten in tens])
+            ax.grid(visible=True, axis="x")
             ax.xaxis.set_minor_locator(plotting.no_ticks())
             sns.despine(ax=ax)
         fig.axes[0].invert_yaxis()

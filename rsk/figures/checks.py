@@ -23,7 +23,7 @@ _LAW, _WRONG, _RIGHT = "#b0b0b0", "#d55e00", "#0072b2"
 
 def deviations(
     verdict: Verdict,
-    part: str | None = None,
+    aspect: str | None = None,
     *,
     kind: str | None = None,
     case: str | None = None,
@@ -33,17 +33,17 @@ def deviations(
 
     Args:
         verdict: of :func:`rsk.check.examine`.
-        part: such as ``"recovered token at position 0"``; by default the part that gave the sampler
-            away, or the joint distribution of one that is right.
+        aspect: such as ``"recovered token at position 0"``; by default the one that gave the
+            sampler away, or the joint distribution of one that is right.
         kind: the kind of request.
         case: the case.
         label: of the figure.
 
     Raises:
-        KeyError: no such part, kind or case; the message lists what there is.
+        KeyError: no such aspect, kind or case; the message lists what there is.
     """
-    chosen = verdict.culprit if part is None and kind is None and case is None else None
-    found = chosen or verdict.find(part or "joint distribution", kind, case)
+    chosen = verdict.culprit if aspect is None and kind is None and case is None else None
+    found = chosen or verdict.find(aspect or "joint distribution", kind, case)
     data = _table(found)
     data = data[data["expected"] + data["observed"] > 0].head(MOST_BARS).sort_index()
     at = range(len(data))
@@ -62,7 +62,7 @@ def deviations(
             label="observed",
         )
         ax.set_xticks(list(at), data["value"], rotation=90 if len(data) > 10 else 0)
-        ax.set_xlabel("tokens" if found.part != "accepted length" else "accepted draft tokens")
+        ax.set_xlabel("tokens" if found.aspect != "accepted length" else "accepted draft tokens")
         ax.set_ylabel("share")
         ax.grid(visible=False, axis="x")
     values = {

@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rsk.base import templates
+from rsk.base import fonts, templates
 from rsk.base.numbers import duration, run_range
 from rsk.base.templates import Exhibit
 from rsk.measure import comparison, peers
@@ -94,6 +94,7 @@ def exhibit(picture: Picture, language: str = templates.LANGUAGE) -> Exhibit:
 
 def png(fig: Figure) -> str:
     """A figure as PNG, in base64."""
+    _with_glyphs(fig)
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=PNG_DPI, bbox_inches="tight", metadata={"Software": None})
     return base64.b64encode(buffer.getvalue()).decode()
@@ -103,6 +104,7 @@ def svg(fig: Figure) -> tuple[str, tuple[float, float]]:
     """A figure as SVG, the same bytes every time, and its width and height in points."""
     import matplotlib as mpl
 
+    _with_glyphs(fig)
     buffer = io.StringIO()
     # Text as outlines: the same picture in every reader. A fixed salt and no date: the same bytes.
     with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "rsk"}):
@@ -153,8 +155,38 @@ def axes(height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
 def entitle(fig: Figure, title: str) -> None:
     """Put a sentence above a figure, on as many lines as it needs."""
     title = title.replace(" = ", "\u00a0=\u00a0")  # never broken at the equals sign
-    wrapped = "\n".join(textwrap.wrap(title, TITLE_WIDTH))
+    wrapped = "\n".join(_wrapped(title))
     fig.suptitle(wrapped, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+
+
+def _wrapped(title: str) -> list[str]:
+    """Lines of a title: Chinese letters are two wide, and a line may end after any of them."""
+    if not fonts.is_needed(title):
+        return textwrap.wrap(title, TITLE_WIDTH)
+    lines, width = [""], 0
+    for piece in re.findall(r"[\x21-\x7e]+\s*|.", title):
+        wide = 2 * len(piece) if fonts.is_needed(piece) else len(piece)
+        if width + wide > TITLE_WIDTH and piece not in "，。；：、）」":
+            lines, width = [*lines, ""], 0
+        lines[-1] += piece
+        width += wide
+    return lines
+
+
+def _with_glyphs(fig: Figure) -> None:
+    """Let texts with letters that matplotlib's own font lacks be drawn with one that has them.
+
+    Raises:
+        FontError: it is missing.
+    """
+    from matplotlib.font_manager import fontManager
+    from matplotlib.text import Text
+
+    for text in fig.findobj(Text):
+        if fonts.is_needed(text.get_text()):
+            if fonts.CHINESE not in fontManager.get_font_names():
+                fontManager.addfont(fonts.face())
+            text.set(fontfamily=["DejaVu Sans", fonts.CHINESE], fontweight="normal")
 
 
 def ticks(ax: Axes, values: Sequence[int]) -> None:

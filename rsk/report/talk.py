@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,12 +46,13 @@ PROMPT, SEED, NEW_TOKENS = "def read(self, size=-1):", 7, 80
 """Of the text that the two models write; the command in the demo is given the same."""
 
 
-def write(folder: Path, language: str = LANGUAGE) -> list[Path]:
+def write(folder: Path, language: str = LANGUAGE, presenter: str = "") -> list[Path]:
     """Write ``slides.pdf`` and ``script.pdf``.
 
     Args:
         folder: where to.
         language: of the words.
+        presenter: who gives the talk; shown on the title slide.
 
     Raises:
         RecordError: a record is missing, damaged, or may not be published; names it.
@@ -59,7 +61,8 @@ def write(folder: Path, language: str = LANGUAGE) -> list[Path]:
             the line. Older files are left as they were.
     """
     source = templates.folder(language) / SOURCE
-    return export.export_talk(source, material(measurements.gather(), language), folder)
+    made = replace(material(measurements.gather(), language), presenter=presenter)
+    return export.export_talk(source, made, folder)
 
 
 def material(found: Measurements, language: str = LANGUAGE) -> Material:

@@ -24,7 +24,7 @@ def find_compiler() -> list[str] | None:
     """
     if chosen := os.environ.get("CXX"):
         # A path with a space in it is one word, if there is such a file.
-        words = [chosen] if shutil.which(chosen) or sys.platform == "win32" else _words(chosen)
+        words = [chosen] if shutil.which(chosen) or sys.platform == "win32" else _split(chosen)
         paths = [shutil.which(word) for word in words[:1]]
         return [paths[0], *words[1:]] if paths and paths[0] else None
     usual = ("cl",) if sys.platform == "win32" else ("c++", "g++", "clang++")
@@ -43,7 +43,7 @@ def host_compiler() -> list[str]:
     raise BuildError(f"{wanted} was not found; 'rsk doctor' says what to install")
 
 
-def _words(command: str) -> list[str]:
+def _split(command: str) -> list[str]:
     try:
         return shlex.split(command)
     except ValueError:  # a quotation mark without its other half

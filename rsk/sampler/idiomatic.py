@@ -1,7 +1,7 @@
 """A rejection sampler as most PyTorch code writes it: floats, and random numbers of the device.
 
 A yardstick, not a backend: what do exact and reproducible tokens cost? It promises that its output
-follows the target's distribution, as closely as sums of float32 numbers do, which is what
+follows the target's distribution, as closely as rounded numbers do, which is what
 :func:`rsk.check.assert_lossless` tests. It promises nothing else that :func:`rsk.rejection_sample`
 does: no seed of a request's own (one generator serves the whole batch, so a request's tokens depend
 on the batch around it and on the device), no position, no invalid requests (NaN gives any token),
@@ -38,22 +38,31 @@ def rejection_sample(
     drafted = drafts.clamp(min=0)[:, :, None]
     p = target_probs[:, :spec_len].gather(2, drafted).squeeze(2)
     q = 1.0 if draft_probs is None else draft_probs.gather(2, drafted).squeeze(2)
-    coins = torch.empty(p.shape, device=p.device).uniform_(generator=generator)
+    coins = torch.rand(p.shape, generator=generator, device=p.device)
     accepted = (coins * q < p) & (drafts >= 0)
     n = accepted.cumprod(1).sum(1, keepdim=True)
 
     # After a rejection from the residual; at the end of a draft, where the -1 is, from p.
-    row = n[:, :, None].expand(-1, -1, target_probs.shape[2])
-    weights = target_probs.gather(1, row).squeeze(1).float()
+    requests = torch.arange(len(n), device=n.device)[:, None]
+    weights = target_probs[requests, n].squeeze(1).float()
     rejected = tokens.gather(1, n)
     if draft_probs is None:
         weights.scatter_add_(1, rejected.clamp(min=0), -(rejected >= 0).float())
     elif spec_len > 0:
-        q_row = draft_probs.gather(1, row.clamp(max=spec_len - 1)).squeeze(1)
-        weights = weights - q_row * (rejected >= 0)
-    # The smallest of exponential times with these rates is that of each with its probability.
-    times = torch.empty_like(weights).exponential_(generator=generator)
-    token = (weights.clamp_(min=0) / times).argmax(1, keepdim=True)
-    tokens.scatter_(1, n, token)
+        q_row = draft_probs[requests, n.clamp(max=spec_len - 1)].squeeze(1)
+        weights -= q_row * (rejected >= 0)
+    tokens.scatter_(1, n, draw(weights.clamp_(min=0), generator))
     column = torch.arange(spec_len + 1, device=n.device)
     return tokens.masked_fill_(column > n, -1), n.squeeze(1)
+
+
+def draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw one index, int64 [B, 1], per row of weights [B, V], in proportion to them."""
+    if weights.is_cuda:
+        # The smallest of exponential times with these rates is that of each with its probability.
+        times = torch.empty_like(weights).exponential_(generator=generator)
+        return weights.div_(times).argmax(1, keepdim=True)
+    # On a CPU, PyTorch makes one random number after the other: so one a row.
+    sums = weights.cumsum(1, dtype=torch.float64)
+    u = torch.rand(len(sums), 1, generator=generator, dtype=sums.dtype)
+    return torch.searchsorted(sums, u * sums[:, -1:], right=True).clamp_(max=weights.shape[1] - 1)

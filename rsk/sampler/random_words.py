@@ -46,10 +46,14 @@ def word(seed: int, t: int, stream: int) -> int:
     return _mix((key + GAMMA * (4 * t + stream + 1)) & _MASK)
 
 
-def _mix_tensor(x: Tensor) -> Tensor:
+def _mix_tensor(x: Tensor, upper: int = 64) -> Tensor:
+    """The ``upper`` bits of :func:`_mix` of each element."""
     for shift, factor in _MIX:
         x = _shift_right(x, shift).bitwise_xor_(x).mul_(_signed(factor))
-    return _shift_right(x, _LAST_SHIFT).bitwise_xor_(x)
+    if upper == 64:
+        return _shift_right(x, _LAST_SHIFT).bitwise_xor_(x)
+    x = _shift_right(x, 64 - upper)  # the lowest bits reach no other; the rest has no sign
+    return (x >> _LAST_SHIFT).bitwise_xor_(x)
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
@@ -90,7 +94,7 @@ def numbers(seed: int | Tensor, position: int | Tensor, requests: Tensor, steps:
         steps = torch.add(steps, position[:, None], alpha=4)
     elif position != 0:
         steps = steps + _signed(4 * position)
-    return _shift_right(_compute(state, steps), 2)
+    return _compute(state, steps, upper=62)
 
 
 def per_request(value: int | Tensor, batch_size: int, device: torch.device, step: int) -> Tensor:
@@ -100,27 +104,31 @@ def per_request(value: int | Tensor, batch_size: int, device: torch.device, step
     return torch.arange(batch_size, device=device) * step + value
 
 
-def _compute(state: Tensor, counter: Tensor) -> Tensor:
-    """Words ``counter`` of the sequences whose keys come from ``state``, the seed plus gamma."""
+def _compute(state: Tensor, counter: Tensor, upper: int = 64) -> Tensor:
+    """Words ``counter`` of the sequences whose keys come from ``state``, the seed plus gamma.
+
+    Of each, the ``upper`` bits.
+    """
     # Products that wrap are the point here, and eager PyTorch wraps them, as Triton does. On a CPU,
     # torch.compile makes C++ of them where overflow is undefined, and gets wrong bits; so there it
     # is kept out.
     if torch.compiler.is_compiling() and state.device.type == "cpu":
-        return _opaque_words(state, counter)
-    return _eager_words(state, counter)
+        return _opaque_words(state, counter, upper)
+    return _eager_words(state, counter, upper)
 
 
-def _eager_words(state: Tensor, counter: Tensor) -> Tensor:
-    return _mix_tensor(torch.add(_mix_tensor(state), counter, alpha=_signed(GAMMA)))
+def _eager_words(state: Tensor, counter: Tensor, upper: int) -> Tensor:
+    key = _mix_tensor(state)
+    return _mix_tensor(torch.add(key, counter, alpha=_signed(GAMMA)), upper)
 
 
 @torch.library.custom_op("rsk::words", mutates_args=())
-def _opaque_words(state: Tensor, counter: Tensor) -> Tensor:
-    return _eager_words(state, counter)
+def _opaque_words(state: Tensor, counter: Tensor, upper: int) -> Tensor:
+    return _eager_words(state, counter, upper)
 
 
 @_opaque_words.register_fake
-def _(state: Tensor, counter: Tensor) -> Tensor:
+def _(state: Tensor, counter: Tensor, upper: int) -> Tensor:
     return counter.new_empty(torch.broadcast_shapes(state.shape, counter.shape))
 
 

@@ -60,10 +60,10 @@ from rsk.sampler.arguments import (
 )
 from rsk.sampler.build import BuildError
 from rsk.sampler.channel import Channel, channel_of
-from rsk.sampler.fused_slices import Kernels
 from rsk.sampler.logits import check_laws
 from rsk.sampler.random_words import DRAFT, SAMPLE
-from rsk.sampler.sharded_call import Call, Hands, Operators, run
+from rsk.sampler.sharded_call import Hands, Operators, ShardedCall, run
+from rsk.sampler.sharded_kernels import Kernels
 
 
 def rejection_sample(
@@ -110,7 +110,7 @@ def rejection_sample(
         seed, position = check_seed_and_position(seed, position, draft_tokens)
         hands = _choose(backend, draft_tokens.device, channel)
     arguments = draft_tokens, draft_probs, target_probs, seed, position, SAMPLE
-    call = Call("rejection_sample", *arguments)
+    call = ShardedCall("rejection_sample", *arguments)
     samples = RejectionSamples(*run(call, hands(call, channel), channel, look=validate)[:2])
     if validate:
         raise_if_invalid(samples.num_accepted, UNREADABLE_PROBABILITIES)
@@ -144,7 +144,7 @@ def sample(
         seed, position = check_seed_and_position(seed, position, probs)
         hands = _choose(backend, probs.device, channel)
     no_drafts = torch.empty((len(probs), 0), dtype=torch.int64, device=probs.device)
-    call = Call("sample", no_drafts, None, probs.unsqueeze(1), seed, position, DRAFT)
+    call = ShardedCall("sample", no_drafts, None, probs.unsqueeze(1), seed, position, DRAFT)
     tokens = run(call, hands(call, channel), channel, look=validate)[0].squeeze(1)
     if validate:
         raise_if_invalid(tokens, UNREADABLE_PROBABILITIES)
@@ -193,7 +193,7 @@ def rejection_sample_from_logits(
         hands = _choose(backend, draft_tokens.device, channel)
     arguments = draft_tokens, draft_logits, target_logits, seed, position, SAMPLE
     laws = None if draft_laws is None else draft_laws.contiguous()
-    call = Call("rejection_sample_from_logits", *arguments, filters, laws)
+    call = ShardedCall("rejection_sample_from_logits", *arguments, filters, laws)
     samples = RejectionSamples(*run(call, hands(call, channel), channel, look=validate)[:2])
     if validate:
         raise_if_invalid(samples.num_accepted, UNREADABLE_LOGITS)
@@ -235,7 +235,7 @@ def sample_from_logits(
         hands = _choose(backend, logits.device, channel)
     no_drafts = torch.empty((len(logits), 0), dtype=torch.int64, device=logits.device)
     rows = logits.unsqueeze(1)
-    call = Call("sample_from_logits", no_drafts, None, rows, seed, position, DRAFT, filters)
+    call = ShardedCall("sample_from_logits", no_drafts, None, rows, seed, position, DRAFT, filters)
     tokens, _, laws = run(call, hands(call, channel), channel, look=False)
     assert laws is not None
     return (tokens.squeeze(1), laws.squeeze(1)) if return_laws else tokens.squeeze(1)
@@ -270,7 +270,7 @@ def _failing_everywhere(channel: Channel, *arguments: object) -> Iterator[None]:
 
 def _choose(
     backend: str, device: torch.device, channel: Channel
-) -> Callable[[Call, Channel], Hands]:
+) -> Callable[[ShardedCall, Channel], Hands]:
     """Who computes a rank's part.
 
     Raises:

@@ -20,7 +20,7 @@ Gather = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Call:
+class ShardedCall:
     """The arguments of a call on one rank, checked; with ``filters`` the rows are logits."""
 
     function: str
@@ -140,7 +140,7 @@ class Hands(Protocol):
 
 @torch.no_grad()
 def run(
-    call: Call, hands: Hands, channel: Channel, *, look: bool
+    call: ShardedCall, hands: Hands, channel: Channel, *, look: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Tokens [B, K+1], num_accepted [B], and the laws [B, K+1, 4] of the target's logits."""
     device = call.draft_tokens.device
@@ -160,7 +160,7 @@ def run(
 class Operators:
     """PyTorch's operators, on any device."""
 
-    def __init__(self, call: Call, channel: Channel) -> None:
+    def __init__(self, call: ShardedCall, channel: Channel) -> None:
         self.call, self.channel = call, channel
         self.laws: Tensor | None = None
         self.draft_laws = call.draft_laws

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rsk.sampler.random_words import coins, words
-from rsk.sampler.vectorized import FIXED_POINT_UNIT, scale_62
+from rsk.sampler.row_law import UNIT
+from rsk.sampler.vectorized import scale_62
 
 REJECTED, INVALID, ENDED = range(3)
 """Why the walk over a request's drafts ends."""
@@ -186,4 +187,4 @@ def result(drafts: Tensor, decision: Decision, token: Tensor) -> tuple[Tensor, T
 
 def fixed_point(weights: Tensor) -> Tensor:
     """floor(w * 2^42) of weights in [0, 1], to which the others are clamped; int64."""
-    return (weights.clamp(0, 1) / FIXED_POINT_UNIT).long()
+    return (weights.clamp(0, 1) * UNIT).long()

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rsk.sampler.random_words import DRAFT, SAMPLE, STREAMS, numbers
+from rsk.sampler.row_law import UNIT
 
-FIXED_POINT_UNIT = 2.0**-42
+FIXED_POINT_UNIT = 1 / UNIT
 COIN_UNIT = 2.0**-29
 
 BLOCK = 128
@@ -109,11 +110,13 @@ def decide(
             q = draft.select(requests, n - spec_len, vocab_size)  # row 0 if all were accepted
             flaw = torch.where(rejected, torch.maximum(flaw, extreme(q)), flaw)
             residual = torch.sub(p, q, out=q)
+            del q
         else:
             of_draft = last.clamp(0, vocab_size - 1).unsqueeze(2)
             residual = p.scatter(2, of_draft, p.gather(2, of_draft) - 1)
         rejected &= residual.amax(2) >= FIXED_POINT_UNIT  # p and q are equal: sample from p
         p = torch.where(rejected[:, :, None], residual, p, out=p)
+        del residual  # its memory is used again for what comes
     token, total = draw(p, random[:, SAMPLE::STREAMS].gather(1, n))
     valid &= total > flaw * 0  # NaN where the rows that were read hold NaN or infinity
 

@@ -18,7 +18,7 @@ from scipy import stats
 import rsk
 from rsk import check
 from rsk.check import __main__ as command
-from rsk.check import evidence
+from rsk.check import sequential_test
 from rsk.check.calls import Call
 from rsk.check.cases import Case, Outcomes, long_draft, searched_coins, small_vocabulary
 from rsk.check.correct import Correct
@@ -83,17 +83,17 @@ def test_parts_of_the_law():
     outcomes = Outcomes(case)
     for r, length in enumerate(case.draft_len):
         q, p = case.draft_probs[r].double(), case.target_probs[r].double()
-        parts = {part.name: part for part in outcomes.parts(r)}
+        aspects = {aspect.name: aspect for aspect in outcomes.aspects(r)}
         accept = torch.minimum(p[:length], q[:length]).sum(1)
         closed = [float(accept[:n].prod() * (1 - accept[n])) for n in range(length)]
         closed.append(float(accept.prod()))
-        lengths = parts["accepted length"].law.tolist()
+        lengths = aspects["accepted length"].law.tolist()
         assert lengths[: length + 1] == pytest.approx(closed) and not any(lengths[length + 1 :])
         for k in range(length):  # the theorem: what is emitted follows the target
-            token = parts[f"token at position {k}"].law
+            token = aspects[f"token at position {k}"].law
             assert float(token.sum()) == 0 or token.tolist() == pytest.approx(p[k].tolist())
         if closed[-1]:
-            assert parts["bonus token"].law.tolist() == pytest.approx(p[length].tolist())
+            assert aspects["bonus token"].law.tolist() == pytest.approx(p[length].tolist())
 
 
 def test_a_large_vocabulary_shares_bins():
@@ -103,7 +103,7 @@ def test_a_large_vocabulary_shares_bins():
     outcomes = Outcomes(case)
     assert 2 < outcomes.num_bins < 8 and len(outcomes.cells) <= 1024
     assert float(outcomes.law.sum()) == pytest.approx(1)
-    first = next(x for x in outcomes.parts(0) if x.name == "token at position 0")
+    first = next(x for x in outcomes.aspects(0) if x.name == "token at position 0")
     binned = torch.zeros(outcomes.num_bins).index_add_(0, case.bins, p[0])
     assert first.law.tolist() == pytest.approx(binned.tolist(), abs=1e-6)
     assert check.assert_lossless(fused, cases=[case], bias=0.1).lossless
@@ -134,22 +134,24 @@ def test_the_evidence_is_a_martingale_under_the_law():
     rng = np.random.default_rng(0)
     for total in (0, 1, 7, 300):
         counts = multinomial(rng, total, law, 3)
-        now = evidence.log_evidence(counts, law, 0.05).exp()
+        now = sequential_test.log_evidence(counts, law, 0.05).exp()
         later = sum(
-            law[i] * evidence.log_evidence(counts + torch.eye(5)[i], law, 0.05).exp()
+            law[i] * sequential_test.log_evidence(counts + torch.eye(5)[i], law, 0.05).exp()
             for i in range(4)
         )
         assert torch.allclose(now, later, rtol=1e-9)
-    assert evidence.log_evidence(torch.zeros(5).double(), law, 0.05).item() == pytest.approx(0)
+    assert sequential_test.log_evidence(torch.zeros(5).double(), law, 0.05).item() == pytest.approx(
+        0
+    )
     impossible = torch.tensor([5.0, 3, 1, 0, 1]).double()
-    assert evidence.log_evidence(impossible, law, 0.05).item() == math.inf
+    assert sequential_test.log_evidence(impossible, law, 0.05).item() == math.inf
 
 
 def test_the_bound_on_g_holds_for_noncentral_chi_squared():
     for freedom, total, bias, miss in itertools.product(
         (1, 5, 80), (2e3, 2e4), (0.02, 0.1), (0.2, 0.01, 1e-4)
     ):
-        bound = evidence.harmless_below(total, freedom, bias, miss)
+        bound = sequential_test.harmless_below(total, freedom, bias, miss)
         below = stats.ncx2.cdf(bound, freedom, 4 * total * bias**2) if bound > 0 else 0.0
         assert below <= miss
 
@@ -157,10 +159,10 @@ def test_the_bound_on_g_holds_for_noncentral_chi_squared():
 def test_g_and_its_merged_cells():
     law = torch.tensor([0.5, 0.3, 0.1, 0.07, 0.02, 0.01, 0.0], dtype=torch.float64)
     counts = torch.tensor([40.0, 40, 8, 7, 3, 2, 0]).double()
-    g, freedom = evidence.g_statistic(counts, law)
+    g, freedom = sequential_test.g_statistic(counts, law)
     merged = stats.power_divergence([40, 40, 8, 7, 5], [50, 30, 10, 7, 3], lambda_="log-likelihood")
     assert freedom == 4 and g.item() == pytest.approx(merged.statistic)
-    g, freedom = evidence.g_statistic(10 * counts, law)  # now each is expected often enough
+    g, freedom = sequential_test.g_statistic(10 * counts, law)  # now each is expected often enough
     seen, expected = [400, 400, 80, 70, 30, 20], [500, 300, 100, 70, 20, 10]
     plain = stats.power_divergence(seen, expected, lambda_="log-likelihood")
     assert freedom == 5 and g.item() == pytest.approx(plain.statistic)
@@ -170,20 +172,20 @@ def test_the_noise_floor_is_what_chance_leaves():
     law = Outcomes(ONE_CASE[0]).law[0]
     rng = np.random.default_rng(1)
     for total in (1000, 20_000):
-        distances = evidence.total_variation(multinomial(rng, total, law, 400), law)
-        floor = evidence.noise_floor(law, total)
+        distances = sequential_test.total_variation(multinomial(rng, total, law, 400), law)
+        floor = sequential_test.noise_floor(law, total)
         assert distances.mean().item() == pytest.approx(floor, rel=0.05)
 
 
-def sequential(rng, law, parts, sample_from, repeats, level, bias, miss):
+def sequential(rng, law, aspects, sample_from, repeats, level, bias, miss):
     """Run the sequential test on many streams of outcomes: which fail, which pass."""
-    needed = math.log(sum(part.freedom > 0 for part in parts) / level)
-    test = evidence.SequentialTest(parts, needed=needed, bias=bias, miss=miss)
+    needed = math.log(sum(aspect.freedom > 0 for aspect in aspects) / level)
+    test = sequential_test.SequentialTest(aspects, needed=needed, bias=bias, miss=miss)
     counts = torch.zeros(repeats, len(law), dtype=torch.float64)
     failed = torch.zeros(repeats, dtype=torch.bool)
     passed = torch.zeros(repeats, dtype=torch.bool)
     collected = 0
-    for total in evidence.looks(max(part.freedom for part in parts), bias, miss):
+    for total in sequential_test.looks(max(aspect.freedom for aspect in aspects), bias, miss):
         counts += multinomial(rng, total - collected, sample_from, repeats)
         collected = total
         failed |= test.failed(test.evidence(counts)) & ~passed
@@ -229,7 +231,7 @@ class TestErrorRates:
         for r in (0, 1, 4):
             outcomes = Outcomes(ONE_CASE[0])
             law = outcomes.law[r]
-            failed, _, _ = sequential(rng, law, outcomes.parts(r), law, 1000, level, 0.05, 0.01)
+            failed, _, _ = sequential(rng, law, outcomes.aspects(r), law, 1000, level, 0.05, 0.01)
             false_alarms += int(failed.sum())
             repeats += 1000
         assert consistent(false_alarms, repeats, level)
@@ -245,7 +247,9 @@ class TestErrorRates:
             for name, other in alternatives(law, bias, rng).items():
                 assert float((other - law).abs().sum() / 2) == pytest.approx(bias)
                 assert float(other.min()) >= 0 and float(other.sum()) == pytest.approx(1)
-                _, missed, _ = sequential(rng, law, outcomes.parts(r), other, 300, 1e-4, bias, miss)
+                _, missed, _ = sequential(
+                    rng, law, outcomes.aspects(r), other, 300, 1e-4, bias, miss
+                )
                 assert consistent(int(missed.sum()), 300, miss), (r, name, int(missed.sum()))
 
     def test_a_bias_too_small_to_be_promised_is_not_always_found(self):
@@ -253,9 +257,10 @@ class TestErrorRates:
         outcomes = Outcomes(ONE_CASE[0])
         law = outcomes.law[0]
         other = alternatives(law, 0.01, rng)["even"]
-        _, missed, _ = sequential(rng, law, outcomes.parts(0), other, 100, 1e-4, 0.05, 0.01)
+        _, missed, _ = sequential(rng, law, outcomes.aspects(0), other, 100, 1e-4, 0.05, 0.01)
         assert int(missed.sum()) > 50
 
+    @pytest.mark.slow
     def test_two_hundred_seeds_of_a_correct_sampler(self):
         level = 0.1
         alarms = sum(
@@ -315,6 +320,7 @@ class TestLossless:
     def test_sixteen_bits(self, dtype):
         check.assert_lossless(fused, cases=check.small_cases(), dtype=dtype, bias=0.1)
 
+    @pytest.mark.slow
     def test_a_sampler_with_random_numbers_of_its_own(self):
         """No seed, no fixed point, one request at a time, a plain tuple."""
 
@@ -361,7 +367,7 @@ class TestLossless:
         assert "total variation distance" in str(caught.value)
 
     def test_dependence_between_positions_alone(self):
-        """Each part is right; the bonus token is drawn with a draft's random number."""
+        """Each aspect is right; the bonus token is drawn with a draft's random number."""
 
         class Dependent(Correct):
             def words(self, seeds, t):
@@ -370,9 +376,9 @@ class TestLossless:
         row = [[0.25, 0.75]] * 2
         case = Case.make("equal rows", {"p = q": (row[:1], row)})
         verdict = check.examine(Dependent(), cases=[case], at_least=3000)
-        assert not verdict.lossless and verdict.culprit.part == "joint distribution"
-        for part in ("token at position 0", "bonus token"):
-            found = verdict.find(part)
+        assert not verdict.lossless and verdict.culprit.aspect == "joint distribution"
+        for aspect in ("token at position 0", "bonus token"):
+            found = verdict.find(aspect)
             assert found.last.distance < 3 * found.last.noise_floor
 
     def test_malformed_output_is_impossible(self):

@@ -33,7 +33,7 @@ def test_a_correct_loop_passes(seed):
     assert verdict.lossless and verdict.kinds == 2
     assert "lossless: the output follows the target" in str(verdict)
     assert "a loop off by 0.1 or more" in str(verdict)
-    assert {f.part for f in verdict.findings} == {
+    assert {f.aspect for f in verdict.findings} == {
         "length",
         "joint",
         *(f"token {i}" for i in range(1, 6)),
@@ -149,7 +149,7 @@ def test_texts_are_enumerated_with_their_probabilities():
         (2,): 0.5,
     }
     assert float(texts.law.sum()) == 1
-    length, first, *_ = texts.parts()
+    length, first, *_ = texts.aspects()
     assert length.law.tolist() == [0.5, 0.25, 0.25]
     assert first.law.tolist() == [0.5, 0.5]
 

@@ -32,6 +32,7 @@ mutants = pytest.mark.parametrize("mutant", LOGIT_MUTANTS.values(), ids=list(LOG
 
 
 @pytest.mark.parametrize("name", [*rsk.BACKENDS, "step by step"])
+@pytest.mark.slow
 def test_right_samplers_pass_every_check(name):
     sampler = SAMPLERS.get(name, CorrectFromLogits())
     slow = name == "baseline"
@@ -42,6 +43,7 @@ def test_right_samplers_pass_every_check(name):
     check.assert_lossless(sampler, from_logits=True, cases=cases, bias=0.4 if slow else 0.1)
 
 
+@pytest.mark.slow
 def test_the_cuda_kernel_in_the_emulator_passes():
     """All but the law of its output, which takes thousands of requests."""
     sampler = partial(rsk.rejection_sample_from_logits, backend="emulator")
@@ -92,6 +94,7 @@ def test_a_mutant_is_the_right_sampler_with_one_step_replaced(mutant):
     assert mutant.seen and mutant.caught_by.startswith("assert_")
 
 
+@pytest.mark.slow
 def test_each_mutant_is_caught_by_a_check_that_names_it_and_in_time():
     start = time.process_time()
     for mutant in LOGIT_MUTANTS.values():
@@ -265,6 +268,7 @@ class TestCommand:
         names = [name for name, subject in found.items() if subject.from_logits]
         assert names == [f"logits, {name}" for name in (*rsk.BACKENDS, "emulator")]
         assert set(rsk.KERNELS) < set(found)
+        assert [name for name, subject in found.items() if not subject.exact] == ["idiomatic"]
 
     def test_the_gallery(self, capsys, monkeypatch):
         monkeypatch.setattr(command, "MUTANTS", {})

@@ -28,6 +28,7 @@ def test_the_cases_hold_every_pair_of_values():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the emulator needs Linux or macOS")
+@pytest.mark.slow
 def test_the_kernels_agree_and_a_wrong_one_is_named(monkeypatch):
     monkeypatch.setattr(grid, "KINDS_VOCAB_SIZES", (33,))
     monkeypatch.setattr(grid, "AXES", AXES)

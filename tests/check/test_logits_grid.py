@@ -32,6 +32,7 @@ def test_the_cases_hold_every_pair_of_values_that_fits():
     assert max(map(grid.bytes_of, cases)) <= largest and len(cases) < 120
 
 
+@pytest.mark.slow
 def test_every_backend_agrees_on_a_small_grid(monkeypatch):
     monkeypatch.setattr(logits_grid, "KINDS_VOCAB_SIZES", (33,))
     monkeypatch.setattr(logits_grid, "AXES", AXES)

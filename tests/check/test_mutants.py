@@ -69,6 +69,7 @@ def test_the_right_sampler_passes_every_check():
     check.assert_lossless(correct, cases=check.small_cases(), bias=0.1)
 
 
+@pytest.mark.slow
 def test_each_mutant_is_caught_by_a_check_that_names_it_and_in_time():
     start = time.process_time()
     for mutant in MUTANTS.values():

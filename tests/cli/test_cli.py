@@ -115,6 +115,7 @@ def interrupting(function, after):
 
 
 @pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.slow
 def test_an_interrupted_demo_ends_as_interrupted(monkeypatch, after):
     from rsk.course import contest
 
@@ -142,6 +143,7 @@ def test_an_interrupted_benchmark_shows_and_saves_what_it_has(monkeypatch, tmp_p
     assert len(Benchmark.load(path).records) == after
 
 
+@pytest.mark.slow
 def test_an_interrupted_text_stays_on_lines_of_its_own(monkeypatch):
     from rsk.decode import command_line, loop
 
@@ -168,7 +170,7 @@ def test_report_passes_its_options_on(monkeypatch, tmp_path):
     result = run("report", *arguments, "--output", str(tmp_path), "--no-export")
     assert result.exit_code == 0, result.output
     more = seen.pop("more")
-    assert (more.func, more.keywords) == (talk.write, {"language": "en"})
+    assert (more.func, more.keywords) == (talk.write, {"language": "en", "presenter": ""})
     assert seen == {
         "parameters": {"batch_sizes": [1, 4], "seed": 3, "quick": False},
         "only": ["05"],
@@ -184,9 +186,9 @@ def test_report_is_made_in_the_language_asked_for(monkeypatch, tmp_path):
     seen = {}
     monkeypatch.setattr(running, "run_course", lambda *a, **k: seen.update(k, parameters=a[0]))
     monkeypatch.setattr(templates, "languages", lambda: ["de", "en"])
-    assert run("report", "--lang", "de").exit_code == 0
+    assert run("report", "--lang", "de", "--presenter", "Lin").exit_code == 0
     assert seen["parameters"] == {"language": "de"}
-    assert seen["more"].keywords == {"language": "de"}
+    assert seen["more"].keywords == {"language": "de", "presenter": "Lin"}
     result = run("report", "--lang", "xx")
     assert result.exit_code == 2 and "no words in 'xx'; languages: de, en" in result.output
 
@@ -377,6 +379,7 @@ def test_generate_passes_its_options_on(monkeypatch):
     seen = {}
     monkeypatch.setattr(command_line, "run", lambda *a, **k: seen.update(k, prompt=a[0]))
     arguments = "--target t --draft ngram --spec-len 3 --max-new-tokens 9 --temperature 0.5"
+    arguments += " --lookup"
     arguments += " --top-k 4 --top-p 0.9 --min-p 0.1 --seed 1 --backend fused --device cpu --plain"
     result = run("generate", "Once upon", *arguments.split())
     assert result.exit_code == 0, result.output
@@ -384,7 +387,8 @@ def test_generate_passes_its_options_on(monkeypatch):
         "prompt": "Once upon",
         "target": "t",
         "draft": "ngram",
-        "spec_len": 3,
+        "spec_len": "3",
+        "lookup": True,
         "max_new_tokens": 9,
         "temperature": 0.5,
         "top_k": 4,
@@ -396,6 +400,7 @@ def test_generate_passes_its_options_on(monkeypatch):
         "plain": True,
     }
     assert run("generate", "--device", "cpu").exit_code == 0
+    expected["spec_len"] = "4"  # a number or "auto"
     expected["device"] = "cpu"  # where the default is chosen by the command line
     assert {name: seen[name] for name in seen if name != "prompt"} | {"prompt": None} == expected
 

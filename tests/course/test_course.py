@@ -370,7 +370,7 @@ def test_an_interrupted_run_keeps_the_last_good_state(write_notebook, tmp_path, 
     assert process.returncode == 130
     assert "rsk: interrupted" in error
     assert "Traceback" not in error
-    assert "Interrupted after 0 of 1 parts. What they made, and what earlier runs" in printed
+    assert "Interrupted after 0 of 1 stages. What they made, and what earlier runs" in printed
     waiting.unlink()
     assert [path.name for path in (folder / "notebooks").iterdir()] == ["00_a.ipynb"]
     assert (folder / "notebooks" / "00_a.ipynb").read_bytes() == good

@@ -154,6 +154,7 @@ def printed(cell: NotebookNode) -> str:
 
 
 @named(NOTEBOOKS)
+@pytest.mark.slow
 def test_runs_and_its_solutions_pass_its_checks(
     path: Path, run_folder: Path, tmp_path: Path
 ) -> None:
@@ -185,6 +186,7 @@ def test_runs_and_its_solutions_pass_its_checks(
         ({"seed": 1.5}, r"seed of this notebook must be an integer"),
     ],
 )
+@pytest.mark.slow
 def test_plain_papermill_refuses_a_wrong_parameter(
     parameters: dict[str, Any], message: str, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the emulator ne
 BATCH = make_batch(3, 4, 9000)
 
 
+@pytest.mark.slow
 def test_the_warp_kernel():
     solved = "for (int32_t v = lane; v < row.size; v += 32) total += weight(v);"
     solved += "total = sum_over_warp(total);"
@@ -44,12 +45,14 @@ def test_a_warp_kernel_whose_lanes_do_not_agree():
         ),
     ],
 )
+@pytest.mark.slow
 def test_the_lines_that_send_a_letter(line, wrong):
     text = own_kernels.replaced(own_kernels.source("cluster"), own_kernels.SEND, line)
     found = own_kernels.faults(own_kernels.compiled(text), BATCH)
     assert any(found) if wrong else not any(found)
 
 
+@pytest.mark.slow
 def test_a_missing_barrier_is_caught():
     text = own_kernels.source("block_per_sequence")
     broken = own_kernels.compiled(own_kernels.replaced(text, "__syncthreads();", ""))

@@ -235,6 +235,20 @@ def test_generate_offers_to_fetch_at_a_terminal(model, answer, monkeypatch, caps
     assert printed.index("licence MIT") < printed.index("the end") < printed.index("speed-up")
 
 
+def test_the_draft_that_ships_for_a_model_is_its_default(model, monkeypatch, tmp_path):
+    from rsk.base import folders
+    from rsk.decode import borrowing_draft
+
+    assert command_line._sources("tiny", None) == ("tiny", "ngram")
+    monkeypatch.setattr(folders, "data_dir", lambda: tmp_path)
+    shipped = tmp_path / "models" / "tiny-draft"
+    shipped.mkdir(parents=True)
+    (shipped / borrowing_draft.CONFIG).write_text("{}")
+    assert command_line._sources("tiny", None) == ("tiny", str(shipped))
+    assert command_line._sources("tiny", "ngram") == ("tiny", "ngram")
+    assert command_line._sources("elsewhere", None) == ("elsewhere", "ngram")
+
+
 def test_a_folder_of_that_name_is_the_folder(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
-import pypdf
 import pytest
+from pypdf import PdfReader
+from read_pdf import pages
 
 from rsk import export
 from rsk.export import ExportError
@@ -73,21 +72,6 @@ def small(text=SMALL, **changes) -> Material:
     return Material(**{**fields, **changes})
 
 
-def pages(path):
-    return [
-        re.sub(r"\s+", " ", page.extract_text().replace("\u00a0", " "))
-        for page in pypdf.PdfReader(path).pages
-    ]
-
-
-def bookmarks(reader, outline=None):
-    for entry in reader.outline if outline is None else outline:
-        if isinstance(entry, list):
-            yield from bookmarks(reader, entry)
-        else:
-            yield entry.title.replace("\u00a0", " ")
-
-
 @pytest.fixture
 def build(tmp_path):
     """Write a talk's file and export it."""
@@ -109,7 +93,6 @@ def test_slides_and_script_hold_what_is_theirs(build):
     assert "The small talk" in first
     assert "Words under the title." in first
     assert "It is B = 64 here" in second
-    assert "Of 𝐵 requests." in second
     assert "def coin(" in third
     assert "rsk/sampler/random_words.py, lines " in third
     assert "add" in third
@@ -117,11 +100,38 @@ def test_slides_and_script_hold_what_is_theirs(build):
     for words in (
         *("1970-01-02", "Before", "First", "Only 𝑥 in the script.", "The opening line."),
         *("One (2 min)", "Slide 1 0:00 to 1:00 1 min", "Slide 2 1:00 to 2:00 1 min"),
-        *("Say “this”.", "Slide 3 2:00 to 3:00 1 min", "do see"),
+        *("Of 𝐵 requests.", "Say “this”.", "Slide 3 2:00 to 3:00 1 min", "do see"),
     ):
         assert words in said, words
-    for words in ("opening line", "Say", "Before", "do see"):
+    for words in ("opening line", "Say", "Before", "do see", "Of 𝐵 requests."):
         assert words not in " ".join([first, second, third]), words
+
+
+def test_the_presenter_stands_on_the_title_and_the_script(build):
+    slides, script = build(presenter="Lin Mei-Hua")
+    assert "Lin Mei-Hua" in pages(slides)[0] and "Lin Mei-Hua" not in pages(slides)[1]
+    assert "Lin Mei-Hua" in pages(script)[0]
+    assert PdfReader(slides).metadata.author == "Lin Mei-Hua"
+    assert "Lin" not in " ".join(pages(build()[0]))
+
+
+def test_marked_text_has_a_legend_and_plain_text_none(build):
+    shown = pages(build()[0])[2]
+    assert "Marked: accepted" in shown and "recovered" not in shown
+    plain = {"t": lambda: [("def add", "prompt")]}
+    assert "Marked" not in pages(build(texts=plain)[0])[2]
+
+
+def test_notes_are_counted_as_they_are_spoken(tmp_path):
+    source = tmp_path / "talk.md"
+    notes = "one two, three's 4.5 $x$ " * 28 + "推測解碼。" * 55
+    text = SMALL.replace("The opening line.", notes)
+    source.write_text(text, encoding="utf-8")
+    talk = read(source, small(text))
+    first, second, third = talk.slides
+    assert talk.spoken_minutes(first) == pytest.approx(1 + 1)
+    assert talk.spoken_minutes(second) == pytest.approx(2 / 140)
+    assert talk.spoken_minutes(third) is None
 
 
 def test_the_same_talk_gives_the_same_bytes(build):
@@ -148,6 +158,11 @@ WRONG = {
     ),
     "a line that is missing": ({"def coin(": "def toss("}, {}, "line 29 .*'def toss"),
     "an end that is missing": ({'"return"': '"nothing"'}, {}, "line 29 .*'nothing' after"),
+    "code that is too long": (
+        {'first="def coin(" last="return"': 'first="import" last="def coin("'},
+        {},
+        "line 29 .*at most 12 of code",
+    ),
     "a picture from elsewhere": ({"figure:a": "a.png"}, {}, "line 17 .*a.png"),
     "a picture in a sentence": ({"A point": "![x](figure:a) is"}, {}, "inside a paragraph"),
     "minutes that do not add up": ({"{minutes=2}": "{minutes=3}"}, {}, "take 2 minutes.*3"),

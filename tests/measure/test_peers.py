@@ -274,16 +274,23 @@ def test_one_module_of_a_package_is_loaded_alone(tmp_path: Path, monkeypatch) ->
         single_module("heavy_peer", "ops/other.py")
 
 
-def test_the_program_records_what_is_absent(tmp_path: Path, monkeypatch, capsys) -> None:
+@pytest.fixture
+def no_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The traits are tried in processes of their own, which take seconds to start."""
+    answers = dict.fromkeys(traits.TRIALS, "yes")
+    monkeypatch.setattr(traits, "traits_of", lambda name, device: traits.Traits(**answers))
+
+
+def test_the_program_records_what_is_absent(tmp_path, no_trials, monkeypatch, capsys) -> None:
     path = tmp_path / "peers" / "cpu.json"
 
     def no_peer(name: str, device: torch.device) -> Peer:
         raise PeerError(f"not installed: pip install {name}")
 
     monkeypatch.setattr(peers, "make", no_peer)
-    status = program.main(["--dry", "--runs", "2", "--only", "SGLang", "--save", str(path)])
+    arguments = ["--dry", "--runs", "2", "--only", "SGLang", "--save", str(path)]
+    assert program.main(arguments) == 0
     found = program.PeersRecord.load(path)
-    assert status == 0
     assert found.complete
     assert [(one.name, one.absent) for one in found.found] == [
         ("fused", ""),
@@ -292,19 +299,25 @@ def test_the_program_records_what_is_absent(tmp_path: Path, monkeypatch, capsys)
     assert [one.record.run for one in found.from_probs] == [0, 1]
     assert {one.ways for one in found.from_logits} == set(program.WAYS)
     assert "SGLang: not installed" in capsys.readouterr().out
+    assert program.main(arguments) == 0
+    assert program.PeersRecord.load(path) == found, "all is there already"
 
 
-def test_the_program_goes_on_after_a_failure(tmp_path: Path, monkeypatch) -> None:
+def test_the_program_goes_on_after_a_failure(tmp_path, no_trials, monkeypatch) -> None:
     def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("CUDA error: out of luck\nmore")
 
     path = tmp_path / "peers.json"
-    monkeypatch.setattr(timing, "measure", broken)
-    status = program.main(["--dry", "--runs", "1", "--only", "transformers", "--save", str(path)])
+    arguments = ["--dry", "--runs", "1", "--only", "transformers", "--save", str(path)]
+    assert program.main([*arguments, "--time-limit", "0"]) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(timing, "measure", broken)
+        assert program.main(arguments) == 1
     found = program.PeersRecord.load(path)
-    assert status == 1
     assert found.complete
-    assert (
-        "fused, from probabilities, (2, 3, 97), run 0: RuntimeError: CUDA error" in found.failed[0]
-    )
-    assert len(found.from_logits) == 2
+    assert "(2, 3, 97), run 0: RuntimeError: CUDA error: out of luck" in found.failed[0]
+    assert (len(found.from_probs), len(found.from_logits)) == (0, 2)
+    assert program.main(arguments) == 0
+    again = program.PeersRecord.load(path)
+    assert (len(again.from_probs), len(again.failed)) == (1, 0)
+    assert again.from_logits == found.from_logits, "what was there is not measured again"

@@ -41,6 +41,7 @@ def test_the_example_runs_and_does_what_its_comments_say(readme):
     assert done.stdout.count("tensor(") == 2
 
 
+@pytest.mark.slow
 def test_the_example_in_transformers_runs(readme):
     pytest.importorskip("transformers")
     _, example = fences(readme, "python")

@@ -10,6 +10,7 @@ import shlex
 import pypdf
 import pytest
 from measured import story, twice
+from read_pdf import bookmarks, pages
 from studied import made_up
 from test_values import found, slower
 
@@ -17,24 +18,10 @@ pytest.importorskip("matplotlib")
 
 from rsk import export
 from rsk.base import templates
+from rsk.export import talk as talk_file
 from rsk.figures import plotting
 from rsk.report import measurements, talk, values
 from rsk.report.here import Written
-
-
-def pages(path):
-    return [
-        re.sub(r"\s+", " ", page.extract_text().replace("\u00a0", " "))
-        for page in pypdf.PdfReader(path).pages
-    ]
-
-
-def bookmarks(reader, outline=None):
-    for entry in reader.outline if outline is None else outline:
-        if isinstance(entry, list):
-            yield from bookmarks(reader, entry)
-        else:
-            yield entry.title.replace("\u00a0", " ")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +64,7 @@ def test_the_slides_are_tagged_titled_and_one_page_each(made):
 
 def test_every_figure_on_a_slide_says_where_it_was_measured_and_can_be_heard(made):
     material = made[2]
-    text = " ".join(pages(made[0]))
+    text = " ".join(pages(made[1]))  # the captions are in the script
     for source in (made[3].gpu, made[3].cpu, made[3].study):
         assert source.label in text
     reader = pypdf.PdfReader(made[0])
@@ -85,6 +72,43 @@ def test_every_figure_on_a_slide_says_where_it_was_measured_and_can_be_heard(mad
     alts = {str(item.get("/Alt")) for item in objects if item.get("/S") == "/Figure"}
     for name, draw in material.figures.items():
         assert draw().alt in alts, name
+
+
+def sizes(page):
+    """Size in points of each text on a page, with whether it is code."""
+    found = []
+
+    def visit(text, matrix, of_text, font, size):
+        if text.strip():
+            scale = abs(matrix[3] * of_text[3])
+            found.append((round(size * scale, 2), "Mono" in str(font["/BaseFont"]), text.strip()))
+
+    page.extract_text(visitor_text=visit)
+    return found
+
+
+def test_the_last_row_can_read_the_slides(made):
+    for number, page in enumerate(pypdf.PdfReader(made[0]).pages, 1):
+        found = sizes(page)
+        assert len(found) > 2
+        small = [one for one in found if one[0] < 14 - 0.01]
+        assert not small, f"slide {number}: {small}"
+        code = [one for one in found if one[1] and not re.search(r", lines? \d", one[2])]
+        assert all(size >= 16 - 0.01 for size, *_ in code), f"slide {number}: {code}"
+
+
+def test_code_on_slides_is_short(made):
+    for name, runs in made[2].texts.items():
+        assert "".join(text for text, _ in runs()).count("\n") < talk_file.MOST_LINES, name
+
+
+@pytest.mark.xfail(strict=True, reason="the script has 11 minutes of words for its 27 minutes")
+def test_the_script_takes_the_time_it_states(made):
+    source = templates.folder() / talk.SOURCE
+    read = talk_file.read(source, made[2])
+    timed = [(part.minutes, read.spoken_minutes(part)) for part in read.slides]
+    spoken = [(planned, said) for planned, said in timed if said is not None]
+    assert sum(said for _, said in spoken) == pytest.approx(sum(p for p, _ in spoken), abs=2)
 
 
 def all_objects(reader):
@@ -148,7 +172,10 @@ def titles(text):
 
 def test_the_words_follow_the_data(written):
     before = words(written)
-    assert "640 µs as a loop, 500 µs in PyTorch's operators, or 30.0 µs" in before and "960 operators" not in before
+    assert (
+        "640 µs as a loop, 500 µs in PyTorch's operators, or 30.0 µs" in before
+        and "960 operators" not in before
+    )
     assert not re.search(r"\bnan\b|\bNone\b", before)
     after = words(written, gpu=twice(slower(story(gpu=True), "baseline", 10)))
     assert "6.40 ms as a loop, 500 µs in PyTorch's operators, or 30.0 µs" in after

@@ -40,8 +40,21 @@ def differences(language):
         for kind in ("values", "exhibits", "references"):
             here, there = getattr(first[name], kind), getattr(other[name], kind)
             faults += [f"{name}: {kind}: {one}" for one in here ^ there]
-    keys = set(templates.phrases()) ^ set(templates.phrases(language))
+    keys = phrases(templates.phrases()) ^ phrases(templates.phrases(language))
     return sorted(faults + [f"phrases.toml: {key}" for key in keys - {"ideas"}])
+
+
+def phrases(words, above=""):
+    """The names of phrases, each with what is filled into it."""
+    found = set()
+    for key, value in words.items():
+        name = f"{above}{key}"
+        if isinstance(value, dict):
+            found |= phrases(value, f"{name}.")
+        else:
+            places = sorted(re.findall(r"\{\w*\}", value)) if isinstance(value, str) else []
+            found.add(" ".join([name, *places]))
+    return found
 
 
 @pytest.mark.parametrize("language", templates.languages())
@@ -73,6 +86,7 @@ def test_what_a_language_leaves_out_or_adds_is_found(second):
     second("results.md", "![](figure:fig-vocab)\n", "")
     second("problem.md", "[@tab-earlier]", "The table")
     second("phrases.toml", 'csv = "CSV file"\n', "")
+    second("phrases.toml", "accepted {accepted}, recovered {recovered}, output", "{word} {output}")
     second("exhibits.md", "## fig-vocab\n", "## fig-words\n")
     assert differences("xx") == [
         "abstract.md: values: study.usual.acceptance",
@@ -80,6 +94,8 @@ def test_what_a_language_leaves_out_or_adds_is_found(second):
         "exhibits.md: exhibits: fig-vocab",
         "exhibits.md: exhibits: fig-words",
         "phrases.toml: csv",
+        "phrases.toml: rule.output {accepted} {output} {recovered} {word}",
+        "phrases.toml: rule.output {output} {output} {word} {word}",
         "problem.md: references: tab-earlier",
         "results.md: exhibits: figure:fig-vocab",
     ]

@@ -49,7 +49,7 @@ def start(cache):
 
 
 @pytest.mark.alone
-@pytest.mark.alone
+@pytest.mark.slow
 def test_cold_and_cached(tmp_path, monkeypatch):
     timed = (
         "import time, torch, rsk\n"
@@ -67,6 +67,7 @@ def test_cold_and_cached(tmp_path, monkeypatch):
     assert {path.suffix for path in tmp_path.iterdir()} - {".lock"} == {".so", ".sum"}
 
 
+@pytest.mark.slow
 def test_a_killed_build_does_not_hang_the_next(tmp_path):
     process = start(tmp_path)
     os.killpg(process.pid, signal.SIGKILL)
@@ -79,6 +80,7 @@ def test_a_killed_build_does_not_hang_the_next(tmp_path):
     assert _leftovers(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_stale_lock_of_pytorch_is_removed(tmp_path):
     """load_inline would wait for ever on a file called "lock" in its folder."""
     process = start(tmp_path)
@@ -89,6 +91,7 @@ def test_a_stale_lock_of_pytorch_is_removed(tmp_path):
     assert run(tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_two_processes_build_once(tmp_path):
     first = start(tmp_path)
     os.killpg(first.pid, signal.SIGSTOP)  # or it may be done before the other has begun
@@ -188,6 +191,7 @@ def mounted(folder: Path, options: str):
         ("noexec", "failed to map segment.*RSK_CACHE_DIR"),
     ],
 )
+@pytest.mark.slow
 def test_a_full_disk_and_one_without_programs(tmp_path, options, reason):
     folder = tmp_path / "cache"
     with mounted(folder, options):
@@ -206,6 +210,7 @@ def test_a_full_disk_and_one_without_programs(tmp_path, options, reason):
         ("launcher '{tools}/c++' -g0", ["c++", "launcher"]),
     ],
 )
+@pytest.mark.slow
 def test_a_compiler_of_several_words(tmp_path, monkeypatch, cxx, used):
     """As in ``CXX="ccache g++"``; and a path with a space in it is one word."""
     tools, real = tmp_path / "my tools", build.find_compiler()[0]
@@ -247,6 +252,7 @@ def test_a_user_without_a_home(monkeypatch):
     assert "using 'vectorized' instead: no folder for the build cache" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_damaged_library_is_compiled_again(tmp_path):
     """Loading one cut short would end the process with a bus error."""
     run(tmp_path)

@@ -49,6 +49,7 @@ class TestBarriers:
             ("cluster", "if (round == 0) wait_for_mailboxes();", 0),
         ],
     )
+    @pytest.mark.slow
     def test_a_missing_barrier_is_caught(self, name, barrier, occurrence, monkeypatch):
         batch = random_batch(3, 3, 30000)
         expected = rsk.rejection_sample(*batch, seed=1, backend="baseline").tokens.tolist()
@@ -96,6 +97,7 @@ def test_a_piece_may_have_more_tiles_than_a_warp_has_lanes(name, vocab_size):
 
 
 class TestCompileKernel:
+    @pytest.mark.slow
     def test_the_result_is_that_of_the_package(self):
         batch = random_batch(4, 3, 300, torch.float16)
         seeds, positions = torch.arange(4) * 9, torch.arange(4) + 2
@@ -132,6 +134,7 @@ class TestMemory:
         assert built.returncode == 0, built.stderr
         return subprocess.run([program], capture_output=True, text=True, timeout=300, check=False)
 
+    @pytest.mark.slow
     def test_the_kernels_stay_inside_their_buffers(self, tmp_path):
         done = self.run(tmp_path)
         assert done.returncode == 0 and "checked" in done.stdout, done.stderr[-3000:]
@@ -144,6 +147,7 @@ class TestMemory:
             ("specification.h", "if (v >= size) return 0.0f;", "if (v > size) return 0.0f;"),
         ],
     )
+    @pytest.mark.slow
     def test_a_read_behind_the_end_is_caught(self, header, old, new, tmp_path):
         done = self.run(tmp_path, (header, old, new))
         assert done.returncode != 0

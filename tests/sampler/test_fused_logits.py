@@ -257,6 +257,7 @@ class TestOperators:
 
 
 @other_builds.flags
+@pytest.mark.slow
 def test_other_builds(flags, tmp_path):
     """Built for other processors, with and without vector types, the kernel gives the same."""
     code = (

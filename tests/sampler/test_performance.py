@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,22 @@ def test_thirty_times_the_baseline(batch):
         if ratios[-1] >= 30:
             return
     pytest.fail(f"fused is {max(ratios):.1f} times as fast as the baseline; expected 30")
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("batch_size", [16, 64])
+def test_vectorized_is_faster_than_the_loop(batch_size):
+    batch = make_batch(batch_size, 4, 32000, acceptance=0.7)
+    ratios = []
+    for _ in range(ATTEMPTS):
+        loop, whole = (
+            median_time(partial(rsk.rejection_sample, *batch, seed=0, backend=name), 15)
+            for name in ("baseline", "vectorized")
+        )
+        ratios.append(loop / whole)
+        if ratios[-1] > 1:
+            return
+    pytest.fail(f"vectorized is {max(ratios):.2f} times as fast as the loop; expected more than 1")
 
 
 @pytest.mark.usefixtures("two_threads")

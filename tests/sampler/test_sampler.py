@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+from functools import partial
 
 import numpy as np
 import other_builds
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 import rsk
 from rsk.base import machine
-from rsk.check import refusals
+from rsk.check import bad_calls
 from rsk.check.synthetic import make_batch
 from rsk.sampler import build
 from rsk.sampler.arguments import MAX_SPEC_LEN, MAX_VOCAB_SIZE
@@ -658,26 +659,30 @@ class TestArguments:
         build.load("cpu")
         build.load("emulator")
         build.load("sharded emulator")
-        names = refusals.bad_calls("cpu")
+        names = bad_calls.bad_calls("cpu")
         operators = {
             name.removeprefix("rsk::")
             for name in torch._C._dispatch_get_all_op_names()
-            if name.startswith("rsk::") and refusals._is_implemented(name, "CPU")
+            if name.startswith("rsk::") and bad_calls._is_implemented(name, "CPU")
         }
-        assert operators == refusals.good_operator_calls("cpu").keys()
+        assert operators == bad_calls.good_operator_calls("cpu").keys()
         assert {"rejection_sample", "sample", "launch", "sharded_find"} <= operators
-        assert {name: refusals.make(name, "cpu") for name in names} == dict.fromkeys(names, "")
+        assert {name: bad_calls.make(name, "cpu") for name in names} == dict.fromkeys(names, "")
 
     def test_a_call_that_ends_its_process_is_found(self, monkeypatch):
         calls = {
+            "refuse": partial(rsk.sample, None),
             "end": lambda: os.kill(os.getpid(), signal.SIGKILL),
             "leave": lambda: os._exit(3),
             "accept": lambda: 7,
         }
-        monkeypatch.setattr(refusals, "bad_calls", lambda device: calls)
-        assert refusals.make_apart("end", "cpu", False) == "killed the process: SIGKILL"
-        assert refusals.make_apart("leave", "cpu", False) == "left with status 3"
-        assert refusals.make_apart("accept", "cpu", False) == "was accepted and returned 7"
+        monkeypatch.setattr(bad_calls, "bad_calls", lambda device: calls)
+        assert bad_calls.make_apart(list(calls), "cpu", False) == {
+            "refuse": "",
+            "end": "killed the process: SIGKILL",
+            "leave": "left with status 3",
+            "accept": "was accepted and returned 7",
+        }
 
     def test_the_operators_check_too(self):
         rsk.sample(torch.ones(1, 2), seed=0, backend="fused")
@@ -782,6 +787,7 @@ class TestOtherBuilds:
     """The CPU kernel built for other processors gives the same tokens."""
 
     @other_builds.flags
+    @pytest.mark.slow
     def test_same_tokens(self, flags, tmp_path):
         code = (
             "import torch, test_sampler as t, rsk\n"

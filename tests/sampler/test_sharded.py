@@ -15,7 +15,7 @@ import rsk
 from rsk.check.sharded import columns_of, compare_random_calls, compare_random_logit_calls
 from rsk.sampler import build, sharded
 from rsk.sampler.channel import Channel
-from rsk.sampler.fused_slices import Kernels
+from rsk.sampler.sharded_kernels import Kernels
 
 SIZES = (2, 3, 4)
 

@@ -70,7 +70,7 @@ def test_every_bad_call_is_refused(name, flags, tmp_path):
     """In one process, which a crash would end; ``make gpu-check`` gives each one of its own."""
     environment = {"CXX": compiler(name, flags), "RSK_CPU_FLAGS": "-O1"}
     environment["RSK_CACHE_DIR"] = str(tmp_path)
-    assert ", 0 not refused" in run("-m", "rsk.check.refusals", "--together", **environment)
+    assert ", 0 not refused" in run("-m", "rsk.check.bad_calls", "--together", **environment)
 
 
 def test_the_library_has_no_part_in_streams_or_exceptions():
@@ -217,7 +217,7 @@ def test_another_python(version, tmp_path):
             done.stdout.strip() == version
             and Path(python).resolve() != Path(sys.executable).resolve()
         ):
-            tests = ["test_sampler.py", "test_words.py", "test_build.py", "test_logits.py"]
+            tests = ["test_sampler.py", "test_random_words.py", "test_build.py", "test_logits.py"]
             tests = [f"tests/sampler/{name}" for name in tests]
             options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not alone"]
             run("-m", "pytest", *options, *tests, python=python, RSK_CACHE_DIR=str(tmp_path))

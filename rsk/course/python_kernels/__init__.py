@@ -23,7 +23,7 @@ from torch import Tensor
 
 from rsk.check.synthetic import make_batch
 from rsk.course.python_kernels.block_per_sequence import block_per_sequence
-from rsk.course.python_kernels.call import Call
+from rsk.course.python_kernels.call import KernelCall
 from rsk.course.python_kernels.cluster import cluster
 from rsk.course.python_kernels.gpu import LANES, SECTOR, SPLIT, WARPS, Memory, Thread, Who, run
 from rsk.course.python_kernels.loads_in_flight import loads_in_flight
@@ -38,7 +38,7 @@ from rsk.sampler.baseline import per_request
 class PythonKernel:
     """A kernel, how it is launched, and where its sums meet."""
 
-    function: Callable[[int, int, Call, Memory], Thread | None]
+    function: Callable[[int, int, KernelCall, Memory], Thread | None]
     """Of block and thread; ``None``: it waits for nobody, and has run to its end."""
     blocks: int = 1
     """For each request; 0: each thread has a request of its own."""
@@ -103,7 +103,7 @@ def launch(
         raise ValueError(f"kernel: expected one of {', '.join(KERNELS)}, got {name!r}")
     kernel = KERNELS[name]
     batch_size, spec_len = draft_tokens.shape
-    call = Call(
+    call = KernelCall(
         draft_tokens.tolist(),
         target_probs.float().numpy(),
         draft_probs.float().numpy(),
@@ -130,7 +130,9 @@ def launch(
     return RejectionSamples(call.tokens, call.num_accepted), call.loads
 
 
-def _started(kernel: PythonKernel, block: int, thread: int, call: Call, memory: Memory) -> Thread:
+def _started(
+    kernel: PythonKernel, block: int, thread: int, call: KernelCall, memory: Memory
+) -> Thread:
     begun = kernel.function(block, thread, call, memory)
     if begun is not None:
         yield from begun

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rsk.course.python_kernels.call import ACCEPTED, ENDED, INVALID, Call
+from rsk.course.python_kernels.call import ACCEPTED, ENDED, INVALID, KernelCall
 from rsk.course.python_kernels.gpu import BLOCK, LANES, WARPS, Memory, Thread
 
 
-def block_per_sequence(block: int, thread: int, call: Call, memory: Memory) -> Thread:
+def block_per_sequence(block: int, thread: int, call: KernelCall, memory: Memory) -> Thread:
     """Step 2: the threads of a block share the row of a request."""
     b, (warp, lane) = block, divmod(thread, LANES)
     shared = memory.shared

@@ -16,7 +16,7 @@ ACCEPTED, REJECTED, ENDED, INVALID = "accepted", "rejected", "ended", "invalid"
 
 
 @dataclass
-class Call:
+class KernelCall:
     """The arguments of a call, its result, and what was loaded on the way."""
 
     draft_tokens: list[list[int]]
@@ -72,7 +72,7 @@ class Call:
 class Row:
     """Weights max(p - q, 0), or max(p, 0), of one row, in fixed point."""
 
-    call: Call
+    call: KernelCall
     b: int
     n: int
     is_residual: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rsk.course.python_kernels.call import INVALID, Call
+from rsk.course.python_kernels.call import INVALID, KernelCall
 from rsk.course.python_kernels.gpu import (
     BLOCK,
     CLUSTER,
@@ -20,7 +20,7 @@ from rsk.course.python_kernels.tile import Tile
 from rsk.course.python_kernels.warp import add_totals, walk_drafts
 
 
-def cluster(block: int, thread: int, call: Call, memory: Memory) -> Thread:
+def cluster(block: int, thread: int, call: KernelCall, memory: Memory) -> Thread:
     """Step 5: the blocks of a request write each other letters."""
     (b, part), (warp, lane) = divmod(block, SPLIT), divmod(thread, LANES)
     shared, mine = memory.shared, part * WARPS + warp

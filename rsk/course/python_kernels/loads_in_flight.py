@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from rsk.course.python_kernels.call import INVALID, Call
+from rsk.course.python_kernels.call import INVALID, KernelCall
 from rsk.course.python_kernels.gpu import BLOCK, LANES, WARPS, Memory, Thread
 from rsk.course.python_kernels.piece import cut_row, find_token, piece_of_row, sum_piece
 from rsk.course.python_kernels.tile import Tile
 from rsk.course.python_kernels.warp import add_totals, walk_drafts
 
 
-def loads_in_flight(block: int, thread: int, call: Call, memory: Memory) -> Thread:
+def loads_in_flight(block: int, thread: int, call: KernelCall, memory: Memory) -> Thread:
     """Step 3: a thread asks for all that it can before it waits for any of it."""
     b, (warp, lane) = block, divmod(thread, LANES)
     shared = memory.shared

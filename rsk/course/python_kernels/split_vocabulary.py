@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from rsk.course.python_kernels.call import INVALID, Call
+from rsk.course.python_kernels.call import INVALID, KernelCall
 from rsk.course.python_kernels.gpu import BLOCK, LANES, SPLIT, WARP, WARPS, Memory, Thread
 from rsk.course.python_kernels.piece import cut_row, find_token, piece_of_row, sum_piece
 from rsk.course.python_kernels.tile import Tile
 from rsk.course.python_kernels.warp import add_totals, walk_drafts
 
 
-def split_vocabulary(block: int, thread: int, call: Call, memory: Memory) -> Thread:
+def split_vocabulary(block: int, thread: int, call: KernelCall, memory: Memory) -> Thread:
     """Step 4: several blocks share the row; the last to arrive finishes the request."""
     (b, part), (warp, lane) = divmod(block, SPLIT), divmod(thread, LANES)
     shared, workspace = memory.shared, memory.workspace

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rsk.course.python_kernels.call import ACCEPTED, ENDED, INVALID, Call
+from rsk.course.python_kernels.call import ACCEPTED, ENDED, INVALID, KernelCall
 from rsk.course.python_kernels.gpu import LANES, Memory
 
 
-def thread_per_sequence(block: int, thread: int, call: Call, _: Memory) -> None:
+def thread_per_sequence(block: int, thread: int, call: KernelCall, _: Memory) -> None:
     """Step 1: a thread walks a request, as the Python loop does."""
     b = block * LANES + thread
     if b >= len(call.draft_tokens):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rsk.course.python_kernels.call import ACCEPTED, ENDED, Call
+from rsk.course.python_kernels.call import ACCEPTED, ENDED, KernelCall
 from rsk.course.python_kernels.gpu import LANES, WARP, Thread
 
 
-def walk_drafts(call: Call, b: int, lane: int) -> Thread:
+def walk_drafts(call: KernelCall, b: int, lane: int) -> Thread:
     """Each lane judges a draft; returns how many are accepted and why the walk ended."""
     for start in range(0, call.spec_len, LANES):
         k = start + lane

@@ -3,7 +3,7 @@
 Of each: is it there, does its output follow the target (from probabilities, from logits, with
 filters), what does it lack, and how long does it take beside ours, on the same inputs, in the same
 run, on the same clocks. What fails is written into the record and does not end it; the file is
-written after each case.
+written after each time, and the program, started again, goes on behind what is there.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -151,13 +153,17 @@ class _Run:
         self.add(failed=line)
 
     def look(self, name: str) -> None:
-        """Find a peer, check its laws, try its traits."""
+        """Find a peer, check its laws, try its traits; unless the record has that already."""
+        is_known = any(one.name == name and not one.absent for one in self.record.found)
         found = Found(name=name, version="", absent="", law="", law_from_logits={}, traits=None)
         try:
             peer = self.peers[name] if name == OURS else peers.make(name, self.device)
         except PeerError as error:
             self.add(found=dataclasses.replace(found, absent=str(error)))
             print(f"{name}: {error}", flush=True)
+            return
+        if is_known:
+            self.peers[name] = peer
             return
         try:
             tried = traits.traits_of(name, self.device)
@@ -190,10 +196,18 @@ class _Run:
     def time_probs(self, shape: tuple[int, int, int], run: int) -> None:
         """All peers on one case from probabilities."""
         batch_size, spec_len, vocab_size = shape
+        records = [one.record for one in self.record.from_probs]
+        known = {
+            r.implementation
+            for r in records
+            if (r.run, r.batch_size, r.spec_len, r.vocab_size) == (run, *shape)
+        }
+        if known >= {name for name in self.peers if self.is_timed(name, batch_size, None)}:
+            return
         pool = workload.Pool([(batch_size, "warm")], spec_len, vocab_size, device=self.device)
         case = pool.workload(batch_size, spec_len)
         for name, peer in self.peers.items():
-            if not self.takes(peer, batch_size) or not self.follows(name, None):
+            if name in known or not self.is_timed(name, batch_size, None):
                 continue
             try:
                 one = implementations.backend(OURS) if name == OURS else peer.implementation
@@ -208,11 +222,18 @@ class _Run:
     def time_logits(self, shape: tuple[int, int], how: str, run: int) -> None:
         """All peers on one case from logits, bfloat16."""
         ways = WAYS[how]
+        known = {
+            one.name
+            for one in self.record.from_logits
+            if (one.run, one.batch_size, one.vocab_size, one.ways) == (run, *shape, how)
+        }
+        if known >= {name for name in self.peers if self.is_timed(name, shape[0], how)}:
+            return
         sets = logit_inputs.make_sets(*shape, ways, torch.bfloat16, self.device)
         inputs = [_for_peers(some, ways, i) for i, some in enumerate(sets)]
         for name, peer in self.peers.items():
             bind = peer.bind_logits
-            if bind is None or not self.takes(peer, shape[0]) or not self.follows(name, how):
+            if name in known or bind is None or not self.is_timed(name, shape[0], how):
                 continue
             try:
                 calls = [bind(one) for one in inputs]
@@ -233,14 +254,12 @@ class _Run:
             self.add(from_logits=found)
             print(f"run {run} {shape} {how} {name}: {found.device.median_us:.1f} us", flush=True)
 
-    def takes(self, peer: Peer, batch_size: int) -> bool:
-        """Whether a peer takes so many requests."""
-        return peer.max_batch_size is None or batch_size <= peer.max_batch_size
-
-    def follows(self, name: str, how: str | None) -> bool:
-        """Whether its output was found to follow the target: else no time of it is taken."""
+    def is_timed(self, name: str, batch_size: int, how: str | None) -> bool:
+        """Whether a peer takes so many requests, and its output was found to follow the target."""
+        limit = self.peers[name].max_batch_size
         found = next(one for one in self.record.found if one.name == name)
-        return (found.law if how is None else found.law_from_logits[how]) == FOLLOWS
+        law = found.law if how is None else found.law_from_logits[how]
+        return law == FOLLOWS and (limit is None or batch_size <= limit)
 
     def clocks(self, calls: list[Thunk], capturable: bool) -> dict[str, Any]:
         """The times of calls, by the names of a record's fields."""
@@ -284,13 +303,14 @@ def _for_peers(some: logit_inputs.LogitInputs, ways: Ways, seed: int) -> LogitIn
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run as a program; the exit status is 1 if something that is there could not be measured."""
+    """Run as a program; the exit status is 1 if something was not measured, 2 if unfinished."""
     terminal.accept_any_text()
     parser = argparse.ArgumentParser(prog="python -m rsk.measure.peers")
     parser.add_argument("--save", type=Path, required=True, help="the file to write")
     parser.add_argument("--runs", type=int, default=5, help="whole runs (default: 5)")
     parser.add_argument("--budget", type=float, default=0.1, help="seconds for each time")
     parser.add_argument("--only", help="peers with commas between them: " + ", ".join(peers.MAKERS))
+    parser.add_argument("--time-limit", type=float, help="seconds, after which it ends unfinished")
     parser.add_argument("--dry", action="store_true", help="tiny sizes on the CPU: a trial")
     chosen = parser.parse_args(arguments)
     names = chosen.only.split(",") if chosen.only else list(peers.MAKERS)
@@ -301,37 +321,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device("cpu" if chosen.dry else "cuda")
     shapes, logit_shapes = (DRY_SHAPES, DRY_LOGIT_SHAPES) if chosen.dry else (SHAPES, LOGIT_SHAPES)
     place = provenance.provenance(device, {n: peers.version_of(n) for n in names})
-    run = _Run(
-        PeersRecord(
-            schema=SCHEMA,
-            provenance=place,
-            settings={"runs": chosen.runs, "budget_s": chosen.budget, "peers": names},
-            complete=False,
-            found=(),
-            from_probs=(),
-            from_logits=(),
-            failed=(),
-        ),
-        chosen.save,
-        0.002 if chosen.dry else chosen.budget,
+    record = PeersRecord(
+        schema=SCHEMA,
+        provenance=place,
+        settings={"budget_s": chosen.budget, "peers": names},
+        complete=False,
+        found=(),
+        from_probs=(),
+        from_logits=(),
+        failed=(),
     )
+    if chosen.save.is_file():
+        before = PeersRecord.load(chosen.save)
+        same = (before.provenance.machine, before.provenance.sources, before.settings)
+        if same != (place.machine, place.sources, record.settings):
+            parser.error(f"{chosen.save} is of another machine, source or setting: choose another")
+        found = tuple(one for one in before.found if not one.absent)
+        record = dataclasses.replace(before, found=found, failed=(), complete=False)
+    run = _Run(record, chosen.save, 0.002 if chosen.dry else chosen.budget)
+    begin = time.monotonic()
     for name in (OURS, *names):
         run.look(name)
+    is_late = False
     for index in range(chosen.runs):
-        for shape in shapes:
+        cases = [(f"from probabilities, {x}", partial(run.time_probs, x, index)) for x in shapes]
+        cases += [
+            (f"from logits, {x}, {how}", partial(run.time_logits, x, how, index))
+            for x in logit_shapes
+            for how in WAYS
+        ]
+        for what, case in cases:
+            if chosen.time_limit is not None and time.monotonic() - begin > chosen.time_limit:
+                is_late = True
+                break
             try:
-                run.time_probs(shape, index)
+                case()
             except FAILURES as error:
-                run.fail(f"from probabilities, {shape}, run {index}", error)
-        for logit_shape in logit_shapes:
-            for how in WAYS:
-                try:
-                    run.time_logits(logit_shape, how, index)
-                except FAILURES as error:
-                    run.fail(f"from logits, {logit_shape}, {how}, run {index}", error)
-    run.record = dataclasses.replace(run.record, complete=True)
+                run.fail(f"{what}, run {index}", error)
+    run.record = dataclasses.replace(run.record, complete=not is_late)
     run.record.save(chosen.save)
-    return 1 if run.record.failed else 0
+    return 1 if run.record.failed else 2 if is_late else 0
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def check_distribution(
             device=device,
         )
     if not verdict.lossless:
-        found = verdict.culprit.part if verdict.culprit else "output"
+        found = verdict.culprit.aspect if verdict.culprit else "output"
         why = verdict.impossible or f"the {found} is wrong"
         raise PeerError(
             f"its output does not follow the target: {why} ({verdict.requests:,} requests)"

@@ -1,9 +1,9 @@
 """Bad calls: each must end in an exception that says so, however the extension was compiled.
 
-python -m rsk.check.refusals             every bad call in a process of its own, on the CPU
-python -m rsk.check.refusals --emulator  with the CUDA kernels' operators in the emulator, too
-python -m rsk.check.refusals --together  all in one process: quicker, but a crash has no name
-python -m rsk.check.refusals cuda        on the GPU
+python -m rsk.check.bad_calls             in another process, so that a crash has a name; on the CPU
+python -m rsk.check.bad_calls --emulator  with the CUDA kernels' operators in the emulator, too
+python -m rsk.check.bad_calls --together  in this process: quicker, but a crash has no name
+python -m rsk.check.bad_calls cuda        on the GPU
 
 A public function raises ``ValueError`` or ``TypeError``, an operator under it whatever PyTorch
 makes of a refusal, and a good call afterwards still works.
@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import functools
 import multiprocessing
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -32,11 +31,11 @@ import rsk
 from rsk.base import terminal
 from rsk.sampler import build
 from rsk.sampler.channel import channel_of
-from rsk.sampler.fused_slices import Kernels
 from rsk.sampler.headers import HEADER
 from rsk.sampler.random_words import SAMPLE
 from rsk.sampler.row_law import Filters
-from rsk.sampler.sharded_call import Call, run
+from rsk.sampler.sharded_call import ShardedCall, run
+from rsk.sampler.sharded_kernels import Kernels
 
 Arguments = dict[str, Any]  # wrong ones, so of any type
 Attempt = Callable[[], object]
@@ -47,7 +46,7 @@ OPERATOR = "torch.ops.rsk."
 RIGHT = {("sharded_result", 2, "of a batch more")}
 """Operator, argument and fault that are none: a message may be longer than the batch."""
 SECONDS = 120
-"""For one call and the start of its process."""
+"""For one call, and for the start of its process."""
 
 
 def good_arguments(device: str) -> Arguments:
@@ -195,7 +194,7 @@ def good_operator_calls(device: str) -> Operators:
 def _call_sharded(
     tokens: Tensor, draft: Tensor, target: Tensor, filters: Filters, seed: Tensor
 ) -> None:
-    """Call every kernel of the sharded sampler, as a group of one rank does."""
+    """ShardedCall every kernel of the sharded sampler, as a group of one rank does."""
     store = dist.HashStore()  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
@@ -205,7 +204,7 @@ def _call_sharded(
         # The kernels find laws without a threshold, or one of a list; with others, not all of them.
         for chosen in (filters._replace(top_k=0, top_p=1.0), filters):
             arguments = tokens, draft, target, seed, seed, SAMPLE, chosen
-            call = Call("rejection_sample_from_logits", *arguments)
+            call = ShardedCall("rejection_sample_from_logits", *arguments)
             run(call, Kernels(call, channel), channel, look=False)
     finally:
         dist.destroy_process_group()
@@ -262,9 +261,10 @@ def make(name: str, device: str) -> str:
     return ""
 
 
-def _answer(name: str, device: str, emulator: bool, answer: Connection) -> None:
+def _answer(names: list[str], device: str, emulator: bool, answers: Connection) -> None:
     _load(device, emulator)
-    answer.send(make(name, device))
+    for name in names:
+        answers.send(make(name, device))
 
 
 def _load(device: str, emulator: bool) -> None:
@@ -274,51 +274,64 @@ def _load(device: str, emulator: bool) -> None:
         build.load("sharded cuda")
 
 
-def make_apart(name: str, device: str, emulator: bool) -> str:
-    """:func:`make` in a process of its own, whose end is an answer too."""
+def make_apart(names: list[str], device: str, emulator: bool) -> dict[str, str]:
+    """:func:`make` in another process, whose end is an answer too: what was wrong, by name.
+
+    One process makes all calls, until one is wrong: the next has a process of its own again.
+    """
     # A fork has all libraries already, but CUDA does not survive one; so for CUDA the forks are of
     # a server that has only imported them.
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["rsk.check.refusals"])
+    server.set_forkserver_preload(["rsk.check.bad_calls"])
     context = server if device == "cuda" else multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(name, device, emulator, sender))
-    process.start()
-    sender.close()
-    process.join(SECONDS)
-    if process.exitcode is None:
-        process.kill()
+    found: dict[str, str] = {}
+    while left := [name for name in names if name not in found]:
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_answer, args=(left, device, emulator, sender))
+        process.start()
+        sender.close()
+        for name in left:
+            found[name] = _fault(process, receiver)
+            if found[name]:
+                process.kill()
+                break
+        process.join()
+    return found
+
+
+def _fault(process: BaseProcess, receiver: Connection) -> str:
+    """What was wrong with the call that a process makes now."""
+    if not receiver.poll(SECONDS):
         return f"did not end in {SECONDS} s"
-    if process.exitcode < 0:
-        return f"killed the process: {signal.Signals(-process.exitcode).name}"
     try:
         return str(receiver.recv())
     except EOFError:
-        return f"left with status {process.exitcode}"
+        process.join()
+        status = process.exitcode or 0
+    if status < 0:
+        return f"killed the process: {signal.Signals(-status).name}"
+    return f"left with status {status}"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Make every bad call; the exit status is 1 if one was not refused."""
     terminal.accept_any_text()
     parser = argparse.ArgumentParser(
-        prog="python -m rsk.check.refusals",
+        prog="python -m rsk.check.bad_calls",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("device", nargs="?", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--emulator", action="store_true", help="load the emulator, too")
-    parser.add_argument("--together", action="store_true", help="in one process")
+    parser.add_argument("--together", action="store_true", help="in this process")
     options = parser.parse_args(arguments)
     _load(options.device, options.emulator)
     names = list(bad_calls(options.device))
     if options.together:
-        found = [make(name, options.device) for name in names]
-    elif options.device == "cpu":
-        found = [make_apart(name, "cpu", options.emulator) for name in names]
-    else:  # each process starts CUDA anew
-        with ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2)) as pool:
-            found = list(pool.map(partial(make_apart, device="cuda", emulator=False), names))
-    wrong = {name: fault for name, fault in zip(names, found, strict=True) if fault}
+        found = {name: make(name, options.device) for name in names}
+    else:
+        found = make_apart(names, options.device, options.emulator)
+    wrong = {name: fault for name, fault in found.items() if fault}
     for name, fault in wrong.items():
         print(f"{name}: {fault}")
     print(f"{len(names)} bad calls, {len(wrong)} not refused")

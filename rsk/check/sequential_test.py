@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from rsk.check.cases import Part
+    from rsk.check.cases import Aspect
 
 SCALES = (1, 4, 16)
 """Biases that the mixture is tuned to, in units of the smallest one."""
@@ -122,29 +122,31 @@ class SequentialTest:
     The counts may have leading dimensions: independent repetitions of the test, side by side.
     """
 
-    def __init__(self, parts: list[Part], *, needed: float, bias: float, miss: float) -> None:
+    def __init__(self, aspects: list[Aspect], *, needed: float, bias: float, miss: float) -> None:
         """Set up.
 
         Args:
-            parts: what to look at; the last one is the whole outcome.
+            aspects: what to look at; the last one is the whole outcome.
             needed: natural logarithm of the evidence against the law that settles it.
             bias: total variation distance that must be ruled out.
             miss: the chance to miss it.
         """
-        self._parts = parts
+        self._aspects = aspects
         self._needed = needed
         self._bias = bias
         self._miss = miss
         self._chances = 0
 
     def evidence(self, outcomes: Tensor) -> Tensor:
-        """Ln e [..., parts] of the counts [..., cells]."""
-        parts = self._parts
-        every = [log_evidence(part.counts(outcomes), part.law, self._bias) for part in parts]
+        """Ln e [..., aspects] of the counts [..., cells]."""
+        aspects = self._aspects
+        every = [
+            log_evidence(aspect.counts(outcomes), aspect.law, self._bias) for aspect in aspects
+        ]
         return torch.stack(every, -1)
 
     def failed(self, evidence: Tensor) -> Tensor:
-        """Whether any part speaks against the law, given :meth:`evidence`."""
+        """Whether any aspect speaks against the law, given :meth:`evidence`."""
         return (evidence >= self._needed).any(-1)
 
     def passed(self, outcomes: Tensor) -> Tensor:
@@ -152,7 +154,7 @@ class SequentialTest:
 
         Of the chance to miss it, the j-th look at which the answer may be yes spends 1/(j (j+1)).
         """
-        whole = self._parts[-1]
+        whole = self._aspects[-1]
         counts = whole.counts(outcomes)
         total = float(counts.sum(-1).max())
         _, freedom = g_statistic(counts, whole.law)

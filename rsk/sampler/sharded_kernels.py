@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rsk.sampler.channel import Answers, Channel
 from rsk.sampler.headers import GIVEN, HEADER, Layout
-from rsk.sampler.sharded_call import Call, Gather, Operators
+from rsk.sampler.sharded_call import Gather, Operators, ShardedCall
 
 _MOST_ENTRIES = 4096
 """Entries of all ranks' lists together that the kernel merges."""
@@ -22,7 +22,7 @@ _MOST_ENTRIES = 4096
 class Kernels:
     """The kernels, loaded for the device of the call."""
 
-    def __init__(self, call: Call, channel: Channel) -> None:
+    def __init__(self, call: ShardedCall, channel: Channel) -> None:
         self.call, self.channel = call, channel
         self.laws: Tensor | None = None
         self.draft_laws = call.draft_laws

@@ -1,0 +1,96 @@
+"""The font of a language whose letters Typst and matplotlib do not bring along.
+
+A language names it in ``phrases.toml``. It comes from a package of pip's or from the system; PDFs
+and pictures are made with the same file, so that they look the same.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+CHINESE = "Noto Sans CJK TC"
+PACKAGE = "noto_cjk_sans_otc"
+HINT = "pip install 'rsk[zh]', or on Debian and Ubuntu: apt install fonts-noto-cjk"
+_LETTERS = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
+
+
+class FontError(RuntimeError):
+    """A font is missing. The message says what to install."""
+
+
+def is_needed(text: str) -> bool:
+    """Whether a text has letters, or punctuation, that only :data:`CHINESE` holds."""
+    return bool(_LETTERS.search(text))
+
+
+def _folders() -> Iterator[Path]:
+    """Where fonts are: pip's package first, then the system's folders."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is not None and spec.origin is not None:
+        yield Path(spec.origin).parent
+    home = Path.home()
+    if sys.platform == "win32":
+        yield Path("C:/Windows/Fonts")
+        yield home / "AppData/Local/Microsoft/Windows/Fonts"
+    elif sys.platform == "darwin":
+        yield from (home / "Library/Fonts", Path("/Library/Fonts"))
+    else:
+        yield from (home / ".local/share/fonts", home / ".fonts")
+        yield from (Path("/usr/share/fonts"), Path("/usr/local/share/fonts"))
+
+
+@cache
+def find(family: str = CHINESE) -> tuple[Path, int]:
+    """The file that holds a font, and which one of its collection it is.
+
+    Args:
+        family: as the font itself calls it.
+
+    Raises:
+        FontError: there is none here; says what to install.
+    """
+    from fontTools.ttLib import TTFont
+    from fontTools.ttLib.sfnt import readTTCHeader
+
+    stem = "".join(family.split()[:3]) + "*"  # one file often holds all languages' variants
+    for folder in _folders():
+        for path in sorted(folder.rglob(stem), key=lambda path: ("Regular" not in path.name, path)):
+            if path.suffix.lower() not in (".ttc", ".otc", ".otf", ".ttf"):
+                continue
+            with path.open("rb") as file:
+                is_collection = file.read(4) == b"ttcf"
+                file.seek(0)
+                count = readTTCHeader(file).numFonts if is_collection else 1
+            for number in range(count):
+                with TTFont(path, fontNumber=number, lazy=True) as font:
+                    if font["name"].getDebugName(1) == family:
+                        return path, number
+    raise FontError(f"the font {family} is missing: {HINT}")
+
+
+@cache
+def face(family: str = CHINESE) -> Path:
+    """A file with this font alone: matplotlib reads no more than the first of a collection.
+
+    Raises:
+        FontError: see :func:`find`.
+    """
+    from fontTools.ttLib import TTFont
+
+    path, number = find(family)
+    if path.suffix.lower() not in (".ttc", ".otc"):
+        return path
+    folder = Path(tempfile.mkdtemp(prefix="rsk-font-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    alone = folder / f"{path.stem}-{number}.otf"
+    with TTFont(path, fontNumber=number, lazy=True) as font:
+        font.save(alone)
+    return alone
