@@ -103,7 +103,8 @@ def run(
         chosen: names of implementations, or ``None`` for all there are.
         threads: PyTorch threads, or ``None`` for as many as it would use.
         budget_s: seconds for each time.
-        time_limit_s: seconds for everything; the budgets shrink to meet it.
+        time_limit_s: seconds for everything. The budgets shrink to meet it, unless the run is
+            saved: then it can be gone on with, and each time gets what it would without a limit.
         save: file to write while measuring, or a folder: see
             :func:`rsk.measure.run_files.place`. An unfinished run of the same sweep that is there
             is gone on with.
@@ -134,7 +135,7 @@ def run(
         begun = (None if path is None else unfinished(path, fresh)) or fresh
         if console is not None and begun.records:
             console.print(f"going on with {path}: {len(begun.records)} times", soft_wrap=True)
-        steps = _Steps(begun, known, budget_s, time_limit_s)
+        steps = _Steps(begun, known, budget_s, time_limit_s, shrinks=path is None)
         saved_at = time.perf_counter()
         with _progress(console) as progress:
             task = progress.add_task("", total=len(sweep.points()) * len(known) * sweep.runs)
@@ -164,6 +165,8 @@ class _Steps:
         known: list[Implementation],
         budget_s: float,
         time_limit_s: float | None,
+        *,
+        shrinks: bool,
     ) -> None:
         self.benchmark = benchmark
         self.done = {(r.run, r.point, r.implementation) for r in benchmark.records}
@@ -172,6 +175,7 @@ class _Steps:
         self.budget_s = budget_s
         self.begin = time.perf_counter()
         self.time_limit_s = time_limit_s
+        self.shrinks = shrinks
         self.late = False
 
     def take(self, sweep: Sweep, device: torch.device) -> Iterator[tuple[int, str]]:
@@ -263,7 +267,7 @@ class _Steps:
         self.benchmark = dataclasses.replace(self.benchmark, refused=lines)
 
     def _budget(self, remaining: int) -> float:
-        if self.time_limit_s is None:
+        if self.time_limit_s is None or not self.shrinks:
             return self.budget_s
         left = self.time_limit_s - (time.perf_counter() - self.begin)
         # Half: making inputs and checking results take about as long as the timing.

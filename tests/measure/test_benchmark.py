@@ -606,3 +606,20 @@ def test_what_was_made_here_by_these_sources_is_not_made_again(tmp_path: Path) -
     for text in ("{}", "7", '{"provenance": {}}', "no JSON"):
         path.write_text(text)
         assert run_files.made_here(path, now) is None
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_run_that_can_be_gone_on_with_keeps_its_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: bool
+) -> None:
+    taken = stopped_after(monkeypatch, 99, KeyboardInterrupt())
+    monkeypatch.setattr(benchmark, "LEAST_BUDGET_S", 0.0)
+    benchmark.run(
+        Sweep(batch_sizes=(1,), spec_lens=(1,), vocab_sizes=(64,)),
+        chosen=["baseline"],
+        budget_s=0.02,
+        time_limit_s=0.03,
+        save=tmp_path / "run.json" if saved else None,
+    )
+    budgets = [options["budget_s"] for _, options in taken]
+    assert all(budget == 0.02 if saved else budget < 0.02 for budget in budgets)
