@@ -5,7 +5,8 @@
 # make lab      open the notebooks in JupyterLab
 # make sanitize on a GPU machine: look for reads out of bounds and races, with compute-sanitizer
 # make gpu-check on a GPU machine: tests, notebooks, report and more, into data/gpu-check
-# make measure  on a GPU machine: check the kernels, measure everything, save both; installs nothing
+# make measure  on a GPU machine: check the kernels, measure everything, save both; installs nothing,
+#               and goes on behind the point where it was interrupted
 # make session  on a GPU machine: roof, model steps, peers and benchmarks in calls of 9 minutes
 # make fuzz     compare every backend and kernel with the baseline on random calls for 5 minutes
 # make clean    delete the environment, caches and everything a run has written

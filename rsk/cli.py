@@ -157,7 +157,7 @@ def benchmark(
         typer.Option(help="BV or BKV: every combination of these, not only the axes."),
     ] = None,
     runs: Annotated[
-        int | None, typer.Option(min=1, help="Whole runs, to compare them.", show_default="1")
+        int | None, typer.Option(min=1, help="Whole runs; 5 with --full.", show_default="1")
     ] = None,
     only: Annotated[
         str | None, typer.Option(help="Implementations, with commas; all by default.")
@@ -178,16 +178,16 @@ def benchmark(
 ) -> None:
     """Measure the implementations; save and compare records."""
     from rsk.measure import benchmark as bench
-    from rsk.measure import recorded_runs
-    from rsk.measure.provenance import provenance
+    from rsk.measure import recorded_runs, result_tables, run_files
     from rsk.measure.records import Benchmark
+    from rsk.measure.sweep import Sweep, full_sweep
 
     console = _console()
     if compare != bool(files):
         raise ValueError("records to compare are given as: rsk benchmark --compare FILE...")
     if files:
         found = [Benchmark.load(path) for path in files]
-        console.print(bench.compare(found, [path.stem for path in files]))
+        console.print(result_tables.compare(found, [path.stem for path in files]))
         return
     if sharded is not None:
         from rsk.measure import sharded as over_ranks
@@ -195,7 +195,7 @@ def benchmark(
         result = over_ranks.run(sharded, quick=not full, console=console)
         over_ranks.show(result, console)
         if save is not None:
-            result.save(bench.save_path(save, result.provenance))
+            result.save(run_files.save_path(save, result.provenance))
         return
     where = options.device(device)
     chosen: dict[str, Any] = {
@@ -210,10 +210,9 @@ def benchmark(
         "seed": seed,
     }
     sweep = dataclasses.replace(
-        bench.full_sweep(where) if full else bench.Sweep(),
+        full_sweep(where) if full else Sweep(),
         **{name: value for name, value in chosen.items() if value is not None},
     )
-    path = None if save is None else bench.save_path(save, provenance(where))
     interruption = None
     try:
         measured = bench.run(
@@ -223,14 +222,12 @@ def benchmark(
             threads=threads,
             budget_s=budget,
             time_limit_s=time_limit,
-            save=path,
+            save=save,
             console=console,
         )
     except bench.Interrupted as error:
         measured, interruption = error.benchmark, error
-    bench.show(measured, console, recorded_runs.earlier_work())
-    if path is not None:
-        console.print(f"saved to {path}", soft_wrap=True)
+    result_tables.show(measured, console, recorded_runs.earlier_work())
     if interruption is not None:
         raise interruption
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from rsk.measure.records import SCHEMA, Benchmark, Operations, Provenance, Record, Spread
+from rsk.measure.series import Series
 
 CPU_PROVENANCE = Provenance(
     date="2026-01-02T03:04:05+00:00",
@@ -138,7 +139,40 @@ def story(gpu: bool = False) -> Benchmark:
     return benchmark(records, operations, provenance=GPU_PROVENANCE if gpu else CPU_PROVENANCE)
 
 
-def twice(benchmark: Benchmark) -> Benchmark:
-    """The same sweep, run a second time with the same times: as a run that may be published."""
-    again = (dataclasses.replace(record, run=1) for record in benchmark.records)
+def twice(benchmark: Benchmark, **factors: float) -> Benchmark:
+    """The same sweep, run a second time: as a run that may be published.
+
+    Args:
+        benchmark: run once.
+        factors: by clock (``call``, ``device``, ``host``, ``roof``), how many times as long the
+            second run takes; 1 where none is given.
+    """
+    again = (
+        dataclasses.replace(
+            record,
+            run=1,
+            **{name: longer(getattr(record, name), factor) for name, factor in factors.items()},
+        )
+        for record in benchmark.records
+    )
     return dataclasses.replace(benchmark, records=(*benchmark.records, *again))
+
+
+def longer(time: Spread, factor: float) -> Spread:
+    """A time that is so many times as long."""
+    return spread(time.median_us * factor, time.clock, disturbed=time.disturbed)
+
+
+def with_cold(benchmark: Benchmark) -> Benchmark:
+    """The same sweep, with the usual line from a cold cache too, in twice the time."""
+    cold = tuple(
+        dataclasses.replace(r, cache="cold", device=longer(r.device, 2), roof=longer(r.roof, 3))
+        for r in benchmark.records
+        if r.spec_len == 4 and r.vocab_size == 32000
+    )
+    return dataclasses.replace(benchmark, records=(*benchmark.records, *cold))
+
+
+def series(*records: Record) -> Series:
+    """Records of whole runs."""
+    return Series(records)

@@ -47,8 +47,9 @@ def number(value: object, significant: int = 3) -> str:
     return text.replace("-", "−")
 
 
-def digits(value: float, significant: int = 3) -> str:
+def digits(value: Any, significant: int = 3) -> str:
     """A number with so many significant digits, and never in powers of ten."""
+    value = middle(value)
     if value == 0:
         return "0"
     rounded = float(f"{value:.{significant - 1}e}")
@@ -73,8 +74,9 @@ def _in_unit(value: float, units: Sequence[tuple[str, float]]) -> str:
     return f"{digits(value / factor)} {unit}"
 
 
-def percent(share: float, decimals: int = 0) -> str:
+def percent(share: Any, decimals: int = 0) -> str:
     """A share as a percentage; below the smallest one that is shown, "<1%"."""
+    share = middle(share)
     smallest = 10.0 ** -(2 + decimals)
     return f"<{smallest:.{decimals}%}" if 0 < share < smallest / 2 else f"{share:.{decimals}%}"
 
@@ -84,9 +86,9 @@ def change(before: float, after: float, decimals: int = 0) -> str:
     return f"{after / before - 1:+.{decimals}%}".replace("-", "−")
 
 
-def fixed(value: float, decimals: int) -> str:
+def fixed(value: Any, decimals: int) -> str:
     """A number with so many digits behind the point."""
-    return f"{value:.{decimals}f}"
+    return f"{middle(value):.{decimals}f}"
 
 
 def general(value: float) -> str:
@@ -106,9 +108,48 @@ def us(time: Any) -> str:
 
 def quartiles(time: Any) -> str:
     """The quartiles of a measured time: 17.9 – 18.8 µs."""
-    low, high = duration(time.q25_us), duration(time.q75_us)
-    number, unit = low.split()
-    return f"{number} – {high}" if high.endswith(f" {unit}") else f"{low} – {high}"
+    return between(time.q25_us, time.q75_us, duration)
+
+
+def between(low: float, high: float, write: Callable[[float], str]) -> str:
+    """From a number to another, the unit only once: 17.9 – 18.8 µs; one of them if they are alike.
+
+    Args:
+        low: the smaller number.
+        high: the larger one.
+        write: how each is written.
+    """
+    first, last = write(low), write(high)
+    if first == last:
+        return first
+    number, _, unit = first.partition(" ")
+    return f"{number} – {last}" if unit and last.endswith(f" {unit}") else f"{first} – {last}"
+
+
+def middle(value: Any) -> float:
+    """The median of a number over several runs, or a number itself."""
+    return float(getattr(value, "median", value))
+
+
+def run_range(value: Any, write: Callable[[float], str] = duration) -> str:
+    """The range of a number over runs, least to most; a dash for a single run, which has none."""
+    return between(value.least, value.most, write) if value.runs > 1 else DASH
+
+
+def over_runs(value: Any, write: Callable[[float], str] = duration) -> str:
+    """A number over runs, its median and its range: 18.4 µs (17.9 – 18.8 µs)."""
+    text, span = write(value.median), run_range(value, write)
+    return text if span in (DASH, text) else f"{text} ({span})"
+
+
+def times(ratio: Any) -> str:
+    """A ratio over runs, in two digits: 21 (19 – 23)."""
+    return over_runs(ratio, lambda value: digits(value, 2))
+
+
+def share(value: Any) -> str:
+    """A share over runs: 63% (61% – 65%); a dash for one that is not known."""
+    return DASH if value is None else over_runs(value, percent)
 
 
 FILTERS: Mapping[str, Callable[..., str]] = {
@@ -122,5 +163,9 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "change": change,
     "number": number,
     "quartiles": quartiles,
+    "over_runs": over_runs,
+    "run_range": run_range,
+    "times": times,
+    "share": share,
 }
 """What the templates may put behind a value, as in ``{{ gpu.largest.fused.call | us }}``."""

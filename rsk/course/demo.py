@@ -26,10 +26,13 @@ from rsk.course import contest
 from rsk.course.contest import Row, Timed
 from rsk.measure import benchmark, comparison
 from rsk.measure.comparison import BASELINE
+from rsk.measure.implementations import backend
 from rsk.measure.provenance import provenance
-from rsk.measure.records import Benchmark, Operations, Record
+from rsk.measure.records import Benchmark, Operations
+from rsk.measure.series import Series
+from rsk.measure.sweep import Sweep
 from rsk.measure.timing import MeasurementError, count_operations, difference
-from rsk.measure.workload import Inputs, backend
+from rsk.measure.workload import Inputs
 from rsk.sampler import build
 from rsk.sampler.api import BACKENDS
 
@@ -92,7 +95,7 @@ def run(
         raise ValueError(f"figure: expected a name in .png, .svg or .pdf, got {figure}")
     benchmark.check_device(device)
     console = console or Console()
-    sweep = benchmark.Sweep(
+    sweep = Sweep(
         batch_sizes=tuple(batch_sizes), spec_lens=(spec_len,), vocab_sizes=(vocab_size,), seed=seed
     )
     on_gpu = device.startswith("cuda")
@@ -293,11 +296,11 @@ def explain(found: Benchmark) -> list[str]:
     return [" ".join(paragraph.split()) for paragraph in text.split("\n\n") if paragraph.strip()]
 
 
-def _is_busy(record: Record) -> bool:
-    return record.call.busy
+def _is_busy(one: Series) -> bool:
+    return one.call.busy
 
 
-def _quiet(line: dict[int, dict[str, Record]]) -> dict[int, dict[str, Record]]:
+def _quiet(line: dict[int, dict[str, Series]]) -> dict[int, dict[str, Series]]:
     """The batch sizes at which no time was disturbed, or all if there is none."""
     quiet = {
         size: by_name for size, by_name in line.items() if not any(map(_is_busy, by_name.values()))
@@ -309,8 +312,8 @@ class Loss(NamedTuple):
     """A batch size at which vectorized is not faster than the baseline."""
 
     batch_size: int
-    vectorized: Record
-    baseline: Record
+    vectorized: Series
+    baseline: Series
     operators: int
     """That one call of vectorized asks for."""
     baseline_operators: int
@@ -323,7 +326,7 @@ class Loss(NamedTuple):
 
 
 def losses(found: Benchmark) -> list[Loss]:
-    """Where vectorized is not faster than the baseline, at batch sizes that nothing disturbed."""
+    """Where vectorized is faster in no run, at batch sizes that nothing disturbed."""
     counts = {(c.implementation, c.batch_size): c for c in found.operations}
     return [
         Loss(
@@ -336,5 +339,5 @@ def losses(found: Benchmark) -> list[Loss]:
         )
         for size, by_name in _quiet(comparison.usual_line(found)).items()
         if "vectorized" in by_name
-        and comparison.ratio(by_name[BASELINE], by_name["vectorized"]) <= 1
+        and comparison.ratio(by_name[BASELINE], by_name["vectorized"]).most <= 1
     ]

@@ -14,7 +14,7 @@ from rsk.course.python_kernels.selection import Selection
 from rsk.figures import from_logits as pictures
 from rsk.figures import record_tables
 from rsk.measure import clocks
-from rsk.measure.logit_inputs import FILTERED, TEMPERATURE, Inputs, draw
+from rsk.measure.logit_inputs import FILTERED, TEMPERATURE, LogitInputs, draw
 from rsk.measure.logits_benchmark import LogitsBenchmark
 from rsk.measure.records import Spread
 from rsk.sampler import api, build, fused, logits
@@ -26,7 +26,7 @@ FROM_LOGITS = "sampler, from logits"
 WITH_FILTERS = "the same, top-k and top-p"
 
 
-def time_softmax(inputs: Inputs, *, budget_s: float) -> dict[str, Spread]:
+def time_softmax(inputs: LogitInputs, *, budget_s: float) -> dict[str, Spread]:
     """Time the softmax of both models' rows, and the samplers that need it and that do not."""
     tokens, draft, target, _ = inputs
     filtered = draw(draft, target, FILTERED, seed=1)  # drafts that the filters let through

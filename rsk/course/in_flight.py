@@ -10,6 +10,7 @@ import torch
 from rsk.base import folders
 from rsk.course import publish
 from rsk.course.kernel_records import KernelTimes
+from rsk.measure import comparison
 
 if TYPE_CHECKING:
     from rsk.course.prediction import Prediction
@@ -29,7 +30,9 @@ def show(times: KernelTimes, guess: Prediction, latency_us: float) -> None:
         guess: of the megabytes on their way, from :func:`rsk.course.prediction.predict`.
         latency_us: until memory answers while it is busy: an estimate, and shown as one.
     """
-    known = [r for r in times.benchmark.records if r.implementation == KERNEL and not r.roof.busy]
+    found = comparison.by_point(times.benchmark.records).values()
+    known = [by_name[KERNEL] for by_name in found if KERNEL in by_name]
+    known = [one for one in known if not one.roof.busy]
     if not known:
         publish.passage("course.md#not-measured", name=KERNEL)
         return

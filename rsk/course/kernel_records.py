@@ -9,8 +9,9 @@ import torch
 
 from rsk.course import publish
 from rsk.measure import recorded_runs, resources
-from rsk.measure.comparison import roof_share, usual_line
-from rsk.measure.records import Benchmark, Record, RecordError
+from rsk.measure.comparison import usual_line
+from rsk.measure.records import Benchmark, RecordError
+from rsk.measure.series import Series
 from rsk.sampler import registry
 from rsk.sampler.kernels import KERNELS, runs_on
 
@@ -25,8 +26,8 @@ class KernelTimes:
     benchmark: Benchmark
     is_recorded: bool
 
-    def at(self, batch_size: int) -> dict[str, Record]:
-        """Records by implementation at the largest measured batch size up to this one."""
+    def at(self, batch_size: int) -> dict[str, Series]:
+        """What was measured at the largest batch size up to this one, by implementation."""
         line = usual_line(self.benchmark)
         sizes = [size for size in line if size <= batch_size]
         return line[max(sizes)] if sizes else {}
@@ -44,8 +45,8 @@ class KernelTimes:
             publish.passage("course.md#not-measured", name=name)
             return
         self.show_banner()
-        publish.passage("course.md#kernel-time", record=record, share=roof_share(record))
-        guess.compare(record.device.median_us)
+        publish.passage("course.md#kernel-time", record=record)
+        guess.compare(record.device.median)
 
     def show_choice(self, batch_size: int) -> None:
         """Show the kernels' times against batch size, and how good the choice of ``fused`` is.
@@ -65,7 +66,7 @@ class KernelTimes:
         self.show_banner()
         picture = benchmarks.latency_by_batch(self.benchmark, "device")
         publish.figure(**picture.relabelled("fig-kernels")._asdict())
-        best = min(kernels, key=lambda record: record.device.median_us)
+        best = min(kernels, key=lambda record: record.device.median)
         publish.passage("course.md#choice", best=best, fused=line["fused"])
 
     def show_banner(self) -> None:

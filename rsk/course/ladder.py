@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,14 +10,14 @@ from rsk.base.numbers import number
 from rsk.course import beginning, publish
 from rsk.course.beginning import LessonError
 from rsk.course.results import load_result, results_dir, save_result
-from rsk.measure.comparison import BASELINE, ratio
+from rsk.measure.comparison import BASELINE
 from rsk.measure.records import Benchmark, Provenance, Record, RecordError, check_schema
+from rsk.measure.series import Series
 from rsk.sampler import registry
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from rsk.measure.workload import Pool
 
 LADDER = "ladder"
 ROOF = "memory roof"
@@ -69,20 +68,26 @@ class Ladder:
         )
 
     def times_baseline(self, step: Step) -> float | None:
-        """How many times faster than the baseline a step is, if that was measured beside it."""
+        """How many times faster than the baseline a step's result is there, by the same clock.
+
+        ``None`` if that was not measured beside it.
+        """
         if step.baseline is not None:
-            return ratio(step.baseline, step.record, "device")
+            return _times(step.baseline, step.record)
         for other in self.steps:  # in another notebook of this run, on the same inputs
             if (
                 other.name == BASELINE
                 and other.record.point == step.record.point
                 and (other.machine, other.recorded) == (step.machine, step.recorded)
             ):
-                return ratio(other.record, step.record, "device")
+                return _times(other.record, step.record)
         return None
 
     def frame(self) -> DataFrame:
-        """One row a step: time on the device, times the baseline, share of the memory roof."""
+        """One row a step: time on the device with its clock, times the baseline, share of the roof.
+
+        A step that was measured in several runs is shown as in the first of them.
+        """
         import pandas as pd
 
         return pd.DataFrame(
@@ -91,10 +96,11 @@ class Ladder:
                 "B": step.record.batch_size,
                 "K": step.record.spec_len,
                 "V": step.record.vocab_size,
-                "time (µs)": step.record.device.median_us,
+                "device (µs)": step.record.device.median_us,
+                "clock": step.record.device.clock,
                 "× baseline": self.times_baseline(step),
                 "% of the memory roof": None
-                if step.record.roof.busy  # too slow a roof: a share of it says nothing
+                if step.record.roof_share is None
                 else 100 * step.record.roof_share,
                 "measured": step.where,
             }
@@ -102,18 +108,28 @@ class Ladder:
         )
 
 
+def _times(baseline: Record, record: Record) -> float | None:
+    if baseline.call.clock != record.call.clock:  # the roof on a GPU is a share of a graph
+        return None
+    return baseline.call.median_us / record.call.median_us
+
+
+def _first(found: Record | Series) -> Record:
+    return found if isinstance(found, Record) else found.records[0]
+
+
 def ladder_row(
     name: str,
-    record: Record,
+    found: Record | Series,
     *,
-    baseline: Record | None = None,
+    baseline: Record | Series | None = None,
     machine: Provenance | None = None,
 ) -> None:
     """Add a notebook's row to the ladder, and show the ladder so far.
 
     Args:
         name: of the step: an implementation of ``rsk.BACKENDS`` or ``rsk.KERNELS``, or ``ROOF``.
-        record: its time.
+        found: its time; of several runs the first is kept.
         baseline: the baseline's time at the same point in the same run; not needed for its own.
         machine: where it was recorded; if not given, here and now, on the device that
             :func:`rsk.course.beginning.begin` chose.
@@ -123,10 +139,11 @@ def ladder_row(
         LessonError: measured here, and :func:`rsk.course.beginning.begin` was not called.
     """
     where = beginning.here() if machine is None else machine
+    record = _first(found)
     step = Step(
         name=name,
         record=record,
-        baseline=record if name == BASELINE else baseline,
+        baseline=record if name == BASELINE else None if baseline is None else _first(baseline),
         machine=where.machine,
         recorded=machine is not None,
     )
@@ -156,56 +173,20 @@ def show_ladder(ladder: Ladder, label: str = "tab-ladder") -> None:
     )
 
 
-def roof_record(pool: Pool, batch_size: int, spec_len: int) -> Record:
-    """The memory roof as a record: the time to read what has to be read, and do nothing else.
-
-    Measured again, up to three times, when other processes disturb it.
-
-    Args:
-        pool: of the inputs.
-        batch_size: B, one of those that the pool was made for.
-        spec_len: K, at most the pool's.
-    """
-    from rsk.measure.benchmark import ATTEMPTS
-
-    cases = [pool.case(batch_size, spec_len)]
-    while cases[-1].roof.busy and len(cases) < ATTEMPTS:
-        cases.append(pool.case(batch_size, spec_len))
-    case = min(cases, key=lambda case: case.roof.disturbed)
-    accepted = [float(samples.num_accepted.double().mean()) for samples in case.expected]
-    return Record(
-        implementation=ROOF,
-        run=0,
-        batch_size=case.batch_size,
-        spec_len=case.spec_len,
-        vocab_size=case.vocab_size,
-        dtype=case.dtype,
-        acceptance=case.acceptance,
-        accepted=statistics.fmean(accepted),
-        cache=case.cache,
-        device=case.roof,
-        host=case.roof,
-        call=case.roof,
-        bytes_moved=case.bytes_moved,
-        roof=case.roof,
-        floor_us=case.floor_us,
-    )
-
-
 def _rank(name: str) -> int:
     order = [ROOF, *registry.OURS]
     return order.index(name) if name in order else len(order)
 
 
-def pick(found: Benchmark, name: str, batch_size: int) -> Record:
-    """The record of an implementation at a batch size, all else at the sweep's usual values.
+def pick(found: Benchmark, name: str, batch_size: int) -> Series:
+    """All runs of an implementation at a batch size, all else at the sweep's usual values.
 
     Raises:
         LessonError: it was not measured; says what was skipped or refused.
     """
     from rsk.measure.comparison import usual_line
 
-    by_name: Mapping[str, Record] = usual_line(found).get(batch_size, {})
+    by_name: Mapping[str, Series] = usual_line(found).get(batch_size, {})
     if name in by_name:
         return by_name[name]
     reasons = "; ".join((*found.refused, *found.skipped)) or "it was not asked for"

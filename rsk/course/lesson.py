@@ -26,7 +26,7 @@ An unsolved exercise says so and lets the notebook go on; a wrong solution fails
 
 from rsk.course.beginning import begin
 from rsk.course.exercise import exercise, todo
-from rsk.course.ladder import ROOF, ladder_row, pick, roof_record
+from rsk.course.ladder import ROOF, ladder_row, pick
 from rsk.course.prediction import predict
 from rsk.course.results import save_result
 
@@ -37,7 +37,6 @@ __all__ = [
     "ladder_row",
     "pick",
     "predict",
-    "roof_record",
     "save_result",
     "todo",
 ]

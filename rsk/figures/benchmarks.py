@@ -2,33 +2,37 @@
 
 Each function returns a :class:`rsk.figures.plotting.Picture`: the figure, the values for its words,
 which are in ``exhibits.md``, and the numbers as a table. A notebook publishes it with
-``publish.figure(**benchmarks.latency_by_batch(benchmark)._asdict())``.
+``publish.figure(**benchmarks.latency_by_batch(benchmark)._asdict())``. What is drawn of a time or a
+ratio is its median over the runs, with a bar from the least to the most of them.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import NamedTuple
 
-from rsk.base.numbers import DASH, byte_size, digits, duration, percent, quartiles
+from rsk.base.numbers import byte_size, digits, duration, run_range, share
 from rsk.figures import plotting
-from rsk.figures.plotting import ROOF, Lines, Picture
+from rsk.figures.plotting import CLOCKS, ROOF, TIMES, Lines, Picture
 from rsk.measure import comparison
-from rsk.measure.comparison import BASELINE, roof_share
-from rsk.measure.records import Benchmark, Operations, Quoted, Record
+from rsk.measure.comparison import BASELINE
+from rsk.measure.quoted import Quoted
+from rsk.measure.records import Benchmark, Operations
+from rsk.measure.series import OverRuns, Series, comparable, ratio
 from rsk.sampler.api import BACKENDS
 from rsk.sampler.kernels import KERNELS
 
 
 class Wins(NamedTuple):
-    """Where the fused sampler is the fastest, and its speed-ups over the baseline."""
+    """Where the fused sampler is the fastest, and its speed-ups over the best PyTorch version."""
 
     at: int
-    """Batch sizes at which it is."""
+    """Batch sizes at which it is faster than every other implementation in every run."""
     of: int
-    least: float
-    most: float
+    gains: Sequence[OverRuns]
+    """By batch size; none where no PyTorch version was timed by the same clock."""
 
 
 def latency_by_batch(benchmark: Benchmark, time: str = "call") -> Picture:
@@ -41,34 +45,54 @@ def latency_by_batch(benchmark: Benchmark, time: str = "call") -> Picture:
     Raises:
         ValueError: the benchmark has no times at its usual values.
     """
-    wins = _wins(plotting.lines(benchmark, "batch_size"), time)
+    wins = _wins(comparison.along(benchmark, "batch_size"), time)
     return plotting.latency(benchmark, "batch_size", "fig-latency", time=time, wins=wins)
 
 
-def _wins(lines: Lines, time: str) -> Wins | None:
-    """``None`` without the fused sampler or the baseline."""
-    if not {BASELINE, "fused"} <= set(lines):
-        return None
-    # The kernels one by one do not compete: fused picks among them.
-    rivals = [line for name, line in lines.items() if name not in KERNELS]
-
-    def fastest(size: int) -> Record:
-        here = [record for line in rivals for record in line if record.batch_size == size]
-        return min(here, key=lambda record: float(getattr(record, time).median_us))
-
-    sizes = sorted({record.batch_size for line in lines.values() for record in line})
-    base = {record.batch_size: record for record in lines[BASELINE]}
-    ratios = [
-        comparison.ratio(base[record.batch_size], record, time)
-        for record in lines["fused"]
-        if record.batch_size in base
-    ]
-    wins = sum(fastest(size).implementation == "fused" for size in sizes)
-    return Wins(wins, len(sizes), min(ratios), max(ratios)) if ratios else None
+def _wins(line: Mapping[int, Mapping[str, Series]], time: str) -> Wins | None:
+    """``None`` without the fused sampler, or without another by the same clock."""
+    gains, won, sizes = [], 0, 0
+    for by_name in line.values():
+        fused = by_name.get("fused")
+        # The kernels one by one do not compete: fused picks among them.
+        names = [name for name in by_name if name not in KERNELS and name != "fused"]
+        rivals = [one for name in names if fused and comparable(one := by_name[name], fused, time)]
+        if fused is None or not rivals:
+            continue
+        sizes += 1
+        won += all(ratio(one, fused, time).least > 1 for one in rivals)
+        if (best := comparison.best_pytorch(by_name, time)) is not None:
+            gains.append(ratio(best, fused, time))
+    return Wins(won, sizes, gains) if sizes else None
 
 
-def speed_up(benchmark: Benchmark, quoted: Quoted | None = None, time: str = "call") -> Picture:
-    """How many times faster than the baseline, against batch size.
+def speed_up(benchmark: Benchmark, time: str = "call") -> Picture:
+    """How many times faster than the best PyTorch version, against batch size.
+
+    Args:
+        benchmark: measured or loaded.
+        time: as for :func:`latency_by_batch`; only times of the best PyTorch version's clock count.
+
+    Raises:
+        ValueError: no times at the usual values, or none of a PyTorch version.
+    """
+    lines = plotting.lines(benchmark, "batch_size")
+    bases = {
+        size: best
+        for size, by_name in comparison.along(benchmark, "batch_size").items()
+        if (best := comparison.best_pytorch(by_name, time)) is not None
+    }
+    if not bases:
+        raise ValueError("speed_up: the benchmark has no times of a PyTorch version beside fused")
+    names = sorted({best.implementation for best in bases.values()}, key=plotting.rank)
+    label = f"speed-up over {names[0] if len(names) == 1 else 'the best PyTorch version'}"
+    return _ratios(benchmark, lines, bases, time, label, {"bases": names}, "fig-speed-up")
+
+
+def speed_up_over_loop(
+    benchmark: Benchmark, quoted: Quoted | None = None, time: str = "call"
+) -> Picture:
+    """How many times faster than the baseline, against batch size: as the earlier work drew it.
 
     Args:
         benchmark: measured or loaded.
@@ -78,25 +102,38 @@ def speed_up(benchmark: Benchmark, quoted: Quoted | None = None, time: str = "ca
     Raises:
         ValueError: no times at the usual values, or none of the baseline.
     """
+    lines = plotting.lines(benchmark, "batch_size")
+    bases = {one.batch_size: one for one in lines.get(BASELINE, [])}
+    if not bases:
+        raise ValueError("speed_up_over_loop: the benchmark has no times of the baseline")
+    means = {row.implementation: row for row in comparison.speed_ups(benchmark.records, time)}
+    more = {"means": {name: means[name] for name in BACKENDS if name in means}, "quoted": quoted}
+    label = "speed-up over the baseline"
+    return _ratios(benchmark, lines, bases, time, label, more, "fig-speed-up-over-loop", quoted)
+
+
+def _ratios(
+    benchmark: Benchmark,
+    lines: Lines,
+    bases: Mapping[int, Series],
+    time: str,
+    what: str,
+    more: Mapping[str, object],
+    label: str,
+    quoted: Quoted | None = None,
+) -> Picture:
     import pandas as pd
 
-    lines = plotting.lines(benchmark, "batch_size")
-    base = {record.batch_size: record for record in lines.get(BASELINE, [])}
-    if not base:
-        raise ValueError("speed_up: the benchmark has no times of the baseline")
-    ratios = {
-        name: {
-            record.batch_size: comparison.ratio(base[record.batch_size], record, time)
-            for record in line
-            if record.batch_size in base
-        }
-        for name, line in lines.items()
-        if name != BASELINE
-    }
+    found: dict[str, dict[int, OverRuns]] = {}
+    for name, line in lines.items():
+        for one in line:
+            base = bases.get(one.batch_size)
+            if base is not None and base is not one and comparable(base, one, time):
+                found.setdefault(name, {})[one.batch_size] = ratio(base, one, time)
+    clock = CLOCKS[next(iter(bases.values())).time(time).clock]
     with plotting.axes() as (fig, ax):
-        for name, by_size in ratios.items():
-            style = plotting.style(name)
-            ax.plot(list(by_size), list(by_size.values()), label=name, **style)
+        for name, by_size in found.items():
+            plotting.draw_over_runs(ax, name, list(by_size), list(by_size.values()))
         if quoted is not None:
             sizes = [row.batch_size for row in quoted.times]
             for name, attribute in (("vectorized", "vectorized_ms"), ("fused", "fused_ms")):
@@ -104,24 +141,29 @@ def speed_up(benchmark: Benchmark, quoted: Quoted | None = None, time: str = "ca
                 style = {**plotting.style(name), "linestyle": ":", "alpha": 0.45, "markersize": 4}
                 ax.plot(sizes, values, label=f"{name}, quoted", **style)
         ax.axhline(1, color=ROOF, linewidth=1)
-        ax.text(1.01, 1, "baseline", transform=ax.get_yaxis_transform(), va="center", fontsize=8)
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+        ax.yaxis.set_minor_locator(plotting.no_ticks())
         theirs = [row.batch_size for row in quoted.times] if quoted else []
-        plotting.ticks(ax, sorted({*base, *theirs}))
+        plotting.ticks(ax, sorted({*bases, *theirs}))
         ax.set_xlabel("batch size B (requests)")
-        ax.set_ylabel("speed-up over the baseline")
-    spans = {name: list(by_size.values()) for name, by_size in ratios.items() if by_size}
+        plotting.label_times(ax, what, f"{TIMES[time]}, {clock}")
+    columns: dict[str, dict[int, object]] = {}
+    for name, by_size in found.items():
+        for size, value in by_size.items():
+            columns.setdefault(name, {})[size] = value.median
+            columns.setdefault(f"{name} range", {})[size] = run_range(
+                value, lambda number: digits(number, 2)
+            )
     named: dict[str, object] = {
-        "mean": {name: statistics.fmean(spans[name]) for name in BACKENDS[1:] if name in spans},
-        "least": {name: min(span) for name, span in spans.items()},
-        "most": {name: max(span) for name, span in spans.items()},
+        "ratios": found,
+        "time": time,
         "conditions": plotting.conditions(benchmark, lines, time),
-        "quoted": quoted,
+        **more,
     }
-    data = pd.DataFrame(ratios).rename_axis("B").reset_index()
-    return Picture(fig, "fig-speed-up", named, data)
+    data = pd.DataFrame(columns).sort_index().rename_axis("B").reset_index()
+    return Picture(fig, label, named, data)
 
 
 def latency_by_spec_len(benchmark: Benchmark, time: str = "call") -> Picture:
@@ -138,74 +180,78 @@ def roofline(benchmark: Benchmark) -> Picture:
     """Device time against the bytes that have to move, with the memory roof and launch floor.
 
     All float32 points with a warm cache are drawn. Each is judged by its own roof, measured over
-    as many bytes in the same cache state, unless other processes disturbed that one. The title is
-    about the point that moves the most bytes: where few bytes move, latency decides, not memory.
+    as many bytes in the same cache state by the same clock, unless other processes disturbed that
+    one. The title is about the point that moves the most bytes: where few bytes move, latency
+    decides, not memory.
 
     Raises:
         ValueError: there are none.
     """
     import pandas as pd
 
-    records = [
-        record
-        for by_name in comparison.merged(benchmark.records).values()
-        for record in by_name.values()
-        if record.dtype == "float32" and record.cache == "warm"
+    found = [
+        one
+        for by_name in comparison.by_point(benchmark.records).values()
+        for one in by_name.values()
+        if one.dtype == "float32" and one.cache == "warm"
     ]
-    if not records:
+    if not found:
         raise ValueError("roofline: the benchmark has no float32 times with a warm cache")
-    names = sorted({record.implementation for record in records}, key=plotting.rank)
-    judged = [record for record in records if not record.roof.busy]
-    roof = sorted({(r.bytes_moved, r.roof.median_us) for r in judged})
+    names = sorted({one.implementation for one in found}, key=plotting.rank)
+    found.sort(key=lambda one: (names.index(one.implementation), one.bytes_moved))
+    shares = {one: known for one in found if (known := one.roof_share) is not None}
+    roof = sorted({(one.bytes_moved, one.roof.median) for one in found if not one.roof.busy})
+    lines = {name: [one for one in found if one.implementation == name] for name in names}
     with plotting.axes() as (fig, ax):
-        for name in names:
-            chosen = [r for r in records if r.implementation == name]
-            ax.plot(
-                [r.bytes_moved for r in chosen],
-                [r.device.median_us for r in chosen],
-                label=name,
-                **{**plotting.style(name), "linestyle": "", "alpha": 0.8},
-            )
+        for name, line in lines.items():
+            at = [one.bytes_moved for one in line]
+            times = [one.device for one in line]
+            plotting.draw_over_runs(ax, name, at, times, linestyle="", alpha=0.8)
         if roof:
             ax.plot(*zip(*roof, strict=True), color=ROOF, linewidth=2, label="only reading")
-        floor = min(r.floor_us for r in records)
+        floor = statistics.median(one.floor_us for one in found)
         ax.axhline(floor, color=ROOF, linestyle=":", label="smallest operation")
         ax.set_xscale("log")
         ax.set_yscale("log")
         ax.xaxis.set_major_formatter(plotting.round_label(byte_size))
         ax.yaxis.set_major_formatter(plotting.round_label(duration))
         ax.set_xlabel("bytes that the algorithm has to move in one call")
-        ax.set_ylabel("time on the device")
+        plotting.label_times(ax, TIMES["device"], plotting.clock_label(lines, "device"))
     data = pd.DataFrame(
         {
-            "implementation": r.implementation,
-            "B": r.batch_size,
-            "K": r.spec_len,
-            "V": r.vocab_size,
-            "bytes": r.bytes_moved,
-            "time (µs)": r.device.median_us,
-            "roof (µs)": r.roof.median_us,
-            "share of the roof": roof_share(r),
+            "implementation": one.implementation,
+            "B": one.batch_size,
+            "K": one.spec_len,
+            "V": one.vocab_size,
+            "bytes": one.bytes_moved,
+            "device (µs)": one.device.median,
+            "device range": run_range(one.device),
+            "clock": one.device.clock,
+            "roof (µs)": one.roof.median,
+            "roof range": run_range(one.roof),
+            "share of the roof": shares[one].median if one in shares else None,
         }
-        for r in sorted(records, key=lambda r: (names.index(r.implementation), r.bytes_moved))
+        for one in found
     )
-    ours = [r for r in judged if r.implementation == "fused"] or judged
+    largest = {
+        name: max(judged, key=lambda one: one.bytes_moved)
+        for name, line in lines.items()
+        if (judged := [one for one in line if one in shares])
+    }
     values = {
-        "best": max(ours, key=lambda r: (r.bytes_moved, r.roof_share), default=None),
-        "shares": {
-            name: max(shares)
-            for name in names
-            if (shares := [r.roof_share for r in judged if r.implementation == name])
-        },
-        "unjudged": len(records) - len(judged),
-        "clocks": sorted({r.device.clock for r in records}),
-        "label": benchmark.provenance.label,
+        "best": largest.get("fused") or next(iter(largest.values()), None),
+        "shares": {name: shares[one] for name, one in largest.items()},
+        "unjudged": sum(one.roof.busy for one in found),
+        "conditions": plotting.conditions(benchmark, lines, "device"),
     }
     return Picture(fig, "fig-roofline", values, data)
 
 
 def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
-    """The steps from the baseline to the fastest kernel: time, times faster, share of the roof.
+    """The steps from the baseline to the fastest kernel: time on the device, share of the roof.
+
+    How many times faster a step is, is in the data, call to result, since that clock is the same
+    for all of them: the loop cannot be captured in a graph.
 
     Args:
         benchmark: measured or loaded.
@@ -217,62 +263,66 @@ def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
     import pandas as pd
 
     lines = plotting.lines(benchmark, "batch_size")
-    size = batch_size or max(record.batch_size for line in lines.values() for record in line)
-    steps = [record for line in lines.values() for record in line if record.batch_size == size]
+    size = batch_size or max(one.batch_size for line in lines.values() for one in line)
+    steps = [one for line in lines.values() for one in line if one.batch_size == size]
     if not steps:
         raise ValueError(f"ladder: the benchmark has no times at batch size {size}")
-    first, last = steps[0], min(steps, key=lambda r: r.device.median_us)
+    fastest = min(steps, key=lambda one: one.device.median)
+    first = next(one for one in steps if one.device.clock == fastest.device.clock)
+    base = next((one for one in steps if one.implementation == BASELINE), None)
     with plotting.axes(height=1.4 + 0.45 * len(steps)) as (fig, ax):
         rows = range(len(steps))
-        for row, record in zip(rows, steps, strict=True):
+        for row, one in zip(rows, steps, strict=True):
+            time = one.device
             ax.errorbar(  # a dot: the length of a bar says nothing on this axis
-                record.device.median_us,
+                time.median,
                 row,
-                color=plotting.style(record.implementation)["color"],
-                xerr=[
-                    [record.device.median_us - record.device.q25_us],
-                    [record.device.q75_us - record.device.median_us],
-                ],
+                color=plotting.style(one.implementation)["color"],
+                xerr=[[time.median - time.least], [time.most - time.median]],
                 ecolor="#888888",
                 fmt="o",
                 markersize=9,
             )
-            share = roof_share(record)
-            text = (
-                f" {duration(record.device.median_us)}, "
-                f"{digits(first.device.median_us / record.device.median_us)}×, "
-                f"{DASH if share is None else percent(share, 1)} of the roof"
-            )
-            ax.text(1.6 * record.device.q75_us, row, text, va="center", fontsize=9)
-        low, high = last.device.median_us, max(r.device.q75_us for r in steps)
-        if not last.roof.busy:
-            low = last.roof.median_us
+            text = f" {duration(time.median)}"
+            if one.roof_share is not None:
+                text += f", {share(one.roof_share)} of the roof"
+            if time.clock != fastest.device.clock:
+                text += f", {CLOCKS[time.clock]}"
+            ax.text(1.6 * time.most, row, text, va="center", fontsize=9)
+        low, high = fastest.device.least, max(one.device.most for one in steps)
+        if not fastest.roof.busy:
+            low = fastest.roof.median
             ax.axvline(low, color=ROOF, linewidth=2, label="memory roof")
         ax.set_xscale("log")
-        ax.set_xlim(low / 2, high * (high / low) ** 0.75)  # room for the text beside the bars
-        ax.set_yticks(list(rows), [record.implementation for record in steps])
+        ax.set_xlim(low / 2, high * (high / low) ** 0.6)  # room for the text beside the bars
+        ax.set_yticks(list(rows), [one.implementation for one in steps])
         ax.invert_yaxis()
         ax.grid(visible=False, axis="y")
         ax.xaxis.set_major_formatter(plotting.round_label(duration))
-        ax.set_xlabel("time on the device (logarithmic)")
+        ax.set_xlabel(f"{TIMES['device']} ({CLOCKS[fastest.device.clock]}; logarithmic)")
     data = pd.DataFrame(
         {
-            "implementation": record.implementation,
-            "time (µs)": record.device.median_us,
-            "quartiles": quartiles(record.device),
-            "clock": record.device.clock,
-            "× baseline": first.device.median_us / record.device.median_us,
-            "share of the roof": roof_share(record),
+            "implementation": one.implementation,
+            "device (µs)": one.device.median,
+            "device range": run_range(one.device),
+            "clock": one.device.clock,
+            "call (µs)": one.call.median,
+            "call range": run_range(one.call),
+            "× baseline, call": ratio(base, one).median
+            if base is not None and comparable(base, one)
+            else None,
+            "share of the roof": None if one.roof_share is None else one.roof_share.median,
         }
-        for record in steps
+        for one in steps
     )
     values = {
         "steps": steps,
         "first": first,
-        "last": last,
-        "share": roof_share(last),
-        "conditions": plotting.conditions(benchmark, lines, "device"),
-    }
+        "last": fastest,
+        "gain": ratio(first, fastest, "device"),
+        "conditions": plotting.conditions(benchmark, {one.implementation: [one] for one in steps},
+                                          "device"),
+    }  # fmt: skip
     return Picture(fig, "fig-ladder", values, data)
 
 
@@ -286,10 +336,9 @@ def operation_counts(benchmark: Benchmark, batch_size: int | None = None) -> Pic
     Raises:
         ValueError: nothing was counted at that batch size.
     """
+    import pandas as pd
     import seaborn as sns
     from matplotlib.figure import Figure
-
-    from rsk.measure.records import operations_frame
 
     counted = list(benchmark.operations)
     size = batch_size or max((count.batch_size for count in counted), default=0)
@@ -326,9 +375,10 @@ def operation_counts(benchmark: Benchmark, batch_size: int | None = None) -> Pic
             ax.xaxis.set_minor_locator(plotting.no_ticks())
             sns.despine(ax=ax)
         fig.axes[0].invert_yaxis()
-    data = operations_frame(
-        sorted(counted, key=lambda c: (plotting.rank(c.implementation), c.batch_size))
-    ).drop(columns=["spec_len", "vocab_size"] + ([] if on_gpu else ["launches"]))
+    counted.sort(key=lambda count: (plotting.rank(count.implementation), count.batch_size))
+    data = pd.DataFrame([asdict(count) for count in counted]).drop(
+        columns=["spec_len", "vocab_size"] + ([] if on_gpu else ["launches"])
+    )
     data = data.rename(
         columns={
             "batch_size": "B",
@@ -343,8 +393,6 @@ def operation_counts(benchmark: Benchmark, batch_size: int | None = None) -> Pic
 
 def only(benchmark: Benchmark, names: Sequence[str]) -> Benchmark:
     """The same run, with a few of its implementations."""
-    from dataclasses import replace
-
     return replace(
         benchmark,
         records=tuple(r for r in benchmark.records if r.implementation in names),

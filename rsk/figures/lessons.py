@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from rsk.base.numbers import byte_size
 from rsk.figures import plotting
 from rsk.figures.plotting import STYLES, Picture
-from rsk.measure.comparison import BASELINE, ratio
+from rsk.measure.comparison import BASELINE
 from rsk.measure.records import Benchmark, Operations
+from rsk.measure.series import ratio
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,13 +141,13 @@ def time_by_spec_len(found: Benchmark) -> Picture:
     import pandas as pd
 
     first = line[0]
-    k = [record.spec_len for record in line]
-    times = [record.call.median_us / 1e3 for record in line]
-    coins = [expected_coins(record.acceptance, record.spec_len) for record in line]
+    k = [one.spec_len for one in line]
+    times = [one.call.median / 1e3 for one in line]
+    coins = [expected_coins(one.acceptance, one.spec_len) for one in line]
     with plotting.axes() as (fig, ax):
         errors = [
-            [(r.call.median_us - r.call.q25_us) / 1e3 for r in line],
-            [(r.call.q75_us - r.call.median_us) / 1e3 for r in line],
+            [(one.call.median - one.call.least) / 1e3 for one in line],
+            [(one.call.most - one.call.median) / 1e3 for one in line],
         ]
         ax.plot(k, [times[0] * x / max(k[0], 1) for x in k], color="#999999", linestyle=":",
                 label="if every position were visited")  # fmt: skip
@@ -154,12 +155,12 @@ def time_by_spec_len(found: Benchmark) -> Picture:
         ax.set_xticks(k, [str(x) for x in k])
         ax.set_ylim(bottom=0)
         ax.set_xlabel("speculation length K (draft tokens)")
-        ax.set_ylabel("time of one call (ms)")
+        ax.set_ylabel(f"time of one call (ms, {plotting.CLOCKS[first.call.clock]})")
     data = pd.DataFrame({"K": k, "time (ms)": times, "coins a request, expected": coins})
     values = {
         "k": k,
-        "times_us": [record.call.median_us for record in line],
-        "grown": line[-1].call.median_us / first.call.median_us,
+        "times_us": [one.call.median for one in line],
+        "grown": ratio(line[-1], first),
         "conditions": plotting.conditions(found, {BASELINE: line}),
     }
     return Picture(fig, "fig-spec-len", values, data, block="fig-baseline-spec-len")
@@ -173,18 +174,20 @@ def expected_coins(acceptance: float, spec_len: int) -> float:
 def latency(found: Benchmark) -> Picture:
     """Time of a call against batch size, for a benchmark without the fused sampler.
 
-    Its words tell where the vectorized sampler is faster than the baseline, or how the baseline
-    grows if it is alone.
+    Its words tell where the vectorized sampler is faster than the baseline in every run, and where
+    in none, or how the baseline grows if it is alone.
     """
     lines = plotting.lines(found, "batch_size")
-    base = {record.batch_size: record for record in lines[BASELINE]}
-    ratios = {r.batch_size: ratio(base[r.batch_size], r) for r in lines.get("vectorized", [])}
+    base = {one.batch_size: one for one in lines[BASELINE]}
+    ratios = {
+        one.batch_size: ratio(base[one.batch_size], one) for one in lines.get("vectorized", [])
+    }
     picture = plotting.latency(
         found,
         "batch_size",
         "fig-latency",
-        faster={size: x for size, x in ratios.items() if x > 1},
-        slower={size: 1 / x for size, x in ratios.items() if x <= 1},
+        faster={size: x.median for size, x in ratios.items() if x.least > 1},
+        slower={size: 1 / x.median for size, x in ratios.items() if x.most <= 1},
     )
     return picture._replace(block="fig-latency-without-fused")
 

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rsk.base import fonts, templates
-from rsk.base.numbers import duration, quartiles
+from rsk.base.numbers import duration, run_range
 from rsk.base.templates import Exhibit
 from rsk.measure import comparison, peers
-from rsk.measure.comparison import Repeatability, Repeated
-from rsk.measure.records import Benchmark, Record
+from rsk.measure.records import Benchmark
+from rsk.measure.series import OverRuns, Series, ratio
 from rsk.sampler import registry
 from rsk.sampler.api import BACKENDS
 
@@ -33,11 +33,12 @@ WIDTH, HEIGHT = 6.8, 3.5
 """Of a figure, in inches, with one row of legend: as wide as the text of a printed page."""
 LEGEND_ROW = 0.2
 PNG_DPI = 200
-TITLE_WIDTH = 70
-"""Characters of a title on one line."""
+TITLE_WIDTH, LABEL_WIDTH = 70, 32
+"""Characters of a title, and of the label of an upright axis, on one line."""
 
 STYLES: dict[str, dict[str, Any]] = {
-    name: entry.style for name, entry in {**registry.OURS, **peers.ENTRIES}.items()
+    name: entry.style
+    for name, entry in {**registry.OURS, **registry.RIVALS, **peers.ENTRIES}.items()
 }
 """Of the implementations, as matplotlib's keyword arguments, in the order of the story."""
 ROOF = "#555555"
@@ -51,8 +52,16 @@ _AXES = {
 }
 """Letter, name and unit of what times are drawn against."""
 
-Lines = Mapping[str, Sequence[Record]]
-"""By implementation, its records along one axis, in order."""
+TIMES = {
+    "call": "time until the result is there",
+    "device": "time on the device",
+    "host": "time until the call returns",
+}
+CLOCKS = {"wall": "wall clock", "graph replay": "graph share"}
+"""Times and clocks as axes and columns name them."""
+
+Lines = Mapping[str, Sequence[Series]]
+"""By implementation, what was measured along one axis, in order."""
 
 
 class Picture(NamedTuple):
@@ -218,7 +227,7 @@ def round_label(write: Callable[[float], str]) -> Callable[[float, float], str]:
 
 
 def lines(benchmark: Benchmark, axis: str) -> Lines:
-    """By implementation, the records along one axis, all else at the sweep's usual values.
+    """By implementation, what was measured along one axis, all else at the sweep's usual values.
 
     Args:
         benchmark: measured or loaded.
@@ -227,10 +236,10 @@ def lines(benchmark: Benchmark, axis: str) -> Lines:
     Raises:
         ValueError: there are none.
     """
-    found: dict[str, list[Record]] = {}
+    found: dict[str, list[Series]] = {}
     for by_name in comparison.along(benchmark, axis).values():
-        for name, record in by_name.items():
-            found.setdefault(name, []).append(record)
+        for name, one in by_name.items():
+            found.setdefault(name, []).append(one)
     if not found:
         raise ValueError(f"the benchmark has no times along {axis} at its usual values")
     return {name: found[name] for name in sorted(found, key=rank)}
@@ -261,32 +270,60 @@ def latency(
         "ends": ends(found, axis, time),
         "growth": growth(found, axis, time),
         "conditions": conditions(benchmark, found, time),
-        "repeatability": RunToRun.of(benchmark),
     }
     return Picture(fig, label, {**usual, **values}, _wide(found, axis, time))
 
 
 def draw_lines(ax: Axes, found: Lines, axis: str, time: str) -> None:
-    """Draw times with their quartiles on logarithmic axes; arguments as :func:`latency`."""
+    """Draw times with their range over runs on logarithmic axes; arguments as :func:`latency`."""
     for name, line in found.items():
-        spreads = [getattr(record, time) for record in line]
-        ax.errorbar(
-            [getattr(record, axis) for record in line],
-            [spread.median_us for spread in spreads],
-            yerr=[
-                [spread.median_us - spread.q25_us for spread in spreads],
-                [spread.q75_us - spread.median_us for spread in spreads],
-            ],
-            label=name,
-            capsize=3,
-            elinewidth=1,
-            **style(name),
-        )
+        at = [getattr(one, axis) for one in line]
+        draw_over_runs(ax, name, at, [one.time(time) for one in line])
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
-    ticks(ax, sorted({getattr(record, axis) for line in found.values() for record in line}))
+    ticks(ax, sorted({getattr(one, axis) for line in found.values() for one in line}))
     ticks_of_times(ax)
-    ax.set_ylabel("time")
+    label_times(ax, TIMES[time], clock_label(found, time))
+
+
+def label_times(ax: Axes, what: str, clock: str) -> None:
+    """Name what is drawn upwards, and its clock, in lines as short as the axis."""
+    ax.set_ylabel("\n".join(textwrap.wrap(f"{what} ({clock})", LABEL_WIDTH)))
+
+
+def draw_over_runs(
+    ax: Axes, name: str, at: Sequence[float], values: Sequence[OverRuns], **changes: object
+) -> None:
+    """Draw an implementation's numbers, their median over runs, with bars from least to most."""
+    ax.errorbar(
+        at,
+        [value.median for value in values],
+        yerr=[
+            [value.median - value.least for value in values],
+            [value.most - value.median for value in values],
+        ],
+        label=name,
+        capsize=3,
+        elinewidth=1,
+        **{**style(name), **changes},
+    )
+
+
+def clocks_of(found: Lines, time: str) -> dict[str, list[str]]:
+    """By clock, the implementations that it timed."""
+    by_clock: dict[str, list[str]] = {}
+    for name, line in found.items():
+        for clock in sorted({one.time(time).clock for one in line}):
+            by_clock.setdefault(clock, []).append(name)
+    return by_clock
+
+
+def clock_label(found: Lines, time: str) -> str:
+    """The clock of some times; if there are several, that of most of them, and whose are others."""
+    by_clock = clocks_of(found, time)
+    first, *others = sorted(by_clock, key=lambda clock: len(by_clock[clock]), reverse=True)
+    named = [f"{', '.join(by_clock[clock])}: {CLOCKS[clock]}" for clock in others]
+    return "; ".join([CLOCKS[first], *named])
 
 
 # --- values that the words of figures name --------------------------------------------------------
@@ -297,21 +334,18 @@ class Growth(NamedTuple):
 
     first: int
     last: int
-    factors: Mapping[str, float]
+    factors: Mapping[str, OverRuns]
     """By backend; those with more than one value."""
 
 
 def growth(found: Lines, axis: str, time: str = "call") -> Growth:
     """By how much each backend's time is multiplied from the first value to the last."""
     longer = {name: line for name in BACKENDS if len(line := found.get(name, [])) > 1}
-    values = sorted({getattr(r, axis) for line in (longer or found).values() for r in line})
+    values = sorted({getattr(one, axis) for line in (longer or found).values() for one in line})
     return Growth(
         values[0],
         values[-1],
-        {
-            name: getattr(line[-1], time).median_us / getattr(line[0], time).median_us
-            for name, line in longer.items()
-        },
+        {name: ratio(line[-1], line[0], time) for name, line in longer.items()},
     )
 
 
@@ -331,9 +365,9 @@ def ends(found: Lines, axis: str, time: str) -> list[Ends]:
         Ends(
             name,
             getattr(line[0], axis),
-            getattr(line[0], time).median_us,
+            line[0].time(time).median,
             getattr(line[-1], axis),
-            getattr(line[-1], time).median_us,
+            line[-1].time(time).median,
         )
         for name, line in found.items()
     ]
@@ -346,7 +380,10 @@ class Conditions(NamedTuple):
     """By letter: B, K, V, and "a" for the acceptance rate."""
     dtype: str
     cache: str
-    clocks: Sequence[str]
+    clocks: Mapping[str, Sequence[str]]
+    """By clock, the implementations that it timed."""
+    runs: Sequence[int]
+    """The least and the most runs that a time is of."""
     busy: bool
     """Whether other programs disturbed one of them."""
     label: str
@@ -355,44 +392,34 @@ class Conditions(NamedTuple):
 
 def conditions(benchmark: Benchmark, found: Lines, time: str = "call") -> Conditions:
     """The fixed conditions of a figure; ``time`` as for :func:`latency`."""
-    records = [record for line in found.values() for record in line]
+    series = [one for line in found.values() for one in line]
     names = {**{axis: letter for axis, (letter, _, _) in _AXES.items()}, "acceptance": "a"}
-    values = {letter: {getattr(r, name) for r in records} for name, letter in names.items()}
+    values = {letter: {getattr(one, name) for one in series} for name, letter in names.items()}
+    runs = [one.time(time).runs for one in series]
     return Conditions(
-        fixed={letter: found.pop() for letter, found in values.items() if len(found) == 1},
-        dtype=records[0].dtype,
-        cache=records[0].cache,
-        clocks=sorted({getattr(record, time).clock for record in records}),
-        busy=any(getattr(record, time).busy for record in records),
+        fixed={letter: some.pop() for letter, some in values.items() if len(some) == 1},
+        dtype=series[0].dtype,
+        cache=series[0].cache,
+        clocks=clocks_of(found, time),
+        runs=(min(runs), max(runs)),
+        busy=any(one.time(time).busy for one in series),
         label=benchmark.provenance.label,
     )
-
-
-class RunToRun(NamedTuple):
-    """How far whole runs of a sweep differ; no rows if there was one."""
-
-    rows: Sequence[Repeatability]
-    repeated: Repeated
-
-    @classmethod
-    def of(cls, benchmark: Benchmark) -> RunToRun:
-        """Of the runs in a file."""
-        records = benchmark.records
-        return cls(comparison.repeatability(records), comparison.repeated(records))
 
 
 # --- tables ---------------------------------------------------------------------------------------
 
 
 def _wide(found: Lines, axis: str, time: str) -> pd.DataFrame:
-    """One row per value of the axis; two columns per implementation."""
+    """One row per value of the axis; median, range over runs and clock of each implementation."""
     import pandas as pd
 
     columns: dict[str, dict[int, object]] = {}
     for name, line in found.items():
-        for record in line:
-            spread, at = getattr(record, time), getattr(record, axis)
-            columns.setdefault(f"{name} (µs)", {})[at] = spread.median_us
-            columns.setdefault(f"{name} quartiles", {})[at] = quartiles(spread)
+        for one in line:
+            measured, at = one.time(time), getattr(one, axis)
+            columns.setdefault(f"{name} (µs)", {})[at] = measured.median
+            columns.setdefault(f"{name} range", {})[at] = run_range(measured)
+            columns.setdefault(f"{name} clock", {})[at] = measured.clock
     letter, _, _ = _AXES[axis]
     return pd.DataFrame(columns).sort_index().rename_axis(letter).reset_index()

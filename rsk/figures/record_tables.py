@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rsk.base.numbers import DASH, byte_size, digits, duration, percent
+from rsk.base.numbers import DASH, byte_size, digits, duration, over_runs, share
 from rsk.figures.tables import Table
 from rsk.measure.comparison import usual_line
 from rsk.measure.logits_benchmark import LogitsBenchmark, Result
 from rsk.measure.records import Benchmark
+from rsk.measure.series import Series
 from rsk.measure.sharded_records import Sharded, Times
 from rsk.sampler import registry
 
@@ -32,7 +32,7 @@ def rungs(benchmark: Benchmark, run: object) -> Table:
         row = {"kernel": name}
         for size in sizes:
             record = line[size].get(name)
-            row[f"B = {size}"] = duration(record.device.median_us) if record else DASH
+            row[f"B = {size}"] = over_runs(record.device) if record else DASH
         rows.append(row)
     record = next(iter(line[sizes[-1]].values()))
     return Table(pd.DataFrame(rows), "tab-rungs", {"record": record, "run": run})
@@ -70,10 +70,8 @@ def _way(result: Result) -> str:
 
 
 def _time(runs: Sequence[Result]) -> str:
-    times = [result.record.device.median_us for result in runs]
-    share = statistics.median(result.record.roof_share for result in runs)
-    middle, spread = statistics.median(times), (max(times) - min(times)) / 2
-    return f"{digits(middle)} ± {digits(spread, 1)} ({percent(share)})"
+    one = Series(tuple(result.record for result in runs))
+    return f"{over_runs(one.device, digits)}, {share(one.roof_share)}"
 
 
 def sharded(found: Sharded, vocab_size: int) -> Table:

@@ -1,6 +1,6 @@
 """The tables of the report and the course, as data frames; their captions are in ``exhibits.md``.
 
-A notebook publishes one with ``publish.table(**tables.repeatability(benchmark)._asdict())``.
+A notebook publishes one with ``publish.table(**tables.times(benchmark, run)._asdict())``.
 """
 
 from __future__ import annotations
@@ -9,11 +9,15 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rsk.base.numbers import DASH, byte_size, duration, percent, quartiles
+from rsk.base import numbers
+from rsk.base.numbers import DASH, byte_size, digits, over_runs, share
 from rsk.base.templates import LANGUAGE, phrases
+from rsk.figures.plotting import CLOCKS
 from rsk.measure import comparison, latency
-from rsk.measure.comparison import BASELINE, roof_share, usual_line
-from rsk.measure.records import Benchmark, Provenance, Quoted, Record
+from rsk.measure.comparison import BASELINE, usual_line
+from rsk.measure.quoted import Quoted
+from rsk.measure.records import CACHES, Benchmark, Provenance
+from rsk.measure.series import Series, ratio
 from rsk.sampler import registry
 from rsk.sampler.api import BACKENDS
 
@@ -37,26 +41,25 @@ def _frame(rows: Any) -> DataFrame:
     return pd.DataFrame(rows)
 
 
-def last_on_line(benchmark: Benchmark) -> dict[str, Record]:
-    """The records at the largest batch size of the usual line, by implementation."""
+def last_on_line(benchmark: Benchmark) -> dict[str, Series]:
+    """What was measured at the largest batch size of the usual line, by implementation."""
     line = usual_line(benchmark)
     return line[max(line)]
 
 
 def solutions(benchmark: Benchmark, run: object) -> Table:
-    """The three solutions at the largest batch: work, time, and both relative numbers.
+    """The three solutions at the largest batch: work, time, and share of the memory roof.
 
     Args:
         benchmark: in which all were measured and counted there.
         run: where it is from, for the caption.
     """
-    records = last_on_line(benchmark)
-    base = records[BASELINE]
+    found = last_on_line(benchmark)
+    base = found[BASELINE]
     rows = []
     for count in benchmark.operations:
         if count.batch_size == base.batch_size and count.implementation in BACKENDS:
-            record, share = records[count.implementation], roof_share(records[count.implementation])
-            on_gpu = count.launches is not None
+            one, on_gpu = found[count.implementation], count.launches is not None
             rows.append(
                 {
                     "implementation": count.implementation,
@@ -65,43 +68,74 @@ def solutions(benchmark: Benchmark, run: object) -> Table:
                     else count.operators,
                     "waits": count.synchronizations,
                     "allocated": byte_size(count.allocated_bytes),
-                    "median": duration(record.call.median_us),
-                    "quartiles": quartiles(record.call),
-                    "× baseline": comparison.ratio(base, record),
-                    "of the roof": DASH if share is None else percent(share, 1),
+                    "call to result": over_runs(one.call),
+                    "of the roof": share(one.roof_share),
                 }
             )
-    return Table(_frame(rows), "tab-solutions", {"record": base, "run": run})
+    return Table(_frame(rows), "tab-solutions", {"at": base, "run": run})
 
 
 def times(benchmark: Benchmark, run: object) -> Table:
-    """Time of a call with half the interquartile range, by batch size and implementation."""
+    """Time of a call with its range over runs, by batch size and implementation."""
+    rows = [
+        {"B": size, **{name: over_runs(one.call) for name, one in by_name.items()}}
+        for size, by_name in usual_line(benchmark).items()
+    ]
+    values = {"at": last_on_line(benchmark)[BASELINE], "run": run}
+    return Table(_frame(rows), "tab-times", values)
+
+
+def caches(runs: Mapping[str, Benchmark]) -> Table:
+    """Time on the device with a warm and a cold cache, where both were measured.
+
+    Args:
+        runs: by heading.
+    """
     rows = []
-    for size, by_name in usual_line(benchmark).items():
-        row: dict[str, object] = {"B": size}
-        for name, record in by_name.items():
-            row[name] = f"{duration(record.call.median_us)} ± {record.call.relative / 2:.0%}"
-        rows.append(row)
-    record = last_on_line(benchmark)[BASELINE]
-    return Table(_frame(rows), "tab-times", {"record": record, "run": run})
+    for where, benchmark in runs.items():
+        found = comparison.by_point(benchmark.records)
+        middle = comparison.usual(benchmark.settings)
+        for size in sorted({point.batch_size for point in found}):
+            warm, cold = (
+                found.get(middle._replace(batch_size=size, cache=cache), {}) for cache in CACHES
+            )
+            rows += [
+                {
+                    "on": where,
+                    "B": size,
+                    "implementation": name,
+                    "clock": CLOCKS[cold[name].device.clock],
+                    "warm": over_runs(warm[name].device),
+                    "cold": over_runs(cold[name].device),
+                    "of the cold roof": share(cold[name].roof_share),
+                }
+                for name in BACKENDS
+                if name in warm and name in cold
+            ]
+    values = {"at": middle, "labels": [run.provenance.label for run in runs.values()]}
+    return Table(_one_place(rows), "tab-caches", values)
+
+
+def _one_place(rows: list[dict[str, Any]]) -> DataFrame:
+    """Rows of several runs, without the column that names them if there is only one."""
+    places = {row["on"] for row in rows}
+    return _frame(rows) if len(places) > 1 else _frame(rows).drop(columns="on", errors="ignore")
 
 
 def kernels(benchmark: Benchmark, run: object, language: str = LANGUAGE) -> Table:
     """The kernels, what each adds to the one before, and its time on a GPU; a dash without one."""
-    records = last_on_line(benchmark)
+    found = last_on_line(benchmark)
     translated = phrases(language).get("ideas", {})
     rows = [
         {
             "kernel": name,
             "its idea": translated.get(name, entry.idea),
-            "time on the device": duration(records[name].device.median_us)
-            if name in records
-            else DASH,
-            "of the roof": percent(records[name].roof_share) if name in records else DASH,
+            "time on the device": over_runs(found[name].device) if name in found else DASH,
+            "of the roof": share(found[name].roof_share) if name in found else DASH,
         }
         for name, entry in registry.KERNELS.items()
     ]
-    return Table(_frame(rows), "tab-kernels", {"record": records[BASELINE], "run": run})
+    return Table(_frame(rows), "tab-kernels", {"at": found[BASELINE], "run": run})
 
 
 def beside_earlier(benchmark: Benchmark, quoted: Quoted) -> Table:
@@ -110,8 +144,8 @@ def beside_earlier(benchmark: Benchmark, quoted: Quoted) -> Table:
     theirs = {row.batch_size: row for row in quoted.times}
 
     def ours(size: int, name: str) -> float | None:
-        record = line.get(size, {}).get(name)
-        return None if record is None else record.call.median_us / 1e3
+        one = line.get(size, {}).get(name)
+        return None if one is None else one.call.median / 1e3
 
     rows = [
         {
@@ -123,9 +157,48 @@ def beside_earlier(benchmark: Benchmark, quoted: Quoted) -> Table:
         }
         for size in sorted({*theirs, *line})
     ]
-    record = last_on_line(benchmark)[BASELINE]
-    values = {"record": record, "quoted": quoted, "label": benchmark.provenance.label}
+    values = {
+        "at": last_on_line(benchmark)[BASELINE],
+        "quoted": quoted,
+        "label": benchmark.provenance.label,
+    }
     return Table(_frame(rows), "tab-earlier", values)
+
+
+def yardsticks(benchmark: Benchmark) -> Table:
+    """The fused sampler against the best PyTorch version, the best peer and the memory roof.
+
+    A row for each batch size; a ratio is of two times of one clock, call to result or on the
+    device, and a dash stands where a rival was not timed by it.
+    """
+    rows = []
+    for size, by_name in usual_line(benchmark).items():
+        if "fused" not in by_name:
+            continue
+        row: dict[str, object] = {"B": size}
+        for time in ("call", "device"):
+            if time == "device" and by_name["fused"].device.clock == by_name["fused"].call.clock:
+                continue  # one measurement
+            for what, best in (
+                ("PyTorch", comparison.best_pytorch(by_name, time)),
+                ("peer", comparison.best_peer(by_name, time)),
+            ):
+                row[f"× {what}, {time}"] = DASH if best is None else _against(best, by_name, time)
+        row["of the roof"] = share(by_name["fused"].roof_share)
+        rows.append(row)
+    frame = _frame(rows)
+    nothing = [name for name in frame if (frame[name] == DASH).all()]
+    values = {
+        "at": last_on_line(benchmark)[BASELINE],
+        "runs": comparison.runs_of(benchmark.records),
+        "label": benchmark.provenance.label,
+    }
+    return Table(frame.drop(columns=nothing), "tab-yardsticks", values)
+
+
+def _against(rival: Series, by_name: Mapping[str, Series], time: str) -> str:
+    gain = numbers.times(ratio(rival, by_name["fused"], time))
+    return gain if rival.implementation == "vectorized" else f"{gain} {rival.implementation}"
 
 
 def environment(runs: Mapping[str, Provenance]) -> Table:
@@ -162,10 +235,10 @@ def speed_ups(benchmark: Benchmark, quoted: Quoted) -> DataFrame:
             "implementation": row.implementation,
             "from": benchmark.provenance.machine,
             "points": row.points,
-            "average": row.mean,
-            "geometric": row.geometric_mean,
-            "least": row.least,
-            "most": row.most,
+            "average": numbers.times(row.mean),
+            "geometric": numbers.times(row.geometric_mean),
+            "least": numbers.times(row.least),
+            "most": numbers.times(row.most),
         }
         for row in comparison.speed_ups(benchmark.records)
     ]
@@ -175,41 +248,47 @@ def speed_ups(benchmark: Benchmark, quoted: Quoted) -> DataFrame:
     }
     for name, ratios in by_name.items():
         fused = name.startswith("CUDA")
+        mean = quoted.fused_mean_speedup if fused else quoted.vectorized_mean_speedup
         rows.append(
             {
                 "implementation": name,
                 "from": quoted.source,
                 "points": len(ratios),
-                "average": quoted.fused_mean_speedup if fused else quoted.vectorized_mean_speedup,
-                "geometric": statistics.geometric_mean(ratios),
-                "least": min(ratios),
-                "most": quoted.fused_max_speedup if fused else max(ratios),
+                "average": f"{mean:g}",
+                "geometric": digits(statistics.geometric_mean(ratios), 2),
+                "least": digits(min(ratios), 2),
+                "most": f"{quoted.fused_max_speedup:g}" if fused else digits(max(ratios), 2),
             }
         )
     return _frame(rows)
 
 
-def repeatability(benchmark: Benchmark) -> Table:
-    """How much two whole runs differ, beside the spread that one run states, in percent."""
+def repeatability(runs: Mapping[str, Benchmark]) -> Table:
+    """How far whole runs differ by each clock, beside the spread within one, in percent.
+
+    Args:
+        runs: by heading.
+    """
     rows = [
         {
+            "on": where,
             "implementation": row.implementation,
-            "points": row.points,
-            "stated spread (%)": 100 * row.stated,
+            "clock": CLOCKS[row.clock],
+            "within a run (%)": 100 * row.within,
             "between runs (%)": 100 * row.between,
             "largest (%)": 100 * row.between_most,
-            "largest at": f"B={row.most_at.batch_size} K={row.most_at.spec_len} "
-            f"V={row.most_at.vocab_size:,}",
         }
-        for row in comparison.repeatability(benchmark.records)
+        for where, benchmark in runs.items()
+        for time in ("call", "device")
+        for row in comparison.repeatability(benchmark.records, time)
+        if time == "call" or row.clock != "wall"  # else it is the same measurement
     ]
-    columns = ("stated spread (%)", "between runs (%)", "largest (%)")
-    return Table(
-        _frame(rows),
-        "tab-repeatability",
-        {"repeated": comparison.repeated(benchmark.records)},
-        dict.fromkeys(columns, ".1f"),
-    )
+    columns = ("within a run (%)", "between runs (%)", "largest (%)")
+    values = {
+        "runs": [comparison.runs_of(run.records) for run in runs.values()],
+        "repeated": [comparison.repeated(run.records) for run in runs.values()],
+    }
+    return Table(_one_place(rows), "tab-repeatability", values, dict.fromkeys(columns, ".1f"))
 
 
 def crossovers(benchmark: Benchmark) -> DataFrame:
@@ -220,10 +299,10 @@ def crossovers(benchmark: Benchmark) -> DataFrame:
     line = usual_line(benchmark)
     rows = []
     for name in BACKENDS:
-        records = [by_name[name] for by_name in line.values() if name in by_name]
-        fit = latency.crossover(records)
-        if records:
-            request = statistics.fmean(r.bytes_moved / r.batch_size for r in records)
+        found = [by_name[name] for by_name in line.values() if name in by_name]
+        fit = latency.crossover(found)
+        if found:
+            request = statistics.fmean(one.bytes_moved / one.batch_size for one in found)
             rows.append(
                 {
                     "implementation": name,
@@ -231,25 +310,6 @@ def crossovers(benchmark: Benchmark) -> DataFrame:
                     "bandwidth (GB/s)": None if fit is None else fit.bandwidth / 1e3,
                     "equal at (MB)": None if fit is None else fit.bytes / 1e6,
                     "equal at B": None if fit is None else fit.bytes / request,
-                }
-            )
-    return _frame(rows)
-
-
-def yardsticks(benchmark: Benchmark) -> DataFrame:
-    """The fused sampler against three yardsticks, by batch size."""
-    rows = []
-    for size, by_name in usual_line(benchmark).items():
-        if "fused" in by_name:
-            fused, share = by_name["fused"], roof_share(by_name["fused"])
-            rows.append(
-                {
-                    "B": size,
-                    "× baseline": comparison.ratio(by_name[BASELINE], fused),
-                    "× vectorized": comparison.ratio(by_name["vectorized"], fused)
-                    if "vectorized" in by_name
-                    else None,
-                    "% of the memory roof": None if share is None else 100 * share,
                 }
             )
     return _frame(rows)
@@ -270,8 +330,8 @@ def decoding_steps(benchmark: Benchmark, weight_bytes: float, bandwidth: float) 
     rows = []
     for size, by_name in usual_line(benchmark).items():
         for name in (name for name in BACKENDS if name in by_name):
-            sampler = by_name[name].call.median_us
-            before = by_name[BASELINE].call.median_us
+            sampler = by_name[name].call.median
+            before = by_name[BASELINE].call.median
             rows.append(
                 {
                     "B": size,

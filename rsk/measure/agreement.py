@@ -11,6 +11,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ from rsk.base import folders, terminal
 from rsk.check import grid, logits_grid
 from rsk.measure.provenance import provenance
 from rsk.measure.records import Provenance, RecordError, parse
+from rsk.measure.run_files import made_here
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ def main() -> int:
     if not torch.cuda.is_available():
         print(grid.NO_GPU)
         return 2
+    content = made_here(arguments.save, provenance("cuda"))
+    if content and "from_logits" in content and not _wrong(content):
+        print(f"{arguments.save} is of these sources and this GPU; delete it to compare again")
+        return 0
     result = grid.run(arguments.seconds, arguments.gib)
     from_logits = logits_grid.run(arguments.seconds)
     saved = {
@@ -77,7 +83,11 @@ def main() -> int:
     arguments.save.write_text(json.dumps(saved, indent=1) + "\n")
     print(grid.summary(result))
     print(f"from logits, {grid.summary(from_logits)}")
-    return 1 if grid.wrong(result) or grid.wrong(from_logits) else 0
+    return 1 if _wrong(saved) else 0
+
+
+def _wrong(saved: dict[str, Any]) -> bool:
+    return bool(grid.wrong(saved) or grid.wrong(saved["from_logits"]))
 
 
 if __name__ == "__main__":

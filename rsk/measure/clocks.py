@@ -22,7 +22,8 @@ from torch import Tensor
 
 from rsk.measure.records import RecordError, Spread
 
-Call = Callable[[], Any]
+Thunk = Callable[[], Any]
+"""A call without arguments: what is timed."""
 
 GRAPH_CALLS = 20
 """A captured graph holds at least this many calls, so that its own start is a small share."""
@@ -72,7 +73,7 @@ class Samples(NamedTuple):
         )
 
 
-def time_wall(calls: Sequence[Call], *, budget_s: float) -> tuple[Spread, list[Any]]:
+def time_wall(calls: Sequence[Thunk], *, budget_s: float) -> tuple[Spread, list[Any]]:
     """Time calls that return when their work is done, by the wall clock.
 
     Returns:
@@ -95,7 +96,7 @@ def time_wall(calls: Sequence[Call], *, budget_s: float) -> tuple[Spread, list[A
     return sample_until_settled(sample, budget_s).spread("wall"), outputs
 
 
-def time_eager(calls: Sequence[Call], *, budget_s: float) -> tuple[Spread, Spread, list[Any]]:
+def time_eager(calls: Sequence[Thunk], *, budget_s: float) -> tuple[Spread, Spread, list[Any]]:
     """Time calls that put work on the GPU, by the wall clock, one at a time.
 
     Returns:
@@ -126,7 +127,7 @@ def time_eager(calls: Sequence[Call], *, budget_s: float) -> tuple[Spread, Sprea
     return samples.spread("wall", 1), samples.spread("wall", 0), outputs
 
 
-def time_graph(calls: Sequence[Call], *, budget_s: float) -> tuple[Spread, list[Any]]:
+def time_graph(calls: Sequence[Thunk], *, budget_s: float) -> tuple[Spread, list[Any]]:
     """Time calls on the GPU as their share of one captured graph: launch latency is hidden.
 
     The outputs are poisoned between capture and replay, so those returned were written by a
@@ -166,7 +167,7 @@ def time_graph(calls: Sequence[Call], *, budget_s: float) -> tuple[Spread, list[
     return samples.spread("graph replay"), outputs
 
 
-def time_isolated(calls: Sequence[Call], *, budget_s: float) -> tuple[Spread, list[Any]]:
+def time_isolated(calls: Sequence[Thunk], *, budget_s: float) -> tuple[Spread, list[Any]]:
     """Time calls on the GPU one launch at a time: nothing runs before or after it.
 
     Each is captured in a graph of its own, which is replayed on an idle device between two events,

@@ -26,10 +26,12 @@ import torch
 
 from rsk.base import terminal
 from rsk.base.folders import cuda_dir, data_dir
+from rsk.measure.implementations import backend
 from rsk.measure.provenance import provenance
 from rsk.measure.records import Point, RecordError
+from rsk.measure.run_files import made_here
 from rsk.measure.timing import MeasurementError, measure
-from rsk.measure.workload import Pool, backend
+from rsk.measure.workload import Pool
 from rsk.sampler.kernels import runs_on
 from rsk.sampler.registry import KERNELS
 
@@ -280,9 +282,9 @@ def measure_points(points: Sequence[Point] = POINTS, device: str = "cuda") -> li
             acceptance=point.acceptance,
             device=device,
         )
-        case = pool.case(point.batch_size, point.spec_len, point.cache, budget_s=0.02)
+        workload = pool.workload(point.batch_size, point.spec_len, point.cache, budget_s=0.02)
         try:
-            times.append(measure(backend("fused"), case, budget_s=BUDGET_S).device.median_us)
+            times.append(measure(backend("fused"), workload, budget_s=BUDGET_S).device.median_us)
         except (MeasurementError, RecordError) as error:
             print(error, file=sys.stderr)
             times.append(None)
@@ -365,6 +367,9 @@ def main() -> int:
         return 0
     if arguments.times:
         print(json.dumps(measure_points()))
+        return 0
+    if arguments.save and made_here(arguments.save, provenance("cuda")):
+        print(f"{arguments.save} is of these sources and this GPU; delete it to measure again")
         return 0
     result = run()
     print("unchanged", *result.unchanged_us)

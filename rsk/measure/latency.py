@@ -11,7 +11,7 @@ import torch
 
 from rsk.base.machine import last_level_cache
 from rsk.measure import roof
-from rsk.measure.records import Record
+from rsk.measure.series import Series
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Crossover:
         return self.latency_us * self.bandwidth
 
 
-def crossover(records: Sequence[Record]) -> Crossover | None:
+def crossover(found: Sequence[Series]) -> Crossover | None:
     """Fit latency and bandwidth of one implementation.
 
     A weighted least-squares line: every time counts by its relative error, so that a small batch
@@ -37,9 +37,9 @@ def crossover(records: Sequence[Record]) -> Crossover | None:
     Returns:
         The fit, or ``None`` if the times are on no line with a positive latency and bandwidth.
     """
-    weights = [record.device.median_us**-2 for record in records]
-    x = [record.bytes_moved for record in records]
-    y = [record.device.median_us for record in records]
+    weights = [one.device.median**-2 for one in found]
+    x = [one.bytes_moved for one in found]
+    y = [one.device.median for one in found]
     if len(set(x)) < 2:
         return None
     x_mean, y_mean = (statistics.fmean(values, weights) for values in (x, y))

@@ -38,7 +38,7 @@ TEMPERATURE = Ways(temperature=0.8, top_k=0, top_p=1.0)
 FILTERED = Ways(temperature=0.8, top_k=50, top_p=0.9)
 
 
-class Inputs(NamedTuple):
+class LogitInputs(NamedTuple):
     """A call's tensors, and the laws of the draft's rows."""
 
     draft_tokens: Tensor
@@ -69,7 +69,7 @@ def make_inputs(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     seed: int = 0,
-) -> Inputs:
+) -> LogitInputs:
     """Logits of a target and of a draft that differs by noise, and tokens drawn from the draft."""
     generator = torch.Generator(device).manual_seed(seed)
     target = torch.empty(batch_size, spec_len + 1, vocab_size, dtype=dtype, device=device)
@@ -82,7 +82,7 @@ def make_inputs(
     return draw(draft, target, ways, seed=seed + 1)
 
 
-def draw(draft_logits: Tensor, target_logits: Tensor, ways: Ways, *, seed: int) -> Inputs:
+def draw(draft_logits: Tensor, target_logits: Tensor, ways: Ways, *, seed: int) -> LogitInputs:
     """Inputs of which the draft tokens, of one position at least, are drawn from the draft."""
     drawn = [
         logits.sample_from_logits(
@@ -91,7 +91,7 @@ def draw(draft_logits: Tensor, target_logits: Tensor, ways: Ways, *, seed: int) 
         for k in range(draft_logits.shape[1])
     ]
     tokens, laws = (torch.stack(parts, 1) for parts in zip(*drawn, strict=True))
-    return Inputs(tokens, draft_logits, target_logits, laws)
+    return LogitInputs(tokens, draft_logits, target_logits, laws)
 
 
 @functools.cache
@@ -110,7 +110,7 @@ def noise_for(ways: Ways, vocab_size: int, device: str, acceptance: float = ACCE
     return noise
 
 
-def needed_bytes(inputs: Inputs, num_accepted: Tensor, draft_laws: bool) -> int:
+def needed_bytes(inputs: LogitInputs, num_accepted: Tensor, draft_laws: bool) -> int:
     """Bytes of the rows that a call cannot do without, of the requests together.
 
     Of the target one row for each position reached. Of the draft one for each token judged, or,
@@ -126,7 +126,7 @@ def needed_bytes(inputs: Inputs, num_accepted: Tensor, draft_laws: bool) -> int:
 
 def make_sets(
     batch_size: int, vocab_size: int, ways: Ways, dtype: torch.dtype, device: torch.device
-) -> list[Inputs]:
+) -> list[LogitInputs]:
     """As many sets of inputs as keep a cache from holding what the next call reads."""
     noise = noise_for(ways, min(vocab_size, 32000), str(device))
     row_bytes = vocab_size * dtype.itemsize

@@ -9,9 +9,7 @@ the rows that are needed and do nothing else.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +18,18 @@ from typing import Self
 import torch
 
 from rsk.base import machine, terminal
-from rsk.measure import clocks, roof
+from rsk.measure import clocks, record_files, roof
 from rsk.measure.logit_inputs import (
     ACCEPTANCE,
     FILTERED,
     TEMPERATURE,
-    Inputs,
+    LogitInputs,
     Ways,
     make_sets,
     needed_bytes,
 )
 from rsk.measure.provenance import provenance
-from rsk.measure.records import Provenance, Record, RecordError, check_schema, parse
+from rsk.measure.records import Provenance, Record, RecordError, check_schema
 from rsk.sampler import logits
 from rsk.sampler.api import RejectionSamples
 
@@ -71,18 +69,17 @@ class LogitsBenchmark:
         """Read a file.
 
         Raises:
-            RecordError: it is not such a record; names the field.
+            RecordError: it is not such a record; names the file and the field.
         """
-        return parse(cls, json.loads(path.read_text(encoding="utf-8")))
+        return record_files.load(cls, path)
 
     def save(self, path: Path) -> None:
         """Write a file."""
-        text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        record_files.save(self, path)
 
 
 def calls_of(
-    sets: Sequence[Inputs], ways: Ways, draft_laws: bool, backend: str
+    sets: Sequence[LogitInputs], ways: Ways, draft_laws: bool, backend: str
 ) -> list[Callable[[], RejectionSamples]]:
     """Calls of the sampler, one for each set of inputs."""
     return [
@@ -99,7 +96,7 @@ def calls_of(
 
 
 def time_calls(
-    sets: Sequence[Inputs],
+    sets: Sequence[LogitInputs],
     ways: Ways,
     *,
     draft_laws: bool = False,
@@ -124,7 +121,7 @@ def time_calls(
     else:
         on_device, outputs = clocks.time_wall(calls, budget_s=budget_s)
         total = host = on_device
-    few = Inputs(*(tensor[:4] for tensor in inputs))
+    few = LogitInputs(*(tensor[:4] for tensor in inputs))
     (again,) = calls_of([few], ways, False, "vectorized")
     for found, expected in zip(outputs[0], again(), strict=True):
         if not torch.equal(found[:4], expected):
@@ -168,7 +165,7 @@ def measure(
                     )
                     print(f"run {run}, B = {record.batch_size}, V = {record.vocab_size}, {dtype}, "
                           f"top_k = {ways.top_k}, laws {draft_laws}: "
-                          f"{record.device.median_us:.1f} us, {record.roof_share:.0%} of the roof",
+                          f"{record.device.median_us:.1f} us, roof {record.roof.median_us:.1f} us",
                           flush=True)  # fmt: skip
                     yield Result(ways=ways, draft_laws=draft_laws, record=record)
 

@@ -206,7 +206,7 @@ class _Run:
         self.record = dataclasses.replace(self.record, **grown)
         self.record.save(self.path)
 
-    def call_time(self, call: clocks.Call) -> Spread:
+    def call_time(self, call: clocks.Thunk) -> Spread:
         """Time until the result of a call is there."""
         if self.device.type == "cpu":
             return clocks.time_wall([call], budget_s=self.budget_s)[0]

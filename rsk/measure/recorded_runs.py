@@ -13,17 +13,36 @@ from functools import cache
 from rsk.base import folders
 from rsk.measure import comparison
 from rsk.measure.provenance import sources
-from rsk.measure.records import EARLIER_WORK, Benchmark, Quoted, RecordError, recorded
+from rsk.measure.quoted import EARLIER_WORK, Quoted
+from rsk.measure.records import Benchmark, RecordError
 from rsk.sampler.api import BACKENDS
 
 MOST_DISTURBED = 0.01
 """Share of a run's times that other programs may have disturbed, none of them on a line that is
 drawn."""
 LEAST_RUNS = 2
-"""Whole runs of a sweep, without which nothing says how a time varies from run to run."""
+"""Whole runs of a sweep, without which nothing says how a time varies from run to run. What is
+recorded now has :data:`rsk.measure.sweep.RECORDED_RUNS`."""
 SIMPLE_KERNEL = "thread_per_sequence"
 """The kernel that the others are compared with."""
 AXES = ("batch_size", "spec_len", "vocab_size")
+
+
+def recorded() -> tuple[list[Benchmark], list[str]]:
+    """The runs in ``data/benchmarks``; one bad file does not keep the others from being used.
+
+    Returns:
+        The runs, oldest first; and for each file that is none a line that says which, and why.
+    """
+    found, refused = [], []
+    for path in sorted((folders.data_dir() / "benchmarks").glob("*.json")):
+        if path.name == EARLIER_WORK:
+            continue
+        try:
+            found.append(Benchmark.load(path))
+        except (RecordError, OSError) as error:
+            refused.append(str(error))
+    return sorted(found, key=lambda one: one.provenance.date), refused
 
 
 @cache
@@ -80,6 +99,8 @@ def _reasons(run: Benchmark, here: bool) -> Iterator[str]:
         yield "the sweep was not finished"
     if run.refused:
         yield f"it holds a result that is wrong or impossible: {run.refused[0]}"
+    if (runs := comparison.runs_of(run.records)) < LEAST_RUNS:
+        yield f"it is {runs} run of the sweep, of {LEAST_RUNS} at least"
     lines = {axis: comparison.along(run, axis) for axis in AXES}
     needed = [*BACKENDS, *([SIMPLE_KERNEL] if provenance.device == "cuda" else [])]
     for axis, line in lines.items():
@@ -89,17 +110,19 @@ def _reasons(run: Benchmark, here: bool) -> Iterator[str]:
             names = needed if axis == "batch_size" else BACKENDS
             if missing := [name for name in names if name not in by_name]:
                 yield f"{missing[0]} was not measured at {axis} {value}"
+            for name in names:
+                if name in by_name and len(by_name[name].records) < runs:
+                    yield f"{name} was not measured in every run at {axis} {value}"
     counted = {count.implementation for count in run.operations}
     if missing := [name for name in BACKENDS if name not in counted]:
         yield f"the operations of {missing[0]} were not counted"
     if not {count.batch_size for count in run.operations} & set(lines["batch_size"]):
         yield "no operations were counted at a batch size that was measured"
-    if (runs := 1 + max(record.run for record in run.records)) < LEAST_RUNS:
-        yield f"it is {runs} run of the sweep, of {LEAST_RUNS} at least"
     disturbed = [record for record in run.records if record.call.busy or record.roof.busy]
     if len(disturbed) > MOST_DISTURBED * len(run.records):
         yield f"other programs disturbed {len(disturbed)} of {len(run.records)} times"
     for line in lines.values():
         for by_name in line.values():
-            if found := [r for r in by_name.values() if r in disturbed]:
-                yield f"other programs disturbed {found[0].implementation} at {found[0].point}"
+            for one in by_name.values():
+                if one.call.busy or one.roof.busy:
+                    yield f"other programs disturbed {one.implementation} at {one.point}"

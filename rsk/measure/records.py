@@ -7,48 +7,24 @@ read; one with a missing, unknown or impossible field is refused with that field
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
 import os
-import re
-import types
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    NamedTuple,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, NamedTuple
 
-from rsk.base import folders
+from rsk.measure import record_files
+from rsk.measure.record_files import RecordError as RecordError
+from rsk.measure.record_files import at_least, not_empty, one_of, positive
+from rsk.measure.record_files import check_schema as check_schema
+from rsk.measure.record_files import parse as parse
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-EARLIER_WORK = "earlier-work.json"
-"""The file in ``data/benchmarks`` that is no run, but a table quoted from others."""
 SCHEMA = "rsk-benchmark/1"
-QUOTED_SCHEMA = "rsk-quoted/1"
 
 CLOCKS = ("wall", "graph replay", "isolated launch")
 CACHES = ("warm", "cold")
 DTYPES = ("float32", "bfloat16", "float16")
 TOLERANCE = 1.10
 """A result may beat the memory roof by this factor before it is refused: noise in both times."""
-
-T = TypeVar("T")
-
-
-class RecordError(ValueError):
-    """A recorded field is missing, unknown or impossible; the message begins with its name."""
 
 
 class Point(NamedTuple):
@@ -80,16 +56,16 @@ class Spread:
 
     def __post_init__(self) -> None:
         for name in ("q25_us", "median_us", "q75_us"):
-            _positive(name, getattr(self, name))
+            positive(name, getattr(self, name))
         if not self.q25_us <= self.median_us <= self.q75_us:
             raise RecordError(
                 f"median_us: expected a value between the quartiles {self.q25_us} and "
                 f"{self.q75_us}, got {self.median_us}"
             )
-        _at_least("samples", self.samples, 1)
+        at_least("samples", self.samples, 1)
         if not 0 <= self.disturbed <= 1:
             raise RecordError(f"disturbed: expected a share in [0, 1], got {self.disturbed}")
-        _one_of("clock", self.clock, CLOCKS)
+        one_of("clock", self.clock, CLOCKS)
 
     @property
     def busy(self) -> bool:
@@ -136,13 +112,13 @@ class Record:
     """Time of the smallest possible operation (one element written): what a launch costs."""
 
     def __post_init__(self) -> None:
-        _not_empty("implementation", self.implementation)
-        _one_of("dtype", self.dtype, DTYPES)
-        _one_of("cache", self.cache, CACHES)
+        not_empty("implementation", self.implementation)
+        one_of("dtype", self.dtype, DTYPES)
+        one_of("cache", self.cache, CACHES)
         for name, low in (("run", 0), ("batch_size", 1), ("spec_len", 0), ("vocab_size", 1)):
-            _at_least(name, getattr(self, name), low)
-        _at_least("bytes_moved", self.bytes_moved, 1)
-        _positive("floor_us", self.floor_us)
+            at_least(name, getattr(self, name), low)
+        at_least("bytes_moved", self.bytes_moved, 1)
+        positive("floor_us", self.floor_us)
         if not 0 <= self.acceptance <= 1:
             raise RecordError(f"acceptance: expected a rate in [0, 1], got {self.acceptance}")
         if not 0 <= self.accepted <= self.spec_len:
@@ -169,8 +145,14 @@ class Record:
         return Point(*(getattr(self, name) for name in Point._fields))
 
     @property
-    def roof_share(self) -> float:
-        """Fraction of the memory roof that was reached: 1 is as fast as only reading."""
+    def roof_share(self) -> float | None:
+        """Fraction of the memory roof that was reached: 1 is as fast as only reading.
+
+        ``None`` if other programs disturbed the roof, which is then too slow, or if the two times
+        are of different clocks: neither says anything.
+        """
+        if self.roof.busy or self.roof.clock != self.device.clock:
+            return None
         return self.roof.median_us / self.device.median_us
 
 
@@ -192,13 +174,13 @@ class Operations:
     """Memory that the call allocates on the device, results included."""
 
     def __post_init__(self) -> None:
-        _not_empty("implementation", self.implementation)
+        not_empty("implementation", self.implementation)
         for name, least in (("batch_size", 1), ("spec_len", 0), ("vocab_size", 1)):
-            _at_least(name, getattr(self, name), least)
+            at_least(name, getattr(self, name), least)
         for name in ("operators", "synchronizations", "allocated_bytes"):
-            _at_least(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
         if self.launches is not None:
-            _at_least("launches", self.launches, 0)
+            at_least("launches", self.launches, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +217,7 @@ class Provenance:
     commit can be traced too."""
 
     def __post_init__(self) -> None:
-        _one_of("device", self.device, ("cpu", "cuda"))
+        one_of("device", self.device, ("cpu", "cuda"))
         try:
             aware = datetime.fromisoformat(self.date).tzinfo is not None
         except ValueError:
@@ -243,12 +225,12 @@ class Provenance:
         if not aware:
             raise RecordError(f"date: expected ISO 8601 with a time zone, got {self.date!r}")
         for name in ("cores", "threads", "cache_bytes"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         names = ["cpu", "instructions", "os", "python", "torch", "rsk", "commit", "sources"]
         if self.device == "cuda":
             names += ["gpu", "compute_capability", "driver", "cuda"]
         for name in names:
-            _not_empty(name, getattr(self, name))
+            not_empty(name, getattr(self, name))
 
     @property
     def machine(self) -> str:
@@ -296,12 +278,7 @@ class Benchmark:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file; one that was there before stays whole until the new one is complete."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
+        record_files.save(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Benchmark:
@@ -310,199 +287,4 @@ class Benchmark:
         Raises:
             RecordError: the file is not a benchmark; names the file and the field.
         """
-        return _load(cls, path)
-
-    def frame(self) -> pd.DataFrame:
-        """The records as a table, one row each."""
-        return frame(self.records)
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuotedTime:
-    """One row of a table that somebody else published, in milliseconds."""
-
-    batch_size: int
-    baseline_ms: float
-    vectorized_ms: float
-    fused_ms: float
-    fused_speedup: float
-
-    def __post_init__(self) -> None:
-        _at_least("batch_size", self.batch_size, 1)
-        for name in ("baseline_ms", "vectorized_ms", "fused_ms", "fused_speedup"):
-            _positive(name, getattr(self, name))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quoted:
-    """Figures of others: shown beside measurements, never as measurements."""
-
-    SCHEMA = QUOTED_SCHEMA
-    schema: str
-    source: str
-    """Who measured, on what, and what is not known about it."""
-    times: tuple[QuotedTime, ...]
-    vectorized_mean_speedup: float
-    fused_mean_speedup: float
-    fused_max_speedup: float
-
-    def __post_init__(self) -> None:
-        check_schema(self.schema, QUOTED_SCHEMA)
-        _not_empty("source", self.source)
-        for name in ("vectorized_mean_speedup", "fused_mean_speedup", "fused_max_speedup"):
-            _positive(name, getattr(self, name))
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Quoted:
-        """Read and check a file, as :meth:`Benchmark.load`."""
-        return _load(cls, path)
-
-
-def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Records as a table, one row each.
-
-    A spread ``device`` becomes the columns ``device_us``, ``device_q25_us``, ``device_q75_us``,
-    ``device_samples`` and ``device_clock``; ``roof_share`` is added.
-    """
-    import pandas as pd
-
-    rows = []
-    for record in records:
-        row: dict[str, Any] = {}
-        for field in dataclasses.fields(record):
-            value = getattr(record, field.name)
-            if isinstance(value, Spread):
-                row[f"{field.name}_us"] = value.median_us
-                row[f"{field.name}_q25_us"] = value.q25_us
-                row[f"{field.name}_q75_us"] = value.q75_us
-                row[f"{field.name}_samples"] = value.samples
-                row[f"{field.name}_clock"] = value.clock
-            else:
-                row[field.name] = value
-        row["roof_share"] = record.roof_share
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def operations_frame(operations: Iterable[Operations]) -> pd.DataFrame:
-    """Operation counts as a table, one row each."""
-    import pandas as pd
-
-    return pd.DataFrame([dataclasses.asdict(count) for count in operations])
-
-
-def _load(cls: type[T], path: str | os.PathLike[str]) -> T:
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RecordError(f"{path}: expected a JSON file: {error}") from error
-    try:
-        return parse(cls, value)
-    except RecordError as error:
-        raise RecordError(f"{path}: {error}") from error
-
-
-def recorded() -> tuple[list[Benchmark], list[str]]:
-    """The runs in ``data/benchmarks``; one bad file does not keep the others from being used.
-
-    Returns:
-        The runs, oldest first; and for each file that is none a line that says which, and why.
-    """
-    found, refused = [], []
-    for path in sorted((folders.data_dir() / "benchmarks").glob("*.json")):
-        if path.name == EARLIER_WORK:
-            continue
-        try:
-            found.append(Benchmark.load(path))
-        except (RecordError, OSError) as error:
-            refused.append(str(error))
-    return sorted(found, key=lambda one: one.provenance.date), refused
-
-
-def parse(cls: type[T], value: Any, where: str = "") -> T:
-    """Turn JSON values into a dataclass of this module, refusing what does not fit.
-
-    Raises:
-        RecordError: begins with the field's name, for instance ``records[3].device.samples``.
-    """
-    if not isinstance(value, dict):
-        raise RecordError(f"{where or cls.__name__}: expected an object, got {_shown(value)}")
-    prefix = f"{where}." if where else ""
-    schema: str | None = getattr(cls, "SCHEMA", None)
-    if schema is not None and "schema" in value:  # first: another version has other fields
-        check_schema(value["schema"], schema, f"{prefix}schema")
-    hints = get_type_hints(cls)
-    for name in hints:
-        if name not in value:
-            raise RecordError(f"{prefix}{name}: missing")
-    for name in value:
-        if name not in hints:
-            raise RecordError(f"{prefix}{name}: unknown; expected {', '.join(hints)}")
-    arguments = {name: _convert(hint, value[name], prefix + name) for name, hint in hints.items()}
-    try:
-        return cls(**arguments)
-    except RecordError as error:
-        raise RecordError(f"{prefix}{error}") from None
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    if hint is Any:
-        return value
-    if dataclasses.is_dataclass(hint):
-        return parse(hint, value, where)  # type: ignore[arg-type]
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        (inner,) = (kind for kind in get_args(hint) if kind is not type(None))
-        return _convert(inner, value, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise RecordError(f"{where}: expected a list, got {_shown(value)}")
-        kind = get_args(hint)[0]
-        return tuple(_convert(kind, item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise RecordError(f"{where}: expected an object, got {_shown(value)}")
-        kind = get_args(hint)[1]
-        return {key: _convert(kind, item, f"{where}.{key}") for key, item in value.items()}
-    accepted = (int, float) if hint is float else (hint,)
-    # bool is a subclass of int, and never what a number's field means
-    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        raise RecordError(f"{where}: expected {hint.__name__}, got {_shown(value)}")
-    return value
-
-
-def check_schema(found: Any, expected: str, name: str = "schema") -> None:
-    """Raise :class:`RecordError` unless a file is of the version that is read here."""
-    if found == expected:
-        return
-    kind, version = expected.split("/")
-    newer = re.fullmatch(rf"{kind}/(\d+)", str(found))
-    advice = "; it was written by a newer rsk" if newer and int(newer[1]) > int(version) else ""
-    raise RecordError(f"{name}: expected {expected!r}, got {found!r}{advice}")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise RecordError(f"{name}: expected a positive, finite number, got {value}")
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise RecordError(f"{name}: expected at least {least}, got {value}")
-
-
-def _not_empty(name: str, value: str | None) -> None:
-    if not value:
-        raise RecordError(f"{name}: expected a name, got {value!r}")
-
-
-def _one_of(name: str, value: str, expected: Sequence[str]) -> None:
-    if value not in expected:
-        raise RecordError(f"{name}: expected one of {', '.join(expected)}, got {value!r}")
+        return record_files.load(cls, path)

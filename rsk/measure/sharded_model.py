@@ -22,14 +22,14 @@ from rsk.sampler.channel import GROWTH, WORDS
 from rsk.sampler.headers import HEADER
 
 LISTED = 50
-"""k of the case with top-k."""
+"""k of the calls with top-k."""
 STEP_US = 3.0
 """What a kernel that waits for the one before it adds to a chain, fitted."""
 # Instructions for each element, counted in the kernels' SASS for sm_90.
 _OF_A_PAIR, _OF_A_LOGIT_PAIR, _OF_AN_OPENING, _OF_A_WEIGHT = 22, 78, 8, 32
 
 
-class Case(NamedTuple):
+class ShardedPoint(NamedTuple):
     """What a call is of."""
 
     start: str
@@ -95,60 +95,60 @@ class Cost(NamedTuple):
         return sum(self)
 
 
-def sharded(case: Case, link: Link) -> Cost:
+def sharded(point: ShardedPoint, link: Link) -> Cost:
     """What a sharded call takes."""
-    steps = max(1.0, math.log2(case.ranks)) if case.ranks > 1 else 0.0
-    received = 8 * case.words * (case.ranks - 1)
+    steps = max(1.0, math.log2(point.ranks)) if point.ranks > 1 else 0.0
+    received = 8 * point.words * (point.ranks - 1)
     gather = link.gather_us * steps + received / link.gather_bytes_us
-    reduce = link.reduce_us * steps + 8 * case.words / link.gather_bytes_us
-    columns = case.vocab_size / case.ranks
-    pairs, bonus = rows_read(case)
-    elements = case.batch_size * columns
+    reduce = link.reduce_us * steps + 8 * point.words / link.gather_bytes_us
+    columns = point.vocab_size / point.ranks
+    pairs, bonus = rows_read(point)
+    elements = point.batch_size * columns
     passes = [
         (
             (2 * pairs + bonus) * elements,
-            (pairs + bonus) * elements * (_OF_A_LOGIT_PAIR if case.from_logits else _OF_A_PAIR),
+            (pairs + bonus) * elements * (_OF_A_LOGIT_PAIR if point.from_logits else _OF_A_PAIR),
         )
     ]
-    if case.from_logits:
-        all_rows = (2 * case.spec_len + 1) * elements
-        second = _OF_AN_OPENING if case.listed else _OF_A_WEIGHT
+    if point.from_logits:
+        all_rows = (2 * point.spec_len + 1) * elements
+        second = _OF_AN_OPENING if point.listed else _OF_A_WEIGHT
         passes += [(all_rows, all_rows * _OF_AN_OPENING), (all_rows, all_rows * second)]
     reading = sum(
         max(
-            read * case.item_bytes / link.memory_bytes_us,
+            read * point.item_bytes / link.memory_bytes_us,
             instructions / (link.lanes * link.clock_mhz),
         )
         for read, instructions in passes
     )
-    kernels = 4 if not case.from_logits else 8
-    return Cost(case.gathers * gather + reduce, reading, kernels * (link.launch_us + STEP_US))
+    kernels = 4 if not point.from_logits else 8
+    return Cost(point.gathers * gather + reduce, reading, kernels * (link.launch_us + STEP_US))
 
 
-def gathered(case: Case, link: Link) -> Cost:
+def gathered(point: ShardedPoint, link: Link) -> Cost:
     """What gathering the rows and sampling takes, from probabilities.
 
     From logits the sampler's own time is left out: this is then a lower bound.
     """
-    moved = case.gathered_bytes
-    whole = moved * case.ranks / max(1, case.ranks - 1)
+    moved = point.gathered_bytes
+    whole = moved * point.ranks / max(1, point.ranks - 1)
     collectives = 2 * link.gather_us + moved / link.gather_bytes_us
-    sampled = (2 - case.acceptance**case.spec_len) * case.batch_size
-    sampling = sampled * case.vocab_size * case.item_bytes
-    if case.from_logits:
+    sampled = (2 - point.acceptance**point.spec_len) * point.batch_size
+    sampling = sampled * point.vocab_size * point.item_bytes
+    if point.from_logits:
         sampling = whole
     kernels = 5  # for each model one before and one behind the collective, and the sampler
     starting = kernels * (link.launch_us + STEP_US)
     return Cost(collectives, (2 * whole + sampling) / link.memory_bytes_us, starting)
 
 
-def rows_read(case: Case) -> tuple[float, float]:
+def rows_read(point: ShardedPoint) -> tuple[float, float]:
     """Row pairs and single rows of which a rank sums its columns, for each request, on average.
 
     A rank knows what becomes of the drafts that it holds, one in R: it reads no row behind one that
     it rejects, nor that of one that it accepts.
     """
-    accepts = case.acceptance / case.ranks
-    rejects = (1 - case.acceptance) / case.ranks
-    reached = [(1 - rejects) ** k for k in range(case.spec_len + 1)]
+    accepts = point.acceptance / point.ranks
+    rejects = (1 - point.acceptance) / point.ranks
+    reached = [(1 - rejects) ** k for k in range(point.spec_len + 1)]
     return sum(reached[:-1]) * (1 - accepts), reached[-1]

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
-from rsk.measure.records import (
-    Provenance,
-    RecordError,
-    Spread,
-    _at_least,
-    _load,
-    _one_of,
-    _positive,
-)
+from rsk.measure import record_files
+from rsk.measure.record_files import RecordError, at_least, one_of, positive
+from rsk.measure.records import Provenance, Spread
 
 SCHEMA = "rsk-sharded/1"
 STARTS = ("probabilities", "logits", "logits, top-k and top-p")
@@ -43,10 +35,10 @@ class Link:
     clock_mhz: float
 
     def __post_init__(self) -> None:
-        _at_least("ranks", self.ranks, 1)
-        _at_least("lanes", self.lanes, 1)
+        at_least("ranks", self.ranks, 1)
+        at_least("lanes", self.lanes, 1)
         for field in dataclasses.fields(self):
-            _positive(field.name, getattr(self, field.name))
+            positive(field.name, getattr(self, field.name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +75,10 @@ class ShardedRecord:
     """``None`` on a CPU, where times would say nothing about a link."""
 
     def __post_init__(self) -> None:
-        _one_of("start", self.start, STARTS)
+        one_of("start", self.start, STARTS)
         for name in ("batch_size", "vocab_size", "collectives", "sent_bytes", "gathered_bytes"):
-            _at_least(name, getattr(self, name), 1)
-        _at_least("spec_len", self.spec_len, 0)
+            at_least(name, getattr(self, name), 1)
+        at_least("spec_len", self.spec_len, 0)
         if not 0 <= self.accepted <= self.spec_len:
             raise RecordError(f"accepted: expected 0 to {self.spec_len}, got {self.accepted}")
 
@@ -116,18 +108,16 @@ class Sharded:
     records: tuple[ShardedRecord, ...]
 
     def __post_init__(self) -> None:
-        _one_of("schema", self.schema, (SCHEMA,))
-        _one_of("backend", self.backend, ("gloo", "nccl"))
-        _at_least("ranks", self.ranks, 1)
+        one_of("schema", self.schema, (SCHEMA,))
+        one_of("backend", self.backend, ("gloo", "nccl"))
+        at_least("ranks", self.ranks, 1)
         for i, record in enumerate(self.records):
             if (self.backend == "nccl") != (record.sharded is not None):
                 raise RecordError(f"records[{i}].sharded: times are of nccl, and of nccl alone")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file."""
-        text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        record_files.save(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Sharded:
@@ -136,4 +126,4 @@ class Sharded:
         Raises:
             RecordError: the file is not one of these; names the file and the field.
         """
-        return _load(cls, path)
+        return record_files.load(cls, path)

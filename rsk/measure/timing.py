@@ -22,16 +22,17 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch.nn.functional import pad
 
-from rsk.measure.clocks import Call, time_eager, time_graph, time_wall
-from rsk.measure.records import Operations, Record
+from rsk.measure.clocks import Thunk, time_eager, time_graph, time_wall
+from rsk.measure.implementations import Implementation
+from rsk.measure.records import Operations, Record, Spread
 from rsk.measure.roof import check_above
-from rsk.measure.workload import Case, Implementation, Inputs
+from rsk.measure.workload import Inputs, Pool, Workload
 from rsk.sampler.api import RejectionSamples
 
 
@@ -40,15 +41,13 @@ class MeasurementError(RuntimeError):
 
 
 def measure(
-    implementation: Implementation, case: Case, *, budget_s: float = 0.5, run: int = 0
+    implementation: Implementation, workload: Workload, *, budget_s: float = 0.5, run: int = 0
 ) -> Record:
-    """Time one implementation on one case, and check that it did the work.
+    """Time one implementation on one workload, and check that it did the work.
 
     Args:
-        implementation: from :func:`rsk.measure.workload.backend`,
-            :func:`rsk.measure.workload.kernel` or
-            :mod:`rsk.measure.peers`.
-        case: from :meth:`rsk.measure.workload.Pool.case`.
+        implementation: from :mod:`rsk.measure.implementations` or :mod:`rsk.measure.peers`.
+        workload: from :meth:`rsk.measure.workload.Pool.workload`.
         budget_s: seconds to spend; more if the fewest samples take longer.
         run: index of the whole run that this belongs to.
 
@@ -57,10 +56,10 @@ def measure(
         RecordError: the time is impossible, see :class:`rsk.measure.records.Record` and
             :func:`rsk.measure.roof.check_above`.
     """
-    calls = [implementation.bind(inputs) for inputs in case.inputs]
+    calls = [implementation.bind(inputs) for inputs in workload.inputs]
     fresh = [
-        (implementation.bind(case.probe), case.probe, case.probe_expected),
-        (calls[0], case.inputs[0], case.expected[0]),
+        (implementation.bind(workload.probe), workload.probe, workload.probe_expected),
+        (calls[0], workload.inputs[0], workload.expected[0]),
     ]
 
     def check_fresh(when: str) -> None:
@@ -70,11 +69,13 @@ def measure(
             _check(implementation, output, inputs, expected, when)
 
     def check_timed(outputs: list[Any]) -> None:
-        for output, inputs, expected in zip(outputs, case.inputs, case.expected, strict=False):
+        for output, inputs, expected in zip(
+            outputs, workload.inputs, workload.expected, strict=False
+        ):
             _check(implementation, output, inputs, expected, "in the timed calls")
 
     check_fresh("before timing")
-    if case.device.type == "cuda":
+    if workload.device.type == "cuda":
         host, call, outputs = time_eager(calls, budget_s=budget_s / 2)
         device = call  # it waits for the device itself
         if implementation.capturable:
@@ -85,23 +86,39 @@ def measure(
         host = call = device
     check_timed(outputs)
     check_fresh("after timing")
-    check_above(implementation.name, device, case.roof)
+    check_above(implementation.name, device, workload.roof)
+    times = {"device": device, "host": host, "call": call}
+    return _record(implementation.name, workload, run, times)
+
+
+def roof_record(name: str, pool: Pool, batch_size: int, spec_len: int) -> Record:
+    """The memory roof as a record: its time is that of reading what has to be read, and no more.
+
+    Args:
+        name: what to call it.
+        pool: of the inputs.
+        batch_size: B, one of those that the pool was made for.
+        spec_len: K, at most the pool's.
+    """
+    workload = pool.quiet_workload(batch_size, spec_len)
+    return _record(name, workload, 0, dict.fromkeys(("device", "host", "call"), workload.roof))
+
+
+def _record(name: str, workload: Workload, run: int, times: Mapping[str, Spread]) -> Record:
     return Record(
-        implementation=implementation.name,
+        implementation=name,
         run=run,
-        batch_size=case.batch_size,
-        spec_len=case.spec_len,
-        vocab_size=case.vocab_size,
-        dtype=case.dtype,
-        acceptance=case.acceptance,
-        accepted=float(torch.cat([s.num_accepted for s in case.expected]).double().mean()),
-        cache=case.cache,
-        device=device,
-        host=host,
-        call=call,
-        bytes_moved=case.bytes_moved,
-        roof=case.roof,
-        floor_us=case.floor_us,
+        batch_size=workload.batch_size,
+        spec_len=workload.spec_len,
+        vocab_size=workload.vocab_size,
+        dtype=workload.dtype,
+        acceptance=workload.acceptance,
+        accepted=float(torch.cat([s.num_accepted for s in workload.expected]).double().mean()),
+        cache=workload.cache,
+        **times,
+        bytes_moved=workload.bytes_moved,
+        roof=workload.roof,
+        floor_us=workload.floor_us,
     )
 
 
@@ -177,7 +194,7 @@ _LAUNCHES = ("cudaLaunch", "cuLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 
 
-def count_operations(call: Call, device: torch.device | str) -> dict[str, Any]:
+def count_operations(call: Thunk, device: torch.device | str) -> dict[str, Any]:
     """Count what one call asks of PyTorch and of the device, with PyTorch's profiler.
 
     Returns:
@@ -227,12 +244,12 @@ def count_operations(call: Call, device: torch.device | str) -> dict[str, Any]:
     }
 
 
-def operations(implementation: Implementation, case: Case) -> Operations:
-    """Count the operations of one implementation on the first inputs of a case."""
+def operations(implementation: Implementation, workload: Workload) -> Operations:
+    """Count the operations of one implementation on the first inputs of a workload."""
     return Operations(
         implementation=implementation.name,
-        batch_size=case.batch_size,
-        spec_len=case.spec_len,
-        vocab_size=case.vocab_size,
-        **count_operations(implementation.bind(case.inputs[0]), case.device),
+        batch_size=workload.batch_size,
+        spec_len=workload.spec_len,
+        vocab_size=workload.vocab_size,
+        **count_operations(implementation.bind(workload.inputs[0]), workload.device),
     )

@@ -1,34 +1,35 @@
-"""What is measured on what: implementations, and the batches that they are all held to."""
+"""The inputs that all implementations are timed on, and what they are held to there."""
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rsk.base.machine import available_memory, last_level_cache
-from rsk.check.synthetic import Batch, make_batch
+from rsk.check.synthetic import make_batch
 from rsk.measure import roof
-from rsk.measure.clocks import Call, launch_floor
+from rsk.measure.clocks import launch_floor
 from rsk.measure.records import Spread
 from rsk.sampler.api import RejectionSamples, rejection_sample
 
 WARM_REQUESTS = 16
-"""A warm case rotates over sets that hold at least this many requests, if the cache allows."""
+"""With a warm cache, sets that hold at least this many requests rotate, if the cache allows."""
 COLD_ROTATION = 2
-"""What a cold case touches in one rotation, at least, as a multiple of the last-level cache."""
+"""With a cold one, what a rotation touches, at least, as a multiple of the last-level cache."""
 MAX_SETS = 256
+ATTEMPTS = 3
+"""How often what other programs disturb is measured, before the least disturbed is kept."""
 MEMORY_SHARE = 0.6
 """The inputs may take this share of the free memory; the rest is for the samplers."""
 
 
-class CaseError(ValueError):
-    """A case that cannot be measured as asked; the message says why."""
+class WorkloadError(ValueError):
+    """Inputs that cannot be made as asked; the message says why."""
 
 
 class Inputs(NamedTuple):
@@ -40,56 +41,8 @@ class Inputs(NamedTuple):
     seed: int
 
 
-def _as_samples(output: Any) -> RejectionSamples:
-    return RejectionSamples(*output)
-
-
 @dataclass(frozen=True)
-class Implementation:
-    """Something to measure.
-
-    Attributes:
-        name: as shown.
-        bind: makes a call without arguments from one set of inputs. What ``bind`` itself does,
-            such as converting inputs to what a peer takes, is not timed.
-        result: turns what the call returns into tokens and counts; not timed.
-        exact: whether it returns the specification's tokens. Otherwise each result is only
-            checked to be well formed, and its distribution has to be checked apart.
-        capturable: whether its calls can be captured in a CUDA graph, that is, never wait.
-        max_batch_size: the largest batch that it takes, or ``None``.
-    """
-
-    name: str
-    bind: Callable[[Inputs], Call]
-    result: Callable[[Any], RejectionSamples] = _as_samples
-    exact: bool = True
-    capturable: bool = True
-    max_batch_size: int | None = None
-
-
-def backend(name: str) -> Implementation:
-    """One of ``rsk.BACKENDS``, called as a user calls it."""
-
-    def bind(inputs: Inputs) -> Call:
-        *tensors, seed = inputs
-        return functools.partial(rejection_sample, *tensors, seed=seed, backend=name)
-
-    return Implementation(name, bind, capturable=name != "baseline")
-
-
-def kernel(name: str) -> Implementation:
-    """One of ``rsk.KERNELS``. On a CPU those run in an emulator, which is never timed."""
-    from rsk.sampler.kernels import KERNELS
-
-    def bind(inputs: Inputs) -> Call:
-        *tensors, seed = inputs
-        return functools.partial(KERNELS[name], *tensors, seed=seed)
-
-    return Implementation(name, bind)
-
-
-@dataclass(frozen=True)
-class Case:
+class Workload:
     """One kind of batch, with what every implementation is held to on it."""
 
     dtype: str
@@ -123,13 +76,13 @@ class Case:
 
 
 class Pool:
-    """One large synthetic batch that the cases of one vocabulary, dtype and acceptance share.
+    """One large synthetic batch that the workloads of one vocabulary, dtype and acceptance share.
 
-    A case of B requests takes B rows of it for each of its input sets, and its first K draft
+    A workload of B requests takes B rows of it for each of its input sets, and its first K draft
     positions; nothing is copied.
 
     Args:
-        cases: batch size and cache state of all cases to come.
+        kinds: batch size and cache state of all workloads to come.
         spec_len: their largest K.
         vocab_size: V.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
@@ -138,12 +91,12 @@ class Pool:
         seed: same seed, same inputs.
 
     Raises:
-        CaseError: the inputs would not leave enough free memory.
+        WorkloadError: the inputs would not leave enough free memory.
     """
 
     def __init__(
         self,
-        cases: Sequence[tuple[int, str]],
+        kinds: Sequence[tuple[int, str]],
         spec_len: int,
         vocab_size: int,
         *,
@@ -158,15 +111,15 @@ class Pool:
         self.seed = seed
         self.cache_bytes = last_level_cache(self.device)
         self.row_bytes = vocab_size * getattr(torch, dtype).itemsize
-        rows = max(size * self._sets(size, cache) for size, cache in cases)
+        rows = max(size * self._sets(size, cache) for size, cache in kinds)
         size = (2 * spec_len + 1) * rows * self.row_bytes
         available = available_memory(self.device)
         if available is not None and size > available * MEMORY_SHARE:
-            raise CaseError(
+            raise WorkloadError(
                 f"inputs of {size / 2**30:.1f} GiB for V={vocab_size} and up to {rows} rows of "
                 f"K={spec_len} are too much for the {available / 2**30:.1f} GiB of free memory"
             )
-        self.batch: Batch = make_batch(
+        self.rows = make_batch(
             rows,
             spec_len,
             vocab_size,
@@ -177,7 +130,7 @@ class Pool:
         )
 
     def _sets(self, batch_size: int, cache: str) -> int:
-        """How many input sets a case rotates over; a request reads one row or two."""
+        """How many input sets a workload rotates over; a request reads one row or two."""
         rows = batch_size * self.row_bytes
         if cache == "cold":
             sets = math.ceil(COLD_ROTATION * self.cache_bytes / rows)
@@ -185,10 +138,10 @@ class Pool:
         fitting = self.cache_bytes // 4 // (2 * rows)
         return max(1, min(WARM_REQUESTS // batch_size, fitting))
 
-    def case(
+    def workload(
         self, batch_size: int, spec_len: int, cache: str = "warm", *, budget_s: float = 0.1
-    ) -> Case:
-        """Prepare a case: its inputs, the expected tokens, and the memory roof.
+    ) -> Workload:
+        """Prepare a workload: its inputs, the expected tokens, and the memory roof.
 
         Args:
             batch_size: B, one of those that the pool was made for.
@@ -197,18 +150,18 @@ class Pool:
             budget_s: seconds to spend on the roof.
 
         Raises:
-            CaseError: so few bytes that a cold cache would take too many input sets; or the pool
-                was not made for this case.
+            WorkloadError: so few bytes that a cold cache would take too many input sets; or the
+                pool was not made for it.
         """
         n_sets = self._sets(batch_size, cache)
         if n_sets == 0:
-            raise CaseError(
+            raise WorkloadError(
                 f"B={batch_size}, rows of {self.row_bytes} bytes: a cold cache would take more "
                 f"than {MAX_SETS} input sets"
             )
-        rows, positions = self.batch.draft_tokens.shape
+        rows, positions = self.rows.draft_tokens.shape
         if n_sets * batch_size > rows or spec_len > positions:
-            raise CaseError(
+            raise WorkloadError(
                 f"the pool of {rows} rows and {positions} positions was not made for "
                 f"B={batch_size}, K={spec_len} and a {cache} cache"
             )
@@ -217,9 +170,9 @@ class Pool:
             chosen = slice(i * batch_size, (i + 1) * batch_size)
             inputs.append(
                 Inputs(
-                    self.batch.draft_tokens[chosen, :spec_len],
-                    self.batch.draft_probs[chosen, :spec_len],
-                    self.batch.target_probs[chosen, : spec_len + 1],
+                    self.rows.draft_tokens[chosen, :spec_len],
+                    self.rows.draft_probs[chosen, :spec_len],
+                    self.rows.target_probs[chosen, : spec_len + 1],
                     self.seed + chosen.start,
                 )
             )
@@ -230,7 +183,7 @@ class Pool:
             for one, samples in zip(inputs, expected, strict=True)
         ]
         bytes_moved = round(sum(moved) / len(moved))
-        return Case(
+        return Workload(
             dtype=self.dtype,
             acceptance=self.acceptance,
             cache=cache,
@@ -243,6 +196,19 @@ class Pool:
             roof=roof.measure(bytes_moved, n_sets, self.device, budget_s=budget_s).time,
             floor_us=launch_floor(self.device, budget_s=budget_s / 2),
         )
+
+    def quiet_workload(self, batch_size: int, spec_len: int, cache: str = "warm") -> Workload:
+        """A workload, the least disturbed one of several if other programs disturb its roof.
+
+        It is chosen by what the operating system tells of them, not by the roof's time.
+
+        Raises:
+            WorkloadError: as for :meth:`workload`.
+        """
+        found: list[Workload] = []
+        while len(found) < ATTEMPTS and (not found or found[-1].roof.busy):
+            found.append(self.workload(batch_size, spec_len, cache))
+        return min(found, key=lambda one: one.roof.disturbed)
 
 
 def reference(inputs: Inputs) -> RejectionSamples:

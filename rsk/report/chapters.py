@@ -71,7 +71,7 @@ class Report:
         text = templates.render(f"{name}.md", self.values, self.language)
         at = 0
         for match in _EXHIBIT.finditer(text):
-            self._words(text[at : match.start()])
+            self._prose(text[at : match.start()])
             at = match.end()
             try:
                 self._exhibit(match[1], match[2], match[3] or "")
@@ -81,9 +81,9 @@ class Report:
                 raise TemplateError(
                     f"report/{self.language}/{name}.md, line {line}: {match[0]} stands for nothing"
                 ) from None
-        self._words(text[at:])
+        self._prose(text[at:])
 
-    def _words(self, text: str) -> None:
+    def _prose(self, text: str) -> None:
         if text.strip():
             publish.markdown(text.strip("\n"), self.language)
 
@@ -103,8 +103,8 @@ class Report:
                 publish.undone("cuda/*.cu", obstacle)
             case "tokens":
                 written = {"lst-text": self.here}[name].written
-                words = templates.exhibit(name, {"written": written}, self.language)
-                publish.tokens(written.runs, label=name, caption=words.caption)
+                shown = templates.exhibit(name, {"written": written}, self.language)
+                publish.tokens(written.runs, label=name, caption=shown.caption)
             case "banner":
                 sources: Mapping[str, measurements.Source[Any]] = {
                     "cpu": self.found.cpu,
@@ -132,6 +132,14 @@ def _tables(found: measurements.Measurements, language: str) -> dict[str, Callab
         "tab-from-logits": lambda: record_tables.from_logits(logit_times.newest().found),
         "tab-sharded": lambda: _sharded(sharded_times.newest()),
         "tab-times": lambda: tables.times(cpu.benchmark, cpu),
+        "tab-yardsticks": lambda: tables.yardsticks(gpu.benchmark),
+        "tab-yardsticks-cpu": lambda: tables.yardsticks(cpu.benchmark)._replace(
+            label="tab-yardsticks-cpu"
+        ),
+        "tab-caches": lambda: tables.caches({"CPU": cpu.benchmark, "GPU": gpu.benchmark}),
+        "tab-repeatability": lambda: tables.repeatability(
+            {"CPU": cpu.benchmark, "GPU": gpu.benchmark}
+        ),
         "tab-earlier": lambda: tables.beside_earlier(gpu.benchmark, found.quoted),
         "tab-environment": lambda: tables.environment(
             {

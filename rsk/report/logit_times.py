@@ -64,12 +64,16 @@ class LogitTimes:
 
     def _at(self, shape: tuple[int, int]) -> Shown:
         alone = self._results(shape, filtered=False, draft_laws=False)
+        shares = (result.record.roof_share for result in alone)
+        known = [share for share in shares if share is not None]
+        if not known:
+            raise RecordError(f"data/logits: every roof at B, V = {shape} was disturbed")
         return Shown(
             *shape,
             _median_us(alone),
             _median_us(self._results(shape, filtered=True, draft_laws=False)),
             _median_us(self._results(shape, filtered=True, draft_laws=True)),
-            statistics.median(result.record.roof_share for result in alone),
+            statistics.median(known),
         )
 
     def _results(self, shape: tuple[int, int], *, filtered: bool, draft_laws: bool) -> list[Result]:

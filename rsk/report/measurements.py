@@ -16,7 +16,8 @@ from rsk.base import folders
 from rsk.decode.study import Study
 from rsk.measure import agreement, provenance, recorded_runs, resources
 from rsk.measure.agreement import Grid
-from rsk.measure.records import Benchmark, Quoted, RecordError, parse
+from rsk.measure.quoted import Quoted
+from rsk.measure.records import Benchmark, RecordError, parse
 from rsk.measure.resources import ResourceTable
 from rsk.sampler.api import BACKENDS
 

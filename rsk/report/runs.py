@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -12,42 +12,51 @@ from rsk.course.demo import Loss
 from rsk.figures import plotting
 from rsk.figures.plotting import Growth
 from rsk.measure import comparison
-from rsk.measure.comparison import (
-    BASELINE,
-    Repeatability,
-    Repeated,
-    Sizes,
-    SpeedUp,
-    ratio,
-    usual_line,
-)
-from rsk.measure.records import Benchmark, Operations, Point, Record, RecordError
+from rsk.measure.comparison import Repeatability, Repeated, Sizes, SpeedUp, usual_line
+from rsk.measure.records import Benchmark, Operations, Point, RecordError
+from rsk.measure.series import OverRuns, Series, Time, comparable, ratio
 from rsk.report.measurements import Source
 from rsk.sampler.api import BACKENDS
 from rsk.sampler.kernels import KERNELS
 
 
 class Span(NamedTuple):
-    """The least and the most of several ratios."""
+    """The least and the most of several numbers."""
 
     least: float
     most: float
 
 
 class Half(NamedTuple):
-    """Time with bfloat16 probabilities over that with float32."""
+    """Time with bfloat16 probabilities over that with float32, on the device."""
 
-    ratio: float
+    ratio: OverRuns
     point: Point
 
 
-class Peer(NamedTuple):
-    """Another project's sampler where it was fastest, beside ours at that point."""
+class Rival(NamedTuple):
+    """Another sampler beside ours at one point, by one clock."""
 
-    name: str
-    version: str
-    record: Record
-    fused: Record
+    one: Series
+    fused: Series
+    time: str
+    """``"call"`` or ``"device"``."""
+    version: str = ""
+
+    @property
+    def gain(self) -> OverRuns:
+        """How many times as fast ours is."""
+        return ratio(self.one, self.fused, self.time)
+
+    @property
+    def taken(self) -> Time:
+        """What it takes, by the clock."""
+        return self.one.time(self.time)
+
+    @property
+    def ours(self) -> Time:
+        """What ours takes."""
+        return self.fused.time(self.time)
 
 
 @dataclass(frozen=True)
@@ -81,19 +90,24 @@ class Run:
         """Of the device's last-level cache."""
         return self.benchmark.provenance.cache_bytes
 
+    @property
+    def runs(self) -> int:
+        """Whole runs of the sweep."""
+        return comparison.runs_of(self.benchmark.records)
+
     @cached_property
-    def line(self) -> dict[int, dict[str, Record]]:
-        """Records by batch size and implementation, at the usual values."""
+    def line(self) -> dict[int, dict[str, Series]]:
+        """What was measured by batch size and implementation, at the usual values."""
         return usual_line(self.benchmark)
 
     @property
-    def smallest(self) -> dict[str, Record]:
-        """Records by implementation at the smallest batch size of the line."""
+    def smallest(self) -> dict[str, Series]:
+        """What was measured by implementation at the smallest batch size of the line."""
         return self.line[min(self.line)]
 
     @property
-    def largest(self) -> dict[str, Record]:
-        """Records by implementation at the largest batch size of the line."""
+    def largest(self) -> dict[str, Series]:
+        """What was measured by implementation at the largest batch size of the line."""
         return self.line[max(self.line)]
 
     @property
@@ -102,14 +116,62 @@ class Run:
         return counted_at(self.benchmark, max(c.batch_size for c in self.benchmark.operations))
 
     @property
-    def gain(self) -> Span:
-        """Speed-ups of fused over the baseline, along the line."""
-        return span([ratio(r[BASELINE], r["fused"]) for r in self.line.values()])
+    def over_pytorch(self) -> list[Rival]:
+        """The best PyTorch version beside fused, call to result, at each batch size of the line."""
+        return self._rivals(comparison.best_pytorch, "call")
 
     @property
-    def gain_over_vectorized(self) -> Span:
-        """The same over vectorized."""
-        return span([ratio(r["vectorized"], r["fused"]) for r in self.line.values()])
+    def over_pytorch_on_device(self) -> list[Rival]:
+        """The same on the device; on a CPU that is the same measurement."""
+        return self._rivals(comparison.best_pytorch, "device")
+
+    @property
+    def over_peers(self) -> list[Rival]:
+        """The best of other projects' samplers beside fused, call to result, where one was."""
+        return self._rivals(comparison.best_peer, "call")
+
+    @property
+    def over_peers_on_device(self) -> list[Rival]:
+        """The same on the device."""
+        return self._rivals(comparison.best_peer, "device")
+
+    def _rivals(
+        self, best: Callable[[Mapping[str, Series], str], Series | None], time: str
+    ) -> list[Rival]:
+        found = ((best(by_name, time), by_name) for by_name in self.line.values())
+        return [Rival(one, by_name["fused"], time) for one, by_name in found if one is not None]
+
+    @property
+    def over_loop(self) -> SpeedUp:
+        """How fused compares with the loop over all points, call to result."""
+        return self._speed_ups["fused"]
+
+    @property
+    def vectorized_over_loop(self) -> SpeedUp:
+        """How vectorized does."""
+        return self._speed_ups["vectorized"]
+
+    @cached_property
+    def _speed_ups(self) -> dict[str, SpeedUp]:
+        return {row.implementation: row for row in comparison.speed_ups(self.benchmark.records)}
+
+    @property
+    def roof_shares(self) -> Span:
+        """The least and the most share of the roof that fused reaches along the line, of medians.
+
+        Raises:
+            RecordError: no share is known there.
+        """
+        known = [share.median for r in self.line.values() if (share := r["fused"].roof_share)]
+        if not known:
+            raise RecordError("roof: it was disturbed at every batch size")
+        return span(known)
+
+    @property
+    def roof_share_bfloat16(self) -> OverRuns | None:
+        """The share that fused reaches with bfloat16 at the largest batch size measured so."""
+        shares = [one.roof_share for one in self._bfloat16()]
+        return shares[-1] if shares else None
 
     @property
     def vectorized(self) -> Sizes:
@@ -132,15 +194,15 @@ class Run:
         return plotting.growth(plotting.lines(self.benchmark, "vocab_size"), "vocab_size")
 
     @property
-    def speed_ups(self) -> list[SpeedUp]:
-        """Of vectorized and fused over the baseline, over all points."""
-        found = {row.implementation: row for row in comparison.speed_ups(self.benchmark.records)}
-        return [found[name] for name in BACKENDS[1:]]
+    def repeatability(self) -> list[Repeatability]:
+        """How far whole runs differ from call to result, by implementation."""
+        return comparison.repeatability(self.benchmark.records, "call")
 
     @property
-    def repeatability(self) -> list[Repeatability]:
-        """How far whole runs differ, by implementation."""
-        return comparison.repeatability(self.benchmark.records)
+    def repeatability_on_device(self) -> list[Repeatability]:
+        """How far they differ on the device, where that is another clock."""
+        rows = comparison.repeatability(self.benchmark.records, "device")
+        return [row for row in rows if row.clock != "wall"]
 
     @property
     def repeated(self) -> Repeated:
@@ -148,36 +210,45 @@ class Run:
         return comparison.repeated(self.benchmark.records)
 
     @property
+    def cold(self) -> bool:
+        """Whether times from a cold cache were measured."""
+        return any(record.cache == "cold" for record in self.benchmark.records)
+
+    def _bfloat16(self) -> list[Series]:
+        """Fused with bfloat16 at the usual vocabulary and draft length, by batch size."""
+        middle = comparison.usual(self.benchmark.settings)._replace(dtype="bfloat16")
+        found = comparison.by_point(self.benchmark.records)
+        points = [middle._replace(batch_size=size) for size in self.line]
+        return [found[point]["fused"] for point in points if "fused" in found.get(point, {})]
+
+    @property
     def bfloat16(self) -> Half | None:
         """What 16-bit probabilities change at the largest batch size; ``None`` if not measured."""
-        merged = comparison.merged(self.benchmark.records)
-        found = []
-        for point, by_name in merged.items():
-            full = merged.get(point._replace(dtype="float32"), {})
-            if point.dtype == "bfloat16" and "fused" in by_name and "fused" in full:
-                found.append(Half(ratio(by_name["fused"], full["fused"], "device"), point))
-        return max(found, key=lambda half: half.point.batch_size, default=None)
+        for one in reversed(self._bfloat16()):
+            full = self.line[one.batch_size]["fused"]
+            if comparable(one, full, "device"):
+                return Half(ratio(one, full, "device"), one.point)
+        return None
 
     @property
-    def peers(self) -> list[Peer]:
-        """Other projects' samplers that were measured."""
-        merged = comparison.merged(self.benchmark.records).values()
-        found = []
-        for name, version in sorted(self.benchmark.provenance.packages.items()):
-            pairs = [Peer(name, version, r[name], r["fused"]) for r in merged if name in r]
-            if pairs:
-                found.append(min(pairs, key=lambda peer: peer.record.call.median_us))
-        return found
+    def peers(self) -> list[Rival]:
+        """Other projects' samplers, each at its largest batch size of the line."""
+        found = {}
+        for by_name in self.line.values():
+            for name, version in sorted(self.benchmark.provenance.packages.items()):
+                if name in by_name:
+                    found[name] = Rival(by_name[name], by_name["fused"], "call", version)
+        return list(found.values())
 
     @property
-    def kernels(self) -> list[Record]:
+    def kernels(self) -> list[Series]:
         """The CUDA kernels that were measured, at the largest batch size, in the course's order."""
         return [self.largest[name] for name in KERNELS if name in self.largest]
 
     @property
-    def fastest_kernel(self) -> Record:
-        """The one of them that takes the least time on the device."""
-        return min(self.kernels, key=lambda record: record.device.median_us)
+    def fastest_kernel(self) -> Series:
+        """The one of them that takes the least time on the device, in the median over runs."""
+        return min(self.kernels, key=lambda one: one.device.median)
 
     @property
     def times(self) -> int:
@@ -196,10 +267,14 @@ class Run:
 
     @property
     def beats_vectorized(self) -> tuple[int, int]:
-        """At how many of all points fused is faster than vectorized, and of how many."""
-        merged = comparison.merged(self.benchmark.records).values()
-        pairs = [ratio(r["vectorized"], r["fused"]) for r in merged if "vectorized" in r]
-        return sum(pair > 1 for pair in pairs), len(pairs)
+        """Points at which fused is faster than vectorized in every run, and all points."""
+        found = comparison.by_point(self.benchmark.records).values()
+        gains = [
+            ratio(r["vectorized"], r["fused"])
+            for r in found
+            if "vectorized" in r and "fused" in r and comparable(r["vectorized"], r["fused"])
+        ]
+        return sum(gain.least > 1 for gain in gains), len(gains)
 
 
 def counted_at(benchmark: Benchmark, batch_size: int) -> dict[str, Operations]:
@@ -214,9 +289,9 @@ def counted_at(benchmark: Benchmark, batch_size: int) -> dict[str, Operations]:
     return {name: found[name] for name in BACKENDS}
 
 
-def span(ratios: Sequence[float]) -> Span:
-    """Of some ratios."""
-    return Span(min(ratios), max(ratios))
+def span(values: Sequence[float]) -> Span:
+    """Of some numbers."""
+    return Span(min(values), max(values))
 
 
 def gathered(skipped: Sequence[str]) -> list[str]:

@@ -132,8 +132,8 @@ def for_slide(picture: Picture, language: str = LANGUAGE) -> Drawn:
         for legend in list(fig.legends):
             _on_one_line(fig, legend)
     svg, size = plotting.svg(fig)
-    words = plotting.exhibit(picture, language)
-    return Drawn(svg.encode(), size, words.alt, words.caption)
+    shown = plotting.exhibit(picture, language)
+    return Drawn(svg.encode(), size, shown.alt, shown.caption)
 
 
 def _on_one_line(fig: Figure, legend: Legend) -> None:

@@ -1,9 +1,9 @@
 """The values that the templates in ``report/<language>/`` may name, each from a record.
 
 :func:`report` and :func:`talk` say which names there are. What stands behind a name is a record of
-:mod:`rsk.measure.records` itself (``gpu.largest.fused.call`` is a time with its quartiles), a
+:mod:`rsk.measure.records` itself (``gpu.largest.fused.call`` is a time with its range), a
 :class:`rsk.decode.study.Study`, or one of the classes here, whose fields and properties are
-described. No sentence stands here.
+described; of several runs, a :class:`rsk.measure.series.Series`. No sentence stands here.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import torch
 
 from rsk.course import tried_ideas
-from rsk.measure import ideas, recorded_runs
-from rsk.measure.comparison import BASELINE, ratio
-from rsk.measure.records import TOLERANCE, Operations, Record, RecordError
+from rsk.measure import comparison, ideas, recorded_runs
+from rsk.measure.comparison import BASELINE
+from rsk.measure.records import TOLERANCE, Operations, RecordError
+from rsk.measure.series import Series, ratio
 from rsk.report import logit_times, sharded_times
 from rsk.report.here import Here, Shortcut, Written
 from rsk.report.measurements import Measurements
-from rsk.report.runs import Run, Span, counted_at, span
+from rsk.report.runs import Rival, Run, Span, counted_at, span
 from rsk.sampler.kernels import KERNELS
 
 
@@ -31,10 +32,11 @@ def shared(found: Measurements) -> dict[str, object]:
     * ``cpu``, ``gpu``: :class:`Run`;
     * ``study``: :class:`rsk.decode.study.Study`, and ``study_source``, where it is from;
       ``study_gain``, the speed-up of the fastest K over plain decoding;
-    * ``quoted``: the earlier work's :class:`rsk.measure.records.Quoted`, and ``quoted_mean``, the
+    * ``quoted``: the earlier work's :class:`rsk.measure.quoted.Quoted`, and ``quoted_mean``, the
       mean of its own speed-ups;
     * ``kernels``: the names of the CUDA kernels, in the course's order;
-    * ``ratio(a, b)``: how many times faster the record b is than the record a.
+    * ``tolerance``: by how much a time may beat the memory roof before it is refused;
+    * ``ratio(a, b)``: how many times as fast b is as a, both :class:`rsk.measure.series.Series`.
     """
     study = found.study.value
     return {
@@ -47,6 +49,7 @@ def shared(found: Measurements) -> dict[str, object]:
         "quoted_mean": statistics.fmean(row.fused_speedup for row in found.quoted.times),
         "kernels": list(KERNELS),
         "ratio": ratio,
+        "tolerance": TOLERANCE - 1,
     }
 
 
@@ -55,7 +58,6 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
 
     * ``here``: :class:`Here`;
     * ``set_aside``: what this run measured and may not be published, each with its reason;
-    * ``tolerance``: by how much a time may beat the memory roof before it is refused;
     * ``logits``: :class:`rsk.report.logit_times.LogitTimes`;
     * ``sharded``: :class:`rsk.report.sharded_times.ShardedTimes`;
     * ``tried``: what came of the ideas tried on the kernels, a list of
@@ -65,7 +67,6 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
         **shared(found),
         "here": here,
         "set_aside": found.set_aside,
-        "tolerance": TOLERANCE - 1,
         "logits": logit_times.newest(),
         "sharded": sharded_times.newest(),
         "tried": tried_ideas.outcomes(ideas.load()),
@@ -80,9 +81,9 @@ class Story:
     """The batch size, or the largest below it that was measured on both."""
 
     batch_size: int
-    gpu: Mapping[str, Record]
+    gpu: Mapping[str, Series]
     """By implementation."""
-    cpu: Mapping[str, Record]
+    cpu: Mapping[str, Series]
     counted: Mapping[str, Operations]
     """What one call of each backend asks of the GPU."""
     launches: Span
@@ -111,20 +112,32 @@ class Story:
         )
 
     @property
-    def thread(self) -> Record:
+    def thread(self) -> Series:
         """The simplest kernel: one thread a request."""
         return self.gpu[recorded_runs.SIMPLE_KERNEL]
 
     @property
     def given_bytes(self) -> int:
         """Of the sampler's whole input: K rows of the draft and K + 1 of the target, in float32."""
-        record = self.gpu[BASELINE]
-        return record.batch_size * (2 * record.spec_len + 1) * record.vocab_size * 4
+        one = self.gpu[BASELINE]
+        return one.batch_size * (2 * one.spec_len + 1) * one.vocab_size * 4
 
     @property
-    def fastest(self) -> Record:
-        """What takes the least time on the GPU."""
-        return min(self.gpu.values(), key=lambda record: record.device.median_us)
+    def fastest(self) -> Series:
+        """What takes the least time on the GPU, in the median over runs."""
+        return min(self.gpu.values(), key=lambda one: one.device.median)
+
+    @property
+    def pytorch(self) -> Rival:
+        """The best PyTorch version beside fused, call to result.
+
+        Raises:
+            RecordError: there is none.
+        """
+        best = comparison.best_pytorch(self.gpu, "call")
+        if best is None:
+            raise RecordError(f"no PyTorch version was measured at B = {self.batch_size}")
+        return Rival(best, self.gpu["fused"], "call")
 
 
 def talk(found: Measurements, written: Written) -> dict[str, object]:

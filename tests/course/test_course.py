@@ -19,7 +19,8 @@ from rich.console import Console
 import rsk
 from rsk.base import folders
 from rsk.course import running
-from rsk.measure import records
+from rsk.measure import recorded_runs
+from rsk.measure.records import RecordError
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -301,7 +302,7 @@ def test_chapter_04_says_what_it_could_not_run(tmp_path, monkeypatch):
 
 
 def test_a_bad_record_is_named(write_notebook, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "recorded", lambda: ([], ["data/x.json: schema: newer"]))
+    monkeypatch.setattr(recorded_runs, "recorded", lambda: ([], ["data/x.json: schema: newer"]))
     sources = write_notebook("00_a", "1").parent
     printed = console()
     running.run_course(sources=sources, output=tmp_path, console=printed)
@@ -310,12 +311,12 @@ def test_a_bad_record_is_named(write_notebook, tmp_path, monkeypatch):
 
 def test_without_records_the_report_is_refused_before_anything_runs(write_notebook, tmp_path):
     def ready():
-        raise records.RecordError("data/benchmarks: expected a run on cuda")
+        raise RecordError("data/benchmarks: expected a run on cuda")
 
     sources = write_notebook("00_a", "1").parent
     write_notebook("08_report", "1")
     options = {"sources": sources, "output": tmp_path / "o", "ready": ready, "console": console()}
-    with pytest.raises(records.RecordError, match="expected a run on cuda"):
+    with pytest.raises(RecordError, match="expected a run on cuda"):
         running.run_course(**options)
     assert not (tmp_path / "o").exists()
     running.run_course(**options, only=["00"])  # which needs none

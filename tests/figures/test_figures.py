@@ -19,7 +19,8 @@ from rsk.measure.records import Benchmark
 QUOTED = earlier_work()
 ALL: dict[str, Callable[[Benchmark], Picture]] = {
     "latency": benchmarks.latency_by_batch,
-    "speed-up": lambda b: benchmarks.speed_up(b, QUOTED),
+    "speed-up": benchmarks.speed_up,
+    "speed-up-over-loop": lambda b: benchmarks.speed_up_over_loop(b, QUOTED),
     "spec-len": benchmarks.latency_by_spec_len,
     "roofline": benchmarks.roofline,
     "ladder": benchmarks.ladder,
@@ -64,15 +65,21 @@ def test_every_figure_is_complete(name: str, gpu: bool) -> None:
 def test_values_say_what_was_found() -> None:
     story = measured.story()
     found = {name: draw(story).values for name, draw in ALL.items()}
-    assert found["latency"]["wins"] == (3, 3, pytest.approx(40 / 12), pytest.approx(640 / 30))
-    # 40/200, 160/260, 640/500 and 40/12, 160/15.6, 640/30
-    assert found["speed-up"]["mean"]["vectorized"] == pytest.approx(0.698, abs=1e-3)
-    assert found["speed-up"]["most"]["fused"] == pytest.approx(640 / 30)
+    wins = found["latency"]["wins"]
+    # the best in PyTorch is the loop at B = 1 and 4, and vectorized at 16
+    gains = [40 / 12, 160 / 15.6, 500 / 30]
+    assert wins[:2] == (3, 3) and [g.median for g in wins.gains] == pytest.approx(gains)
+    ours = found["speed-up"]["ratios"]["fused"]
+    assert [ours[b].median for b in (1, 4, 16)] == pytest.approx(gains)
+    assert found["speed-up"]["bases"] == ["baseline", "vectorized"]
+    over_loop = found["speed-up-over-loop"]["ratios"]
+    assert over_loop["vectorized"][16].median == pytest.approx(640 / 500)
+    assert found["speed-up-over-loop"]["means"]["fused"].most.median == pytest.approx(640 / 30)
     first, last, factors = found["spec-len"]["growth"]
-    assert (first, last) == (1, 8) and factors["fused"] == pytest.approx(1.16 / 1.02)
-    assert found["vocab"]["growth"].factors["baseline"] == pytest.approx(4)
+    assert (first, last) == (1, 8) and factors["fused"].median == pytest.approx(1.16 / 1.02)
+    assert found["vocab"]["growth"].factors["baseline"].median == pytest.approx(4)
     assert found["ladder"]["last"].implementation == "fused"
-    assert found["ladder"]["share"] == pytest.approx(10 / 30)
+    assert found["ladder"]["last"].roof_share.median == pytest.approx(10 / 30)
     counts = {count.implementation: count for count in found["operations"]["counts"]}
     assert counts["baseline"].synchronizations == 192 and counts["fused"].operators == 1
     best = found["roofline"]["best"]
@@ -81,8 +88,10 @@ def test_values_say_what_was_found() -> None:
 
 def test_the_words_of_a_figure_follow_its_values() -> None:
     words = {name: " ".join(plotting.exhibit(draw(measured.story()))) for name, draw in ALL.items()}
-    assert "3.3 to 21 times" in words["latency"] and "640 µs at 16" in words["latency"]
-    assert "fused 11.6 on average, 21.3 at most" in words["speed-up"]
+    assert "3.3 times PyTorch's speed" in words["latency"] and "640 µs at 16" in words["latency"]
+    assert "One run: nothing says" in words["latency"]
+    assert "3.3 times as fast as the best PyTorch version at B = 1, 17 times" in words["speed-up"]
+    assert "21 at most" in words["speed-up-over-loop"]
     assert "33% of the memory roof at 4.00 MB" in words["roofline"]
     assert "From 640 µs to 30.0 µs" in words["ladder"]
     assert "960 operators, 192 waits" in words["operations"]
@@ -134,7 +143,7 @@ def test_a_disturbed_roof_judges_nothing() -> None:
     assert "%" not in title(benchmarks.roofline(with_busy_roofs(measured.story(), 1, 4, 16)))
 
     ladder = benchmarks.ladder(with_busy_roofs(measured.story(), 16))
-    assert ladder.values["share"] is None and "unknown share" in title(ladder)
+    assert ladder.values["last"].roof_share is None and "unknown share" in title(ladder)
     assert ladder.data["share of the roof"].isna().all()
 
 
@@ -147,21 +156,31 @@ def test_the_roofline_judges_the_point_that_moves_most() -> None:
     others = tuple(r for r in story.records if r.point != near.point)
     picture = benchmarks.roofline(dataclasses.replace(story, records=(*others, near)))
     assert "at 4.00 MB (B = 16" in title(picture)
-    assert picture.values["shares"]["fused"] == 1
+    assert picture.values["shares"]["fused"].median == pytest.approx(10 / 30)
 
 
 def test_captions_name_the_clock_of_the_time_that_is_drawn() -> None:
     story = measured.story(gpu=True)
-    assert "graph replay and wall clock" in caption(benchmarks.latency_by_batch(story, "device"))
-    assert "; wall clock" in caption(benchmarks.latency_by_batch(story, "call"))
-    assert "graph replay and wall clock" in caption(benchmarks.ladder(story))
+    both = "wall clock (baseline), share of a replayed graph (vectorized, thread_per_sequence"
+    assert both in caption(benchmarks.latency_by_batch(story, "device"))
+    assert "; wall clock." in caption(benchmarks.latency_by_batch(story, "call"))
+    assert both in caption(benchmarks.ladder(story))
+    axis = {
+        time: benchmarks.latency_by_batch(story, time).fig.axes[0].get_ylabel()
+        for time in ("call", "device")
+    }
+    said = {time: " ".join(label.split()) for time, label in axis.items()}
+    assert said["call"] == "time until the result is there (wall clock)"
+    assert said["device"] == "time on the device (graph share; baseline: wall clock)"
+    assert "wall clock" in benchmarks.speed_up(story).fig.axes[0].get_ylabel()
 
 
 def test_tables_hold_what_is_drawn() -> None:
     data = benchmarks.latency_by_batch(measured.story()).data
     assert list(data["B"]) == [1, 4, 16]
     assert list(data["fused (µs)"]) == pytest.approx([12.0, 15.6, 30.0])
-    assert data["fused quartiles"][0] == "11.4 – 12.6 µs"
+    assert data["fused range"][0] == "–", "one run has none"
+    assert set(data["fused clock"]) == {"wall"}
     ladder = benchmarks.ladder(measured.story(gpu=True), 16).data
     assert list(ladder["implementation"]) == [
         "baseline",
@@ -170,32 +189,62 @@ def test_tables_hold_what_is_drawn() -> None:
         "cluster",
         "fused",
     ]
-    assert ladder["× baseline"][4] == pytest.approx(640 / 30)
+    assert ladder["× baseline, call"][4] == pytest.approx(640 / 30)
     counts = benchmarks.operation_counts(measured.story()).data
     assert "launches" not in counts
     assert "launches" in benchmarks.operation_counts(measured.story(gpu=True)).data
 
 
-def test_run_to_run_differences_are_in_the_caption() -> None:
+def drawn(picture: Picture) -> dict[str, list[tuple[float, float]]]:
+    """By line, the ends of its error bars."""
+    (ax,) = picture.fig.axes
+    found = {}
+    for container in ax.containers:
+        bars = container.lines[2][0].get_segments()
+        found[container.get_label()] = [(bar[0][1], bar[1][1]) for bar in bars]
+    return found
+
+
+def test_two_runs_that_differ_are_both_seen() -> None:
+    """By clock: the second run's calls take 1.5 times as long, its device times twice."""
+    both = measured.twice(measured.story(gpu=True), call=1.5, device=2.0)
+    for time, factor in (("call", 1.5), ("device", 2.0)):
+        picture = benchmarks.latency_by_batch(both, time)
+        assert drawn(picture)["fused"][0] == pytest.approx((12.0, 12.0 * factor))
+        assert picture.data["fused (µs)"][0] == pytest.approx(12.0 * (1 + factor) / 2)
+        assert picture.data["fused range"][0] == f"12.0 – {12 * factor:.1f} µs"
+        said = caption(picture)
+        assert "Medians over 2 whole runs; the bars are their range, by the same clock" in said
+    assert set(benchmarks.latency_by_batch(both, "device").data["fused clock"]) == {"graph replay"}
+    assert set(benchmarks.latency_by_batch(both, "call").data["fused clock"]) == {"wall"}
+
+
+def test_a_ratio_is_formed_within_a_run() -> None:
+    """Only the slower side is slower in the second run: its ratio is seen, and not a third one."""
     story = measured.story()
-    again = tuple(
-        dataclasses.replace(r, run=1, device=measured.spread(1.2 * r.device.median_us))
+    second = [
+        dataclasses.replace(
+            r, run=1, call=measured.longer(r.call, 3 if r.implementation == "baseline" else 1)
+        )
         for r in story.records
-    )
-    both = dataclasses.replace(story, records=story.records + again)
-    said = caption(benchmarks.latency_by_batch(both))
-    assert "Two runs differ, in the median over all points, by" in said
-    assert "fused 18.2% (stated: 10.0%)" in said
-    points = {record.point for record in again}
-    some = tuple(record for record in again if record.point == again[0].point)
-    part = dataclasses.replace(story, records=story.records + some)
-    expected = f"over the 1 of {len(points)} points that both runs reached"
-    assert expected in caption(benchmarks.latency_by_batch(part))
-    assert "Two runs" not in caption(benchmarks.latency_by_batch(story))
+    ]
+    both = dataclasses.replace(story, records=(*story.records, *second))
+    picture = benchmarks.speed_up_over_loop(both)
+    assert drawn(picture)["fused"][0] == pytest.approx((40 / 12, 3 * 40 / 12))
+    assert picture.data["fused"][0] == pytest.approx(2 * 40 / 12)
+    assert picture.data["fused range"][0] == "3.3 – 10"
+
+
+def test_a_ladder_divides_no_wall_clock_by_a_share_of_a_graph() -> None:
+    ladder = benchmarks.ladder(measured.story(gpu=True))
+    assert ladder.values["first"].implementation == "vectorized"
+    assert ladder.values["gain"].median == pytest.approx(500 / 28.75, rel=0.01)
+    shares = ladder.data.set_index("implementation")["share of the roof"]
+    assert shares.isna()["baseline"] and not shares.isna()["vectorized"]
 
 
 def test_quoted_figures_are_labelled() -> None:
-    picture = benchmarks.speed_up(measured.story(), QUOTED)
+    picture = benchmarks.speed_up_over_loop(measured.story(), QUOTED)
     assert f"quoted from {QUOTED.source}, not measured here" in caption(picture)
     labels = [text.get_text() for text in picture.fig.legends[0].get_texts()]
     assert "fused, quoted" in labels

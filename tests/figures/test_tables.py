@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
-from measured import CPU_PROVENANCE, GPU_PROVENANCE, benchmark, record, spread, story
+from measured import (
+    CPU_PROVENANCE,
+    GPU_PROVENANCE,
+    benchmark,
+    record,
+    spread,
+    story,
+    twice,
+    with_cold,
+)
 
 pytest.importorskip("pandas")
 import rsk
@@ -14,9 +25,9 @@ from rsk.measure.recorded_runs import earlier_work
 def test_the_quoted_rows_are_the_quoted_figures():
     frame = tables.speed_ups(story(), earlier_work()).set_index("implementation")
     cuda = frame.loc["CUDA, quoted"]
-    assert (cuda.average, cuda.most, cuda.least) == (11.95, 35.57, 3.41)
-    assert cuda.geometric == pytest.approx(11.5, abs=0.05)
-    assert frame.loc["PyTorch, quoted"].average == 9.5
+    assert (cuda.average, cuda.most, cuda.least) == ("11.95", "35.57", "3.4")
+    assert cuda.geometric == "12"
+    assert frame.loc["PyTorch, quoted"].average == "9.5"
     assert frame.loc["fused"].points == 6
 
 
@@ -28,18 +39,32 @@ def test_times_stand_beside_the_quoted_ones_where_both_are():
 
 
 def test_yardsticks():
-    frame = tables.yardsticks(story()).set_index("B")
-    assert frame.loc[1, "× baseline"] == pytest.approx(40 / 12)
-    assert frame.loc[1, "× vectorized"] == pytest.approx(200 / 12)
-    assert frame.loc[1, "% of the memory roof"] == pytest.approx(100 * 2.5 / 12)
+    frame = tables.yardsticks(story()).frame.set_index("B")
+    assert list(frame) == ["× PyTorch, call", "of the roof"], "no peer, one clock"
+    assert (
+        frame.loc[1, "× PyTorch, call"] == "3.3 baseline" and frame.loc[1, "of the roof"] == "21%"
+    )
+    assert frame.loc[16, "× PyTorch, call"] == "17"
+
+
+def test_yardsticks_have_the_range_of_their_runs_and_the_peers():
+    both = twice(story(gpu=True), call=1.0, device=2.0)
+    peers = [record("a peer", 36.0 * (1 + run), run=run, batch_size=1) for run in (0, 1)]
+    both = dataclasses.replace(both, records=(*both.records, *peers))
+    frame = tables.yardsticks(both).frame.set_index("B")
+    assert frame.loc[1, "× peer, call"] == "4.5 (3.0 – 6.0) a peer"
+    assert frame.loc[16, "× peer, call"] == "–"
+    assert "× peer, device" not in frame, "its only clock is the wall clock"
+    assert frame.loc[1, "× PyTorch, device"] == "17", "both are twice as slow in the second run"
+    assert frame.loc[1, "of the roof"] == "16% (10% – 21%)"
 
 
 def test_a_roof_taken_on_a_busy_machine_is_left_out():
     busy = spread(900.0, disturbed=0.9)
-    frame = tables.yardsticks(
+    table = tables.yardsticks(
         benchmark([record("baseline", 50.0), record("fused", 9.0, roof=busy)])
     )
-    assert frame["% of the memory roof"].isna().all()
+    assert "of the roof" not in table.frame
 
 
 def test_what_a_sampler_is_of_a_decoding_step():
@@ -64,21 +89,42 @@ def test_latency_and_bandwidth_where_the_times_are_on_a_line():
 
 def test_runs_are_compared():
     wild = [record("fused", 20.0), record("fused", 30.0, run=1)]
-    table = tables.repeatability(benchmark(wild))
+    table = tables.repeatability({"here": benchmark(wild)})
     assert table.frame["between runs (%)"].tolist() == [pytest.approx(40)]
-    assert table.values["repeated"] == (1, 1)
+    assert table.values["repeated"] == [(1, 1)] and "on" not in table.frame
+
+
+def test_each_clock_is_compared_with_itself():
+    both = twice(story(gpu=True), call=1.5, device=2.0)
+    table = tables.repeatability({"CPU": twice(story(), call=1.2), "GPU": both})
+    frame = table.frame.set_index(["on", "implementation", "clock"])["between runs (%)"]
+    assert frame["GPU", "fused", "wall clock"] == pytest.approx(100 * 0.5 / 1.25)
+    assert frame["GPU", "fused", "graph share"] == pytest.approx(100 / 1.5)
+    assert frame["CPU", "fused", "wall clock"] == pytest.approx(100 * 0.2 / 1.1)
+    assert ("GPU", "baseline", "graph share") not in frame
+
+
+def test_cold_caches_stand_beside_warm_ones():
+    runs = {"CPU": with_cold(twice(story(), device=2.0)), "GPU": story(gpu=True)}
+    frame = tables.caches(runs).frame.set_index(["B", "implementation"])
+    assert set(frame.index.get_level_values("B")) == {1, 4, 16} and "on" not in frame
+    assert frame.loc[(1, "fused"), "warm"] == "18.0 µs (12.0 – 24.0 µs)"
+    assert frame.loc[(1, "fused"), "cold"] == "36.0 µs (24.0 – 48.0 µs)"
+    assert frame.loc[(1, "fused"), "of the cold roof"] == "23% (16% – 31%)"
+    assert frame.loc[(1, "fused"), "clock"] == "wall clock"
 
 
 def test_the_solutions_and_the_times():
     frame = tables.solutions(story(), None).frame.set_index("implementation")
     assert list(frame.index) == ["baseline", "vectorized", "fused"]
-    assert (
-        frame.loc["fused", "median"] == "30.0 µs" and frame.loc["fused", "of the roof"] == "33.3%"
-    )
+    assert frame.loc["fused", "call to result"] == "30.0 µs"
+    assert frame.loc["fused", "of the roof"] == "33%"
     assert frame.loc["baseline", "operators"] == 960 and frame.loc["baseline", "waits"] == 192
     assert "launches" in tables.solutions(story(gpu=True), None).frame
     times = tables.times(story(), None).frame
-    assert times["B"].tolist() == [1, 4, 16] and times["baseline"][0] == "40.0 µs ± 5%"
+    assert times["B"].tolist() == [1, 4, 16] and times["baseline"][0] == "40.0 µs"
+    times = tables.times(twice(story(), call=1.5), None).frame
+    assert times["baseline"][0] == "50.0 µs (40.0 – 60.0 µs)"
 
 
 def test_the_kernels_have_their_ideas_and_a_dash_without_a_time():

@@ -19,9 +19,18 @@ from rich.console import Console
 import rsk
 from rsk.base import machine
 from rsk.base.folders import data_dir
-from rsk.measure import benchmark, comparison, records, workload
-from rsk.measure.benchmark import Sweep
-from rsk.measure.records import Benchmark, Quoted, Record, RecordError, parse
+from rsk.measure import (
+    benchmark,
+    comparison,
+    implementations,
+    recorded_runs,
+    result_tables,
+    run_files,
+    workload,
+)
+from rsk.measure.quoted import EARLIER_WORK, Quoted
+from rsk.measure.records import Benchmark, Record, RecordError, parse
+from rsk.measure.sweep import Sweep, full_sweep
 
 TINY = Sweep(batch_sizes=(1, 3), spec_lens=(2, 1), vocab_sizes=(100, 40), runs=2)
 FILES = sorted((data_dir() / "benchmarks").glob("*.json"))
@@ -75,7 +84,8 @@ def test_a_sweep_varies_one_thing_at_a_time() -> None:
 
 
 def test_the_full_sweep_holds_the_points_that_a_record_promises() -> None:
-    points = benchmark.full_sweep("cpu").points()
+    points = full_sweep("cpu").points()
+    assert full_sweep("cpu").runs == full_sweep("cuda").runs == 5
     for b in (1, 4, 16, 64, 256):
         for k in (1, 4, 8):
             for v in (1000, 32000, 128256):
@@ -131,32 +141,93 @@ def test_a_folder_gets_a_file_named_for_the_machine_and_none_is_overwritten(
 ) -> None:
     cpu, gpu = measured.CPU_PROVENANCE, measured.GPU_PROVENANCE
     for name in ("", "-2", "-3"):
-        path = benchmark.save_path(tmp_path, cpu)
+        path = run_files.save_path(tmp_path, cpu)
         assert path.name == f"cpu-a-processor-2026-01-02{name}.json"
         path.touch()
-    assert benchmark.save_path(tmp_path, gpu).name == "a-gpu-2026-01-02.json"
-    assert benchmark.save_path(tmp_path / "x.json", gpu) == tmp_path / "x.json"
+    assert run_files.save_path(tmp_path, gpu).name == "a-gpu-2026-01-02.json"
+    assert run_files.save_path(tmp_path / "x.json", gpu) == tmp_path / "x.json"
 
 
-def test_two_runs_of_a_day_are_two_files(tmp_path: Path) -> None:
+SMALL = Sweep(batch_sizes=(1, 3), spec_lens=(2,), vocab_sizes=(100,), runs=2)
+
+
+def test_two_whole_runs_of_a_day_are_two_files(tmp_path: Path) -> None:
     for _ in range(2):
-        run(save=tmp_path, time_limit_s=0.0)
+        run(Sweep(batch_sizes=(1,), spec_lens=(1,), vocab_sizes=(64,)), save=tmp_path)
     assert len(list(tmp_path.glob("*.json"))) == 2
+
+
+def stopped_after(monkeypatch: pytest.MonkeyPatch, calls: int, stop: BaseException) -> list[Any]:
+    """Let so many times be taken, then raise; returns the arguments of each."""
+    measure, taken = benchmark.measure, []
+
+    def measure_or_stop(*args: Any, **kwargs: Any) -> Any:
+        if len(taken) == calls:
+            raise stop
+        taken.append((args, kwargs))
+        return measure(*args, **kwargs)
+
+    monkeypatch.setattr(benchmark, "measure", measure_or_stop)
+    monkeypatch.setattr(benchmark, "ATTEMPTS", 1)  # other processes must not add calls
+    return taken
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)], ids=["ctrl-c", "killed"])
+@pytest.mark.parametrize("calls", [0, 4, 7])
+def test_an_interrupted_run_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int, stop: BaseException
+) -> None:
+    with monkeypatch.context() as patch:
+        stopped_after(patch, calls, stop)
+        with pytest.raises(type(stop)):
+            run(SMALL, save=tmp_path)
+    (path,) = tmp_path.glob("*.json")
+    before = Benchmark.load(path)
+    assert len(before.records) == calls and not before.complete
+    taken = stopped_after(monkeypatch, 99, stop)
+    after = run(SMALL, save=tmp_path)
+    assert list(tmp_path.glob("*.json")) == [path]
+    assert after == Benchmark.load(path) and after.complete and after.skipped == ()
+    assert after.records[:calls] == before.records, "what was measured stays as it is"
+    assert len(taken) == 2 * 2 * 3 - calls
+    assert len({(r.run, r.point, r.implementation) for r in after.records}) == 12
+    counted = [(c.implementation, c.batch_size) for c in after.operations]
+    assert sorted(counted) == sorted(set(counted)) and len(counted) == 6
+
+
+def test_only_the_same_run_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(SMALL, save=tmp_path, time_limit_s=0.0)
+    (path,) = tmp_path.glob("*.json")
+    begun = Benchmark.load(path)
+    later = dataclasses.replace(begun.provenance, date="2031-01-01T00:00:00+00:00", commit="abc")
+    assert run_files.place(tmp_path, dataclasses.replace(begun, provenance=later)) == path
+    others = [
+        dataclasses.replace(begun, settings={**begun.settings, "seed": 7}),
+        dataclasses.replace(
+            begun, provenance=dataclasses.replace(begun.provenance, sources="1" * 64)
+        ),
+        dataclasses.replace(begun, provenance=dataclasses.replace(begun.provenance, threads=3)),
+    ]
+    for other in others:
+        assert run_files.unfinished(path, other) is None
+        assert run_files.place(tmp_path, other) != path
+    dataclasses.replace(begun, complete=True).save(path)
+    assert run_files.place(tmp_path, begun).stem == path.stem + "-2", "a whole run stays"
+
+
+def test_what_was_refused_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.json"
+    run(SMALL, save=path, time_limit_s=0.0)
+    begun = dataclasses.replace(Benchmark.load(path), refused=("fused: wrong",), skipped=("x",))
+    begun.save(path)
+    found = run(SMALL, save=path)
+    assert found.complete and found.refused == () and found.skipped == ()
 
 
 def test_an_interrupted_run_keeps_what_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure, calls = benchmark.measure, []
-
-    def interrupted(*args: Any, **kwargs: Any) -> Any:
-        calls.append(args)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return measure(*args, **kwargs)
-
-    monkeypatch.setattr(benchmark, "measure", interrupted)
-    monkeypatch.setattr(benchmark, "ATTEMPTS", 1)  # other processes must not add calls
+    stopped_after(monkeypatch, 4, KeyboardInterrupt())
     path = tmp_path / "run.json"
     with pytest.raises(benchmark.Interrupted) as interruption:
         run(save=path)
@@ -172,7 +243,7 @@ def test_a_run_that_ended_anywhere_can_be_shown() -> None:
     quoted = Quoted.load(data_dir() / "benchmarks" / "earlier-work.json")
     for count in range(len(whole.records)):
         part = dataclasses.replace(whole, complete=False, records=whole.records[:count])
-        benchmark.show(part, Console(quiet=True), quoted)
+        result_tables.show(part, Console(quiet=True), quoted)
 
 
 def test_a_run_out_of_time_says_so() -> None:
@@ -186,18 +257,18 @@ def test_a_wrong_implementation_is_refused_and_the_others_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stale = rsk.RejectionSamples(torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1).long())
-    real = benchmark.backend
+    real = implementations.backend
 
     def backend(name: str) -> Any:
         wrong = dataclasses.replace(real(name), bind=lambda inputs: lambda: stale)
         return wrong if name == "fused" else real(name)
 
-    monkeypatch.setattr(benchmark, "backend", backend)
+    monkeypatch.setattr(implementations, "backend", backend)
     result = run(Sweep(batch_sizes=(1,), spec_lens=(1,), vocab_sizes=(64,)))
     assert {r.implementation for r in result.records} == {"baseline", "vectorized"}
     assert "B=1 K=1 V=64 float32: fused: wrong result before timing" in result.refused[0]
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    benchmark.show(result, console)
+    result_tables.show(result, console)
     assert "refused" in console.export_text()
 
 
@@ -350,15 +421,15 @@ def test_one_bad_file_does_not_keep_the_others_from_being_read(
 ) -> None:
     folder = tmp_path / "benchmarks"
     folder.mkdir()
-    monkeypatch.setattr(records.folders, "data_dir", lambda: tmp_path)
+    monkeypatch.setattr(recorded_runs.folders, "data_dir", lambda: tmp_path)
     older = copy.deepcopy(document)
     older["provenance"]["date"] = "2020-01-02T03:04:05+00:00"
     contents = {"a": document, "b": older, "c": document | {"schema": "rsk-benchmark/2"}, "d": 3}
     for name, content in contents.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     (folder / "e.json").write_bytes(b"\xff")
-    (folder / records.EARLIER_WORK).write_text("{}")
-    found, refused = records.recorded()
+    (folder / EARLIER_WORK).write_text("{}")
+    found, refused = recorded_runs.recorded()
     assert found == [parse(Benchmark, older), parse(Benchmark, document)]
     assert [Path(line.split(":")[0]).name for line in refused] == ["c.json", "d.json", "e.json"]
 
@@ -399,11 +470,12 @@ def test_speed_ups() -> None:
         measured.record("fused", 20.0, batch_size=64),  # no baseline: does not count
         measured.record("vectorized", 200.0, batch_size=1),
     ]
-    vectorized, fused = sorted(comparison.speed_ups(records), key=lambda s: s.mean)
-    assert (fused.points, fused.mean, fused.least, fused.most) == (2, 15.0, 10.0, 20.0)
-    assert fused.geometric_mean == pytest.approx(math.sqrt(200))
+    vectorized, fused = sorted(comparison.speed_ups(records), key=lambda s: s.mean.median)
+    means = fused.mean.median, fused.least.median, fused.most.median
+    assert fused.points == 2 and means == (15.0, 10.0, 20.0)
+    assert fused.geometric_mean.median == pytest.approx(math.sqrt(200))
     assert fused.most_at.batch_size == 4
-    assert (vectorized.points, vectorized.mean) == (1, 0.5)
+    assert (vectorized.points, vectorized.mean.median) == (1, 0.5)
 
 
 def test_two_runs_are_compared_with_what_one_states() -> None:
@@ -416,10 +488,18 @@ def test_two_runs_are_compared_with_what_one_states() -> None:
     ]
     (row,) = comparison.repeatability(records)
     assert (row.implementation, row.points) == ("fused", 2)
-    assert row.stated == pytest.approx(0.1)
+    assert row.within == pytest.approx(0.1)
     assert row.between == pytest.approx((2 / 11 + 0) / 2)
     assert row.between_most == pytest.approx(2 / 11)
     assert row.most_at.batch_size == 4
+
+
+def test_the_terminal_shows_two_runs_that_differ() -> None:
+    both = measured.twice(measured.story(gpu=True), call=1.5, device=2.0)
+    text = printed(result_tables.times_table(both), result_tables.repeatability_table(both))
+    assert "800 µs (640 – 960 µs)" in text
+    assert "the median over 2 whole runs, and their range" in text
+    assert "40.0%" in text and "66.7%" in text, "the wall clock's and the graph share's difference"
 
 
 def test_the_usual_values_along_each_axis() -> None:
@@ -431,32 +511,36 @@ def test_the_usual_values_along_each_axis() -> None:
     without = [r for r in story.records if (r.implementation, r.batch_size) != ("baseline", 1)]
     line = comparison.usual_line(dataclasses.replace(story, records=tuple(without)))
     assert list(line) == [4, 16], "where the baseline was measured"
-    assert comparison.against_baseline(story, "vectorized") == ([16], [1, 4])
+    assert comparison.against_baseline(story, "vectorized") == ([16], [1, 4], [])
 
 
 def test_a_disturbed_roof_has_no_share() -> None:
     record = measured.record("fused", 20.0)
-    assert comparison.roof_share(record) == 0.5
+    assert record.roof_share == 0.5
     busy = dataclasses.replace(record, roof=measured.spread(900.0, disturbed=0.9))
-    assert comparison.roof_share(busy) is None
+    assert busy.roof_share is None
+    graph = dataclasses.replace(record, roof=measured.spread(9.0, "graph replay"))
+    assert graph.roof_share is None, "a wall clock over a share of a graph says nothing"
+    both = measured.series(record, dataclasses.replace(busy, run=1))
+    assert both.roof_share is not None and both.roof_share.by_run == {0: 0.5}
 
 
 def test_the_terminal_shows_the_numbers_of_the_file(found: tuple[Benchmark, Path]) -> None:
     result = measured.story()
     quoted = Quoted.load(data_dir() / "benchmarks" / "earlier-work.json")
     text = printed(
-        benchmark.times_table(result),
-        benchmark.speed_up_table(result, quoted),
-        benchmark.quoted_table(result, quoted),
+        result_tables.times_table(result),
+        result_tables.speed_up_table(result, quoted),
+        result_tables.quoted_table(result, quoted),
     )
     assert "640 µs ±5.0%" in text  # the baseline at B = 16
-    assert "21.3×" in text  # 640 / 30
+    assert "21×" in text  # 640 / 30
     assert "35.57×" in text
     assert quoted.source in text
     slower = dataclasses.replace(
         result, records=tuple(r for r in result.records if r.implementation != "fused")
     )
-    assert "21.3×" not in printed(benchmark.times_table(slower))
+    assert " 21×" not in printed(result_tables.times_table(slower))
 
 
 def test_files_are_compared_side_by_side() -> None:
@@ -468,9 +552,9 @@ def test_files_are_compared_side_by_side() -> None:
             for r in result.records
         ),
     )
-    text = printed(benchmark.compare([result, other], ["before", "after"]))
+    text = printed(result_tables.compare([result, other], ["before", "after"]))
     assert "before" in text
-    assert "0.500×" in text
+    assert "0.50×" in text
     assert measured.CPU_PROVENANCE.label in text
 
 
@@ -500,11 +584,42 @@ def test_recorded_files_are_valid(path: Path) -> None:
         assert comparison.repeatability(result.records)
 
 
-def test_fused_is_the_fastest_on_the_cpu_at_every_recorded_point() -> None:
+def test_fused_is_the_fastest_on_the_cpu_at_every_recorded_point_in_every_run() -> None:
     for path in FILES:
         if not path.stem.startswith("cpu-"):
             continue
-        for point, by_name in comparison.merged(Benchmark.load(path).records).items():
+        for point, by_name in comparison.by_point(Benchmark.load(path).records).items():
             for name in ("baseline", "vectorized"):
-                ratio = comparison.ratio(by_name[name], by_name["fused"])
-                assert ratio >= 1, f"{path.name}: fused is slower than {name} at {point}"
+                gain = comparison.ratio(by_name[name], by_name["fused"])
+                assert gain.least >= 1, f"{path.name}: fused is slower than {name} at {point}"
+
+
+def test_what_was_made_here_by_these_sources_is_not_made_again(tmp_path: Path) -> None:
+    now, path = measured.GPU_PROVENANCE, tmp_path / "x.json"
+    assert run_files.made_here(path, now) is None
+    path.write_text(json.dumps({"provenance": dataclasses.asdict(now), "grid": 1}))
+    later = dataclasses.replace(now, date="2031-01-01T00:00:00+00:00", commit="other")
+    content = run_files.made_here(path, later)
+    assert content is not None and content["grid"] == 1
+    for changes in ({"sources": "1" * 64}, {"gpu": "another GPU"}, {"torch": "3.0"}):
+        assert run_files.made_here(path, dataclasses.replace(now, **changes)) is None
+    for text in ("{}", "7", '{"provenance": {}}', "no JSON"):
+        path.write_text(text)
+        assert run_files.made_here(path, now) is None
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_run_that_can_be_gone_on_with_keeps_its_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: bool
+) -> None:
+    taken = stopped_after(monkeypatch, 99, KeyboardInterrupt())
+    monkeypatch.setattr(benchmark, "LEAST_BUDGET_S", 0.0)
+    benchmark.run(
+        Sweep(batch_sizes=(1,), spec_lens=(1,), vocab_sizes=(64,)),
+        chosen=["baseline"],
+        budget_s=0.02,
+        time_limit_s=0.03,
+        save=tmp_path / "run.json" if saved else None,
+    )
+    budgets = [options["budget_s"] for _, options in taken]
+    assert all(budget == 0.02 if saved else budget < 0.02 for budget in budgets)

@@ -11,8 +11,8 @@ import pytest
 
 from rsk.base.folders import cuda_dir
 from rsk.measure import ideas
+from rsk.measure.implementations import backend
 from rsk.measure.records import Point
-from rsk.measure.workload import backend
 from rsk.sampler import build
 from rsk.sampler.api import RejectionSamples
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from measured import record, spread
+from measured import record, series, spread
 
 from rsk.measure import latency
 
@@ -23,7 +23,7 @@ def on_a_line(microseconds: float, bandwidth: float):
 
 
 def test_latency_and_bandwidth_are_found_again():
-    fit = latency.crossover(on_a_line(7.0, 4000.0))
+    fit = latency.crossover([series(one) for one in on_a_line(7.0, 4000.0)])
     assert fit.latency_us == pytest.approx(7) and fit.bandwidth == pytest.approx(4000)
     assert fit.bytes == pytest.approx(28000)
 
@@ -33,8 +33,8 @@ def test_times_on_no_line_have_no_crossover():
         record("fused", 50.0 - b, batch_size=b, bytes_moved=10**5 * b, roof=spread(5.0))
         for b in (1, 4, 16)
     ]
-    assert latency.crossover(falling) is None
-    assert latency.crossover(falling[:1]) is None
+    assert latency.crossover([series(one) for one in falling]) is None
+    assert latency.crossover([series(falling[0])]) is None
 
 
 def test_a_step_gains_less_than_its_sampler():

@@ -14,10 +14,11 @@ import torch
 import rsk
 from rsk.base import machine
 from rsk.base.folders import cuda_dir
-from rsk.measure import clocks, provenance, timing, workload
+from rsk.measure import clocks, implementations, provenance, timing, workload
+from rsk.measure.implementations import Implementation
 from rsk.measure.records import RecordError
 from rsk.measure.timing import MeasurementError
-from rsk.measure.workload import CaseError, Implementation, Inputs, Pool
+from rsk.measure.workload import Inputs, Pool, WorkloadError
 
 BUDGET_S = 0.02
 
@@ -30,8 +31,8 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def case() -> workload.Case:
-    return Pool([(8, "warm")], 3, 500).case(8, 3, budget_s=BUDGET_S)
+def case() -> workload.Workload:
+    return Pool([(8, "warm")], 3, 500).workload(8, 3, budget_s=BUDGET_S)
 
 
 def reference(inputs: Inputs) -> rsk.RejectionSamples:
@@ -44,8 +45,8 @@ def implementation(name: str, call) -> Implementation:
 
 
 @pytest.mark.parametrize("name", rsk.BACKENDS)
-def test_every_backend_is_measured_and_checked(name: str, case: workload.Case) -> None:
-    found = timing.measure(workload.backend(name), case, budget_s=BUDGET_S)
+def test_every_backend_is_measured_and_checked(name: str, case: workload.Workload) -> None:
+    found = timing.measure(implementations.backend(name), case, budget_s=BUDGET_S)
     assert found.implementation == name
     assert (found.batch_size, found.spec_len, found.vocab_size) == (8, 3, 500)
     assert found.device == found.host == found.call
@@ -56,14 +57,14 @@ def test_every_backend_is_measured_and_checked(name: str, case: workload.Case) -
     )
 
 
-def test_a_stale_output_is_refused(case: workload.Case) -> None:
+def test_a_stale_output_is_refused(case: workload.Workload) -> None:
     kept = reference(case.inputs[0])
     stale = implementation("stale", lambda inputs: kept)
     with pytest.raises(MeasurementError, match=r"stale: wrong result before timing: tokens\["):
         timing.measure(stale, case, budget_s=BUDGET_S)
 
 
-def test_an_output_that_goes_stale_during_timing_is_refused(case: workload.Case) -> None:
+def test_an_output_that_goes_stale_during_timing_is_refused(case: workload.Workload) -> None:
     seen: list[rsk.RejectionSamples] = []
 
     def call(inputs: Inputs) -> rsk.RejectionSamples:
@@ -74,7 +75,7 @@ def test_an_output_that_goes_stale_during_timing_is_refused(case: workload.Case)
         timing.measure(implementation("stuck", call), case, budget_s=BUDGET_S)
 
 
-def test_an_output_that_is_never_written_is_refused(case: workload.Case) -> None:
+def test_an_output_that_is_never_written_is_refused(case: workload.Workload) -> None:
     """Memory that was just freed still holds the right tokens, unless it is poisoned."""
 
     def call(inputs: Inputs) -> rsk.RejectionSamples:
@@ -87,7 +88,7 @@ def test_an_output_that_is_never_written_is_refused(case: workload.Case) -> None
         timing.measure(implementation("lazy", call), case, budget_s=BUDGET_S)
 
 
-def test_an_impossibly_fast_sampler_is_refused(case: workload.Case) -> None:
+def test_an_impossibly_fast_sampler_is_refused(case: workload.Workload) -> None:
     """It looks the right tokens up, and has no time to have read the probabilities."""
     table = {}
     for inputs, samples in (
@@ -104,8 +105,8 @@ def test_an_impossibly_fast_sampler_is_refused(case: workload.Case) -> None:
         timing.measure(Implementation("oracle", bind), case, budget_s=BUDGET_S)
 
 
-def test_a_time_below_the_memory_roof_is_refused(case: workload.Case) -> None:
-    found = timing.measure(workload.backend("vectorized"), case, budget_s=BUDGET_S)
+def test_a_time_below_the_memory_roof_is_refused(case: workload.Workload) -> None:
+    found = timing.measure(implementations.backend("vectorized"), case, budget_s=BUDGET_S)
     median = found.device.median_us
     quiet = dataclasses.replace(found.roof, disturbed=0.0)
 
@@ -118,7 +119,7 @@ def test_a_time_below_the_memory_roof_is_refused(case: workload.Case) -> None:
         with_roof(1.2 * median)
 
 
-def test_a_result_of_another_form_is_refused(case: workload.Case) -> None:
+def test_a_result_of_another_form_is_refused(case: workload.Workload) -> None:
     wrong = implementation("odd", lambda inputs: (reference(inputs).tokens.int(), torch.ones(8)))
     with pytest.raises(MeasurementError, match=r"tokens: expected torch.int64 \[8, 4\]"):
         timing.measure(wrong, case, budget_s=BUDGET_S)
@@ -127,7 +128,9 @@ def test_a_result_of_another_form_is_refused(case: workload.Case) -> None:
         timing.measure(broken, case, budget_s=BUDGET_S)
 
 
-def test_results_with_random_numbers_of_their_own_are_checked_for_form(case: workload.Case) -> None:
+def test_results_with_random_numbers_of_their_own_are_checked_for_form(
+    case: workload.Workload,
+) -> None:
     inputs = case.inputs[0]
     good = reference(inputs._replace(seed=99))
     assert timing.malformed(good, inputs) == ""
@@ -233,10 +236,10 @@ def test_warm_and_cold_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workload, "last_level_cache", lambda device: 4 << 20)
     pool = Pool([(1, "warm"), (4, "warm"), (4, "cold")], 2, 4000)
     for size in (1, 4):
-        warm = pool.case(size, 2, budget_s=BUDGET_S)
+        warm = pool.workload(size, 2, budget_s=BUDGET_S)
         assert len(warm.inputs) * size == workload.WARM_REQUESTS
         assert len(warm.inputs) * warm.bytes_moved < pool.cache_bytes
-    cold = pool.case(4, 1, "cold", budget_s=BUDGET_S)
+    cold = pool.workload(4, 1, "cold", budget_s=BUDGET_S)
     assert cold.spec_len == 1
     assert len(cold.inputs) * cold.bytes_moved >= workload.COLD_ROTATION * pool.cache_bytes
     starts = {inputs.target_probs.data_ptr() for inputs in cold.inputs}
@@ -248,11 +251,11 @@ def test_warm_and_cold_cases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_cases_that_cannot_be_had() -> None:
     pool = Pool([(1, "warm"), (1, "cold")], 2, 16)
-    with pytest.raises(CaseError, match="more than 256 input sets"):
-        pool.case(1, 2, "cold")
-    with pytest.raises(CaseError, match="not made for B=64"):
-        pool.case(64, 2)
-    with pytest.raises(CaseError, match=r"GiB .* too much for the .* free memory"):
+    with pytest.raises(WorkloadError, match="more than 256 input sets"):
+        pool.workload(1, 2, "cold")
+    with pytest.raises(WorkloadError, match="not made for B=64"):
+        pool.workload(64, 2)
+    with pytest.raises(WorkloadError, match=r"GiB .* too much for the .* free memory"):
         Pool([(1 << 20, "warm")], 100, 1 << 20)
 
 
@@ -269,8 +272,8 @@ def test_operations_are_counted() -> None:
     assert 8004 <= counts["allocated_bytes"] <= 8064  # two vectors, a sum, scalars as tensors
 
 
-def test_the_baseline_waits_and_the_others_do_not(case: workload.Case) -> None:
-    counts = {name: timing.operations(workload.backend(name), case) for name in rsk.BACKENDS}
+def test_the_baseline_waits_and_the_others_do_not(case: workload.Workload) -> None:
+    counts = {name: timing.operations(implementations.backend(name), case) for name in rsk.BACKENDS}
     assert counts["baseline"].synchronizations > 3 * case.batch_size
     assert counts["vectorized"].synchronizations == counts["fused"].synchronizations == 0
     assert counts["fused"].operators == 1
@@ -321,21 +324,21 @@ def test_measuring_on_a_gpu() -> None:
     """Each backend on its clock; the fused kernel's share of a graph is below its call's time."""
     pool = Pool([(16, "warm"), (16, "cold")], 4, 32000, device="cuda")
     for cache in ("warm", "cold"):
-        gpu_case = pool.case(16, 4, cache)
+        gpu_case = pool.workload(16, 4, cache)
         for name in rsk.BACKENDS:
-            found = timing.measure(workload.backend(name), gpu_case, budget_s=0.2)
+            found = timing.measure(implementations.backend(name), gpu_case, budget_s=0.2)
             clock = "wall" if name == "baseline" else "graph replay"
             assert found.device.clock == clock
             assert found.call.median_us >= found.host.median_us
         assert found.device.median_us < found.call.median_us
-    counts = timing.operations(workload.backend("fused"), gpu_case)
+    counts = timing.operations(implementations.backend("fused"), gpu_case)
     assert counts.launches == 1
     assert counts.synchronizations == 0
 
 
 @pytest.mark.gpu
 def test_a_kernel_that_writes_nothing_is_refused_on_a_gpu() -> None:
-    gpu_case = Pool([(4, "warm")], 2, 1000, device="cuda").case(4, 2)
+    gpu_case = Pool([(4, "warm")], 2, 1000, device="cuda").workload(4, 2)
 
     def call(inputs: Inputs) -> rsk.RejectionSamples:
         right = reference(inputs)

@@ -13,12 +13,13 @@ import torch
 
 import rsk
 from rsk.base import machine
-from rsk.measure import peers, timing, workload
+from rsk.measure import implementations, peers, timing, workload
+from rsk.measure.implementations import Implementation
 from rsk.measure.logit_inputs import FILTERED, TEMPERATURE
 from rsk.measure.peers import __main__ as program
 from rsk.measure.peers import checking, of_flashinfer, of_sglang, of_transformers, traits
 from rsk.measure.peers.peer import LogitInputs, NotOffered, Peer, PeerError, single_module
-from rsk.measure.workload import Implementation, Inputs
+from rsk.measure.workload import Inputs
 
 CPU = torch.device("cpu")
 
@@ -36,7 +37,7 @@ def test_transformers_is_measured_on_one_request() -> None:
     assert checking.check_distribution(peer.implementation, CPU, bias=0.1).lossless
     for ways in (TEMPERATURE, FILTERED):
         checking.check_from_logits(peer, ways, CPU, bias=0.2)
-    case = workload.Pool([(1, "warm")], 3, 300).case(1, 3, budget_s=0.02)
+    case = workload.Pool([(1, "warm")], 3, 300).workload(1, 3, budget_s=0.02)
     found = timing.measure(peer.implementation, case, budget_s=0.02)
     assert found.implementation == "transformers"
     assert found.device.median_us > 0
@@ -80,7 +81,7 @@ def test_a_renamed_function_is_another_version(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("name", rsk.BACKENDS)
 def test_our_own_samplers_pass(name: str) -> None:
     before = torch.get_rng_state()
-    verdict = checking.check_distribution(workload.backend(name), CPU)
+    verdict = checking.check_distribution(implementations.backend(name), CPU)
     assert (verdict.level, verdict.bias) == (checking.LEVEL, checking.BIAS)
     assert verdict.requests > 1000
     assert torch.equal(torch.get_rng_state(), before), "the caller's random numbers go on"
@@ -90,7 +91,7 @@ def test_a_biased_sampler_is_refused() -> None:
     """The last token is drawn from the target instead of the residual: a classic."""
 
     def bind(inputs: Inputs):
-        right = workload.backend("vectorized").bind(inputs)
+        right = implementations.backend("vectorized").bind(inputs)
 
         def call() -> rsk.RejectionSamples:
             tokens, n = right()
@@ -107,7 +108,7 @@ def test_a_biased_sampler_is_refused() -> None:
 def test_a_sampler_that_accepts_too_often_is_refused() -> None:
     def bind(inputs: Inputs):
         flattered = inputs._replace(draft_probs=inputs.draft_probs * 0.9)
-        return workload.backend("vectorized").bind(flattered)
+        return implementations.backend("vectorized").bind(flattered)
 
     with pytest.raises(PeerError, match="does not follow the target"):
         checking.check_distribution(Implementation("lenient", bind), CPU)
@@ -117,7 +118,7 @@ def test_a_token_outside_the_vocabulary_is_refused() -> None:
     def result(output: rsk.RejectionSamples) -> rsk.RejectionSamples:
         return output._replace(tokens=output.tokens.where(output.tokens != 2, 1 << 20))
 
-    peer = dataclasses.replace(workload.backend("vectorized"), result=result)
+    peer = dataclasses.replace(implementations.backend("vectorized"), result=result)
     with pytest.raises(PeerError, match="is 1048576, not"):
         checking.check_distribution(peer, CPU)
 

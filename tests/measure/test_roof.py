@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rsk.base import machine
-from rsk.measure import clocks, roof, timing, workload
+from rsk.measure import clocks, implementations, roof, timing, workload
 from rsk.measure.records import RecordError, Spread
 from rsk.sampler import build
 
@@ -126,10 +126,10 @@ def test_a_time_below_the_roof_is_refused_with_both() -> None:
 
 def test_a_planted_undercut_fails_the_measurement() -> None:
     with machine.pinned_threads(1):
-        case = workload.Pool([(8, "warm")], 3, 500).case(8, 3, budget_s=0.02)
+        case = workload.Pool([(8, "warm")], 3, 500).workload(8, 3, budget_s=0.02)
         high = dataclasses.replace(case, roof=spread(1e6), floor_us=1e6)
         with pytest.raises(RecordError, match="vectorized: .* below the memory roof, 1e"):
-            timing.measure(workload.backend("vectorized"), high, budget_s=0.02)
+            timing.measure(implementations.backend("vectorized"), high, budget_s=0.02)
 
 
 def test_the_data_sheet_is_known_or_none() -> None:

@@ -14,7 +14,7 @@ from rsk.base.folders import data_dir
 from rsk.cli import app
 from rsk.measure import sharded, sharded_model
 from rsk.measure.records import RecordError
-from rsk.measure.sharded_model import Case
+from rsk.measure.sharded_model import ShardedPoint
 from rsk.measure.sharded_records import STARTS, Link, Sharded
 
 RECORDS = sorted((data_dir() / "sharded").glob("*.json"))
@@ -64,9 +64,9 @@ def test_the_bytes_on_paper_are_those_that_were_sent(over_gloo):
     for record in over_gloo.records:
         item_bytes = 4 if record.dtype == "float32" else 2
         sizes = record.batch_size, record.spec_len, record.vocab_size
-        case = Case(record.start, *sizes, over_gloo.ranks, item_bytes)
-        assert record.sent_bytes == case.sent_bytes
-        assert record.collectives == case.gathers + 1
+        point = ShardedPoint(record.start, *sizes, over_gloo.ranks, item_bytes)
+        assert record.sent_bytes == point.sent_bytes
+        assert record.collectives == point.gathers + 1
 
 
 def test_a_time_of_gloo_is_refused(over_gloo, tmp_path):
@@ -81,13 +81,13 @@ def test_a_time_of_gloo_is_refused(over_gloo, tmp_path):
 class TestTheModel:
     def test_bytes_grow_with_requests_not_with_the_vocabulary(self):
         for start in STARTS:
-            small = Case(start, 64, 4, 32000, 8, 2)
+            small = ShardedPoint(start, 64, 4, 32000, 8, 2)
             assert small.sent_bytes == small._replace(vocab_size=262144).sent_bytes
             assert small.gathered_bytes * 8 < small._replace(vocab_size=262144).gathered_bytes
             assert small.sent_bytes < small._replace(batch_size=1024).sent_bytes
 
     def test_more_ranks_read_less_and_wait_longer(self):
-        two = Case("probabilities", 64, 4, 128256, 2, 4)
+        two = ShardedPoint("probabilities", 64, 4, 128256, 2, 4)
         eight = two._replace(ranks=8)
         ours, theirs = sharded_model.sharded(two, LINK), sharded_model.sharded(eight, LINK)
         assert theirs.reading_us < ours.reading_us
@@ -95,7 +95,7 @@ class TestTheModel:
         assert ours.total_us == sum(ours)
 
     def test_rows_read_without_and_with_other_ranks(self):
-        alone = Case("probabilities", 1, 4, 1000, 1, 4, acceptance=0.5)
+        alone = ShardedPoint("probabilities", 1, 4, 1000, 1, 4, acceptance=0.5)
         pairs, bonus = sharded_model.rows_read(alone)
         # As on one device: a pair where a draft is rejected, else the bonus row.
         assert pairs == pytest.approx(1 - 0.5**4) and bonus == pytest.approx(0.5**4)
@@ -110,14 +110,14 @@ class TestTheModel:
         for record in result.records:
             item_bytes = 4 if record.dtype == "float32" else 2
             sizes = record.batch_size, record.spec_len, record.vocab_size
-            case = Case(record.start, *sizes, result.ranks, item_bytes, record.acceptance)
-            assert record.sent_bytes == case.sent_bytes
-            assert record.gathered_bytes == case.gathered_bytes
-            predicted = sharded_model.sharded(case, result.link).total_us
+            point = ShardedPoint(record.start, *sizes, result.ranks, item_bytes, record.acceptance)
+            assert record.sent_bytes == point.sent_bytes
+            assert record.gathered_bytes == point.gathered_bytes
+            predicted = sharded_model.sharded(point, result.link).total_us
             measured = record.sharded.graph.median_us
             assert 0.6 < predicted / measured < 1.5, (record.start, *sizes, predicted, measured)
-            if not case.from_logits:
-                predicted = sharded_model.gathered(case, result.link).total_us
+            if not point.from_logits:
+                predicted = sharded_model.gathered(point, result.link).total_us
                 measured = record.gathered.graph.median_us
                 assert 0.6 < predicted / measured < 1.5, (*sizes, predicted, measured)
 

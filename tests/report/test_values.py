@@ -63,9 +63,13 @@ def run():
 
 def test_what_stands_at_the_ends_of_the_line(run):
     assert run.smallest["fused"].batch_size == 1 and run.largest["fused"].batch_size == 16
-    assert run.gain == (pytest.approx(40 / 12), pytest.approx(640 / 30))
-    assert run.gain_over_vectorized == (pytest.approx(200 / 12), pytest.approx(500 / 30))
-    assert run.vectorized == ([16], [1, 4])
+    over_pytorch = run.over_pytorch
+    assert [rival.one.implementation for rival in over_pytorch] == [
+        *("baseline", "baseline", "vectorized"),
+    ]
+    assert over_pytorch[-1].gain.median == pytest.approx(500 / 30)
+    assert run.over_peers == [] and run.roof_shares.most == pytest.approx(10 / 30)
+    assert run.vectorized == ([16], [1, 4], [])
     assert [loss.batch_size for loss in run.losses] == [1, 4]
     assert run.losses[0].more_operators and not run.losses[1].more_operators
     assert {name: count.synchronizations for name, count in run.counted.items()} == {
@@ -76,8 +80,8 @@ def test_what_stands_at_the_ends_of_the_line(run):
 
 
 def test_what_all_points_say(run):
-    assert [row.implementation for row in run.speed_ups] == ["vectorized", "fused"]
-    assert run.speed_ups[1].points == 6
+    assert run.over_loop.points == 6 and run.over_loop.most_at.batch_size == 16
+    assert run.vectorized_over_loop.implementation == "vectorized"
     assert run.times == len(run.benchmark.records) == 36 and run.disturbed == 0
     assert run.repeated == (6, 6) and {row.between for row in run.repeatability} == {0}
     assert run.beats_vectorized == (6, 6)
@@ -85,7 +89,7 @@ def test_what_all_points_say(run):
 
 
 def test_sixteen_bit_probabilities_and_other_projects_samplers(run):
-    assert run.bfloat16 is None and run.peers == []
+    assert run.bfloat16 is None and run.roof_share_bfloat16 is None and run.peers == []
     more = [
         record("fused", 7.0, batch_size=16, dtype="bfloat16", roof=spread(5.0)),
         record("transformers", 300.0, batch_size=1),
@@ -98,10 +102,13 @@ def test_sixteen_bit_probabilities_and_other_projects_samplers(run):
         provenance=dataclasses.replace(base.provenance, packages={"transformers": "5.0"}),
     )
     run = Run(Source(other, recorded=True))
-    assert run.bfloat16.ratio == pytest.approx(7 / 30) and run.bfloat16.point.batch_size == 16
+    assert run.bfloat16.ratio.median == pytest.approx(7 / 30)
+    assert run.bfloat16.point.batch_size == 16
+    assert run.roof_share_bfloat16.median == pytest.approx(5 / 7)
     (peer,) = run.peers
-    assert (peer.version, peer.record.batch_size) == ("5.0", 4)
-    assert peer.fused.call.median_us == pytest.approx(15.6)
+    assert (peer.version, peer.one.batch_size) == ("5.0", 4)
+    assert peer.ours.median == pytest.approx(15.6)
+    assert [rival.gain.median for rival in run.over_peers] == pytest.approx([25, 200 / 15.6])
 
 
 def test_the_kernels_in_the_courses_order():
@@ -113,6 +120,19 @@ def test_the_kernels_in_the_courses_order():
 def test_what_was_skipped_for_one_reason_is_one_line():
     skipped = ["cold: B=1: too many", "x: not installed", "cold: B=4: too many", "no time"]
     assert runs.gathered(skipped) == ["cold (B=1; B=4): too many", "x: not installed", "no time"]
+
+
+def test_two_runs_that_differ_are_both_told():
+    run = Run(Source(twice(story(gpu=True), call=1.5, device=2.0), recorded=True))
+    fused = run.largest["fused"]
+    assert (fused.call.least, fused.call.most) == pytest.approx((30, 45))
+    assert (fused.device.least, fused.device.most) == pytest.approx((30, 60))
+    calls = {row.implementation: row.between for row in run.repeatability}
+    device = {row.implementation: row.between for row in run.repeatability_on_device}
+    assert calls["fused"] == pytest.approx(0.4) and device["fused"] == pytest.approx(2 / 3)
+    assert "baseline" not in device, "its only clock is the wall clock"
+    text = templates.render("abstract.md", values.report(found(gpu=run.benchmark), Here(CPU)))
+    assert "37.5 µs (30.0 – 45.0 µs) instead of 625 µs (500 – 750 µs)" in text
 
 
 # --- the talk's story
@@ -222,7 +242,7 @@ def test_this_runs_results_come_first(data, tmp_path):
     write(results / "07_real_llm.json", here_now(usable(rate=0.6)))
     got = measurements.gather(results)
     assert not got.cpu.recorded and not got.study.recorded and got.gpu.recorded
-    assert Run(got.cpu).gain.most == pytest.approx(2 * 640 / 30)
+    assert Run(got.cpu).over_loop.most.median == pytest.approx(2 * 640 / 30)
     assert measurements.gather().cpu.recorded, "the talk is from recorded data alone"
 
 

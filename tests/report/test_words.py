@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from measured import story, twice, with_cold
 from test_values import found
 
 pytest.importorskip("matplotlib")
@@ -79,7 +80,7 @@ def second(tmp_path, monkeypatch):
 
 def test_what_a_language_leaves_out_or_adds_is_found(second):
     assert templates.languages() == ["en", "xx"] and differences("xx") == []
-    second("abstract.md", "Three figures matter.", "Drei Zahlen zählen.")
+    second("abstract.md", "These figures matter", "Diese Zahlen zählen")
     assert differences("xx") == []
     second("abstract.md", "study.usual.expected", "study.usual.acceptance")
     second("results.md", "![](figure:fig-vocab)\n", "")
@@ -158,7 +159,7 @@ def test_what_chapters_show_exists_and_all_that_exists_is_shown():
 
 
 def test_every_figure_and_table_has_its_words():
-    got, here = found(), Here(CPU)
+    got, here = found(gpu=with_cold(twice(story(gpu=True)))), Here(CPU)
     for name, draw in chapters._figures(got, here).items():
         picture = draw()
         assert picture.label == name
@@ -168,8 +169,8 @@ def test_every_figure_and_table_has_its_words():
         table = make()
         assert table.label == name and len(table.frame)
         assert templates.exhibit(name, table.values).caption
-    story = Story.of(Run(got.gpu), Run(got.cpu))
-    for draw in talk.pictures(got, story, Shortcut.watch(CPU)).values():
+    told = Story.of(Run(got.gpu), Run(got.cpu))
+    for draw in talk.pictures(got, told, Shortcut.watch(CPU)).values():
         words = plotting.exhibit(draw())
         assert words.caption and words.alt.endswith(".")
 

@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from rsk.measure.implementations import Implementation
 from rsk.measure.peers import of_flashinfer, of_sglang, of_transformers, of_vllm_v1, of_vllm_v2
 from rsk.measure.peers.checking import check_distribution
 from rsk.measure.peers.peer import Peer, PeerError
-from rsk.measure.workload import Implementation
 from rsk.sampler.registry import Entry, by_name
 
 Maker = Callable[[torch.device], Peer]

@@ -21,8 +21,17 @@ from typing import Any, Self
 import torch
 
 from rsk.base import terminal
-from rsk.measure import clocks, logit_inputs, peers, provenance, records, timing, workload
-from rsk.measure.clocks import Call
+from rsk.measure import (
+    clocks,
+    implementations,
+    logit_inputs,
+    peers,
+    provenance,
+    records,
+    timing,
+    workload,
+)
+from rsk.measure.clocks import Thunk
 from rsk.measure.logit_inputs import FILTERED, TEMPERATURE, Ways
 from rsk.measure.peers import checking, traits
 from rsk.measure.peers.peer import LogitInputs, Peer, PeerError
@@ -196,12 +205,12 @@ class _Run:
         if known >= {name for name in self.peers if self.is_timed(name, batch_size, None)}:
             return
         pool = workload.Pool([(batch_size, "warm")], spec_len, vocab_size, device=self.device)
-        case = pool.case(batch_size, spec_len)
+        case = pool.workload(batch_size, spec_len)
         for name, peer in self.peers.items():
             if name in known or not self.is_timed(name, batch_size, None):
                 continue
             try:
-                one = workload.backend(OURS) if name == OURS else peer.implementation
+                one = implementations.backend(OURS) if name == OURS else peer.implementation
                 record = timing.measure(one, case, budget_s=self.budget_s, run=run)
                 alone = self.isolated(one.capturable, [one.bind(x) for x in case.inputs])
             except FAILURES as error:
@@ -252,7 +261,7 @@ class _Run:
         law = found.law if how is None else found.law_from_logits[how]
         return law == FOLLOWS and (limit is None or batch_size <= limit)
 
-    def clocks(self, calls: list[Call], capturable: bool) -> dict[str, Any]:
+    def clocks(self, calls: list[Thunk], capturable: bool) -> dict[str, Any]:
         """The times of calls, by the names of a record's fields."""
         if self.device.type == "cpu":
             wall, _ = clocks.time_wall(calls, budget_s=self.budget_s)
@@ -262,7 +271,7 @@ class _Run:
         alone = self.isolated(capturable, calls)
         return {"device": on_device, "host": host, "call": call, "isolated": alone}
 
-    def isolated(self, capturable: bool, calls: list[Call]) -> Spread | None:
+    def isolated(self, capturable: bool, calls: list[Thunk]) -> Spread | None:
         """The time of isolated launches, where there are any."""
         if self.device.type == "cpu" or not capturable:
             return None
@@ -275,7 +284,7 @@ FOLLOWS = "follows the target"
 def _ours() -> Peer:
     """Our own sampler; from logits with the laws of the draft's rows, as a caller has them."""
 
-    def bind_logits(inputs: LogitInputs) -> Call:
+    def bind_logits(inputs: LogitInputs) -> Thunk:
         return lambda: logits.rejection_sample_from_logits(
             inputs.draft_tokens,
             inputs.draft_logits,
@@ -287,7 +296,7 @@ def _ours() -> Peer:
     return dataclasses.replace(traits.ours(), bind_logits=bind_logits)
 
 
-def _for_peers(some: logit_inputs.Inputs, ways: Ways, seed: int) -> LogitInputs:
+def _for_peers(some: logit_inputs.LogitInputs, ways: Ways, seed: int) -> LogitInputs:
     q = logits.probabilities(some.draft_logits, **ways.arguments)
     masked = some.draft_logits.masked_fill(q == 0, float("-inf"))
     return LogitInputs(some.draft_tokens, masked, q, some.target_logits, ways, seed)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from rsk.check import Case, Verdict, examine
-from rsk.measure.clocks import Call
+from rsk.measure.clocks import Thunk
+from rsk.measure.implementations import Implementation
 from rsk.measure.logit_inputs import Ways
 from rsk.measure.peers.peer import LogitInputs, Peer, PeerError
-from rsk.measure.workload import Implementation, Inputs
+from rsk.measure.workload import Inputs
 from rsk.sampler.api import RejectionSamples
 
 LEVEL = 1e-4
@@ -99,7 +100,7 @@ def check_from_logits(peer: Peer, ways: Ways, device: torch.device, *, bias: flo
         behind = torch.full_like(probs[..., :2], mass / 2)
         return torch.cat([probs * (1 - mass), behind], -1) if has_tail else probs
 
-    def bind(inputs: Inputs) -> Call:
+    def bind(inputs: Inputs) -> Thunk:
         target = widened(inputs.target_probs, TAIL)
         draft = widened(inputs.draft_probs, 0.0)
         return bind_logits(

@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
-from rsk.measure.clocks import Call
+from rsk.measure.clocks import Thunk
 from rsk.measure.peers.peer import LogitInputs, Peer, PeerError, with_counts
 from rsk.measure.workload import Inputs
 from rsk.sampler.api import RejectionSamples
@@ -33,7 +33,7 @@ def make(device: torch.device) -> Peer:
         chosen = torch.tensor([seed], device=device) if seeds is None else seeds
         return {"seed": chosen, "offset": torch.zeros_like(chosen)}
 
-    def bind(inputs: Inputs, seeds: Tensor | None) -> Call:
+    def bind(inputs: Inputs, seeds: Tensor | None) -> Thunk:
         return functools.partial(
             sampling.chain_speculative_sampling,
             inputs.draft_probs.float().contiguous(),
@@ -42,7 +42,7 @@ def make(device: torch.device) -> Peer:
             **arguments(inputs.seed, seeds, len(inputs.draft_tokens)),
         )
 
-    def bind_logits(inputs: LogitInputs) -> Call:
+    def bind_logits(inputs: LogitInputs) -> Thunk:
         shape, ways = inputs.target_logits.shape, inputs.ways
         rows = inputs.target_logits.reshape(-1, shape[-1])
         tokens = inputs.draft_tokens.int().contiguous()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rsk.measure.clocks import Call
+from rsk.measure.clocks import Thunk
 from rsk.measure.peers.peer import LogitInputs, Peer, single_module, with_counts
 from rsk.measure.workload import Inputs
 from rsk.sampler.api import RejectionSamples
@@ -32,12 +32,12 @@ def make(device: torch.device) -> Peer:
     kernel = single_module("sglang", KERNEL).chain_speculative_sampling_triton
     single_module("sglang", HASH)
 
-    def bind(inputs: Inputs, seeds: Tensor | None) -> Call:
+    def bind(inputs: Inputs, seeds: Tensor | None) -> Thunk:
         layout = _layout(inputs.draft_tokens)
         draft, target = inputs.draft_probs.float(), inputs.target_probs.float()
         return lambda: _sample(kernel, layout, draft, target, seeds)
 
-    def bind_logits(inputs: LogitInputs) -> Call:
+    def bind_logits(inputs: LogitInputs) -> Thunk:
         from flashinfer import sampling  # what SGLang itself filters with
 
         layout = _layout(inputs.draft_tokens)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rsk.measure.clocks import Call
+from rsk.measure.clocks import Thunk
 from rsk.measure.peers.peer import LogitInputs, NotOffered, Peer, PeerError
 from rsk.measure.workload import Inputs
 from rsk.sampler.api import RejectionSamples
@@ -54,13 +54,13 @@ def make(device: torch.device) -> Peer:
         # n_matches is a tensor on the device; generate() too needs it on the host.
         return spec_len, tokens, int(n_matches)
 
-    def bind(inputs: Inputs, seeds: Tensor | None) -> Call:
+    def bind(inputs: Inputs, seeds: Tensor | None) -> Thunk:
         if seeds is not None:
             raise NotOffered("it draws from PyTorch's global generator")
         draft, target = inputs.draft_probs.log(), inputs.target_probs.log()
         return lambda: sample(inputs.draft_tokens, draft, target)
 
-    def bind_logits(inputs: LogitInputs) -> Call:
+    def bind_logits(inputs: LogitInputs) -> Thunk:
         ways = inputs.ways
         processors: list[Any] = [logits_process.TemperatureLogitsWarper(ways.temperature)]
         if ways.top_k:

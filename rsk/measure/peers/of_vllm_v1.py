@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rsk.measure.clocks import Call
+from rsk.measure.clocks import Thunk
 from rsk.measure.logit_inputs import Ways
 from rsk.measure.peers.peer import LogitInputs, Peer, with_counts
 from rsk.measure.workload import Inputs
@@ -35,7 +35,7 @@ def make(device: torch.device) -> Peer:
 
     def prepare(
         draft_tokens: Tensor, draft: Tensor, logits: Tensor, ways: Ways, seeds: Tensor | None
-    ) -> Call:
+    ) -> Thunk:
         batch_size, spec_len = draft_tokens.shape
         lengths = (draft_tokens >= 0).sum(1)
         columns = torch.arange(spec_len + 1, device=device)
@@ -78,12 +78,12 @@ def make(device: torch.device) -> Peer:
         )
         return lambda: (sampler(metadata, chosen, rows, how).sampled_token_ids, spec_len)
 
-    def bind(inputs: Inputs, seeds: Tensor | None) -> Call:
+    def bind(inputs: Inputs, seeds: Tensor | None) -> Thunk:
         draft = inputs.draft_probs.float().contiguous()
         logits = inputs.target_probs.float().log()
         return prepare(inputs.draft_tokens, draft, logits, AS_THEY_ARE, seeds)
 
-    def bind_logits(inputs: LogitInputs) -> Call:
+    def bind_logits(inputs: LogitInputs) -> Thunk:
         return prepare(
             inputs.draft_tokens, inputs.draft_probs, inputs.target_logits, inputs.ways, None
         )

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rsk.measure.clocks import Call
+from rsk.measure.clocks import Thunk
 from rsk.measure.peers.peer import LogitInputs, Peer, own_seeds
 from rsk.measure.workload import Inputs
 from rsk.sampler.api import RejectionSamples
 from rsk.sampler.registry import Entry
 
-ENTRY = Entry("vLLM V2", "four Triton launches, from both models' logits", "#332288", "h", "-.")
+ENTRY = Entry("vLLM V2", "four Triton launches, from both models' logits", "#332288", "x", "-.")
 
 
 def make(device: torch.device) -> Peer:
@@ -29,14 +29,14 @@ def make(device: torch.device) -> Peer:
     from vllm.v1.worker.gpu.sample.gumbel import apply_temperature
     from vllm.v1.worker.gpu.spec_decode.rejection_sampler_utils import rejection_sample
 
-    def bind(inputs: Inputs, seeds: Tensor | None) -> Call:
+    def bind(inputs: Inputs, seeds: Tensor | None) -> Thunk:
         layout = _Layout(inputs.draft_tokens, 1.0, own_seeds(inputs, seeds))
         target = layout.rows(inputs.target_probs.float().log())
         return functools.partial(
             _call, rejection_sample, layout, target, inputs.draft_probs.float().log()
         )
 
-    def bind_logits(inputs: LogitInputs) -> Call:
+    def bind_logits(inputs: LogitInputs) -> Thunk:
         # Much more of vLLM is imported with it than the rest needs.
         from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 

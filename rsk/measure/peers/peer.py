@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rsk.measure.clocks import Call
+from rsk.measure.clocks import Thunk
+from rsk.measure.implementations import Implementation
 from rsk.measure.logit_inputs import Ways
-from rsk.measure.workload import Implementation, Inputs
+from rsk.measure.workload import Inputs
 from rsk.sampler.api import RejectionSamples
 from rsk.sampler.registry import Entry
 
@@ -59,9 +60,9 @@ class Peer:
     """
 
     entry: Entry
-    bind: Callable[[Inputs, Tensor | None], Call]
+    bind: Callable[[Inputs, Tensor | None], Thunk]
     result: Callable[[Any], RejectionSamples]
-    bind_logits: Callable[[LogitInputs], Call] | None = None
+    bind_logits: Callable[[LogitInputs], Thunk] | None = None
     capturable: bool = True
     max_batch_size: int | None = None
 

@@ -1,0 +1,81 @@
+"""Where a benchmark is saved, and the unfinished one there that it goes on with."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from rsk.measure.record_files import parse
+from rsk.measure.records import Benchmark, Provenance, RecordError
+
+_OF_THE_MOMENT = ("date", "commit")
+"""What may differ between a record and the run that goes on with it: the sources may not."""
+
+
+def place(save: str | os.PathLike[str], fresh: Benchmark) -> Path:
+    """The file to write: ``save``, or one inside it.
+
+    In a folder it is the unfinished run that ``fresh`` would repeat, if there is one; else a new
+    file that is named for machine and date.
+    """
+    path = Path(save)
+    if path.suffix == ".json":
+        return path
+    begun = [file for file in sorted(path.glob("*.json")) if unfinished(file, fresh)]
+    return begun[-1] if begun else save_path(path, fresh.provenance)
+
+
+def unfinished(path: Path, fresh: Benchmark) -> Benchmark | None:
+    """The unfinished run in a file, if ``fresh`` is the same sweep by the same code here.
+
+    What could not be measured there, or was refused, is tried again.
+    """
+    try:
+        found = Benchmark.load(path)
+    except (OSError, RecordError):
+        return None
+    if found.complete or found.settings != fresh.settings:
+        return None
+    if _lasting(found.provenance) != _lasting(fresh.provenance):
+        return None
+    return dataclasses.replace(found, skipped=fresh.skipped, refused=())
+
+
+def _lasting(made: Provenance) -> dict[str, Any]:
+    facts = dataclasses.asdict(made)
+    return {name: value for name, value in facts.items() if name not in _OF_THE_MOMENT}
+
+
+def made_here(path: Path, now: Provenance) -> dict[str, Any] | None:
+    """What a JSON file holds, if it was made by the same code on this machine; else ``None``.
+
+    Args:
+        path: of a file with a ``provenance``.
+        now: that of what would be measured now.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        made = parse(Provenance, content["provenance"])
+    except (OSError, ValueError, KeyError, TypeError):  # RecordError is a ValueError
+        return None
+    return content if _lasting(made) == _lasting(now) else None
+
+
+def save_path(save: str | os.PathLike[str], provenance: Provenance) -> Path:
+    """The file to write: ``save``, or one inside it that is named for machine and date.
+
+    In a folder no file is overwritten: the second of a day ends in ``-2``, and so on.
+    """
+    path = Path(save)
+    if path.suffix == ".json":
+        return path
+    name = provenance.gpu if provenance.device == "cuda" else f"cpu {provenance.cpu}"
+    slug = re.sub(r"[^a-z0-9]+", "-", str(name).lower()).strip("-")
+    stem = f"{slug}-{provenance.date[:10]}"
+    names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
+    return next(file for file in (path / f"{name}.json" for name in names) if not file.exists())
