@@ -14,8 +14,9 @@ from dataclasses import asdict, replace
 from typing import NamedTuple
 
 from rsk.base.numbers import byte_size, digits, duration, run_range, share
-from rsk.figures import plotting
-from rsk.figures.plotting import CLOCKS, ROOF, TIMES, Lines, Picture
+from rsk.figures import curves, plotting
+from rsk.figures.curves import Lines
+from rsk.figures.plotting import CLOCKS, ROOF, TIMES, Picture
 from rsk.measure import comparison
 from rsk.measure.comparison import BASELINE
 from rsk.measure.quoted import Quoted
@@ -46,7 +47,7 @@ def latency_by_batch(benchmark: Benchmark, time: str = "call") -> Picture:
         ValueError: the benchmark has no times at its usual values.
     """
     wins = _wins(comparison.along(benchmark, "batch_size"), time)
-    return plotting.latency(benchmark, "batch_size", "fig-latency", time=time, wins=wins)
+    return curves.latency(benchmark, "batch_size", "fig-latency", time=time, wins=wins)
 
 
 def _wins(line: Mapping[int, Mapping[str, Series]], time: str) -> Wins | None:
@@ -76,7 +77,7 @@ def speed_up(benchmark: Benchmark, time: str = "call") -> Picture:
     Raises:
         ValueError: no times at the usual values, or none of a PyTorch version.
     """
-    lines = plotting.lines(benchmark, "batch_size")
+    lines = curves.lines(benchmark, "batch_size")
     bases = {
         size: best
         for size, by_name in comparison.along(benchmark, "batch_size").items()
@@ -102,7 +103,7 @@ def speed_up_over_loop(
     Raises:
         ValueError: no times at the usual values, or none of the baseline.
     """
-    lines = plotting.lines(benchmark, "batch_size")
+    lines = curves.lines(benchmark, "batch_size")
     bases = {one.batch_size: one for one in lines.get(BASELINE, [])}
     if not bases:
         raise ValueError("speed_up_over_loop: the benchmark has no times of the baseline")
@@ -159,7 +160,7 @@ def _ratios(
     named: dict[str, object] = {
         "ratios": found,
         "time": time,
-        "conditions": plotting.conditions(benchmark, lines, time),
+        "conditions": curves.conditions(benchmark, lines, time),
         **more,
     }
     data = pd.DataFrame(columns).sort_index().rename_axis("B").reset_index()
@@ -168,12 +169,12 @@ def _ratios(
 
 def latency_by_spec_len(benchmark: Benchmark, time: str = "call") -> Picture:
     """Time of a call against speculation length. Arguments as :func:`latency_by_batch`."""
-    return plotting.latency(benchmark, "spec_len", "fig-spec-len", time=time)
+    return curves.latency(benchmark, "spec_len", "fig-spec-len", time=time)
 
 
 def latency_by_vocab(benchmark: Benchmark, time: str = "call") -> Picture:
     """Time of a call against vocabulary size. Arguments as :func:`latency_by_batch`."""
-    return plotting.latency(benchmark, "vocab_size", "fig-vocab", time=time)
+    return curves.latency(benchmark, "vocab_size", "fig-vocab", time=time)
 
 
 def roofline(benchmark: Benchmark) -> Picture:
@@ -216,7 +217,7 @@ def roofline(benchmark: Benchmark) -> Picture:
         ax.xaxis.set_major_formatter(plotting.round_label(byte_size))
         ax.yaxis.set_major_formatter(plotting.round_label(duration))
         ax.set_xlabel("bytes that the algorithm has to move in one call")
-        plotting.label_times(ax, TIMES["device"], plotting.clock_label(lines, "device"))
+        plotting.label_times(ax, TIMES["device"], curves.clock_label(lines, "device"))
     data = pd.DataFrame(
         {
             "implementation": one.implementation,
@@ -242,7 +243,7 @@ def roofline(benchmark: Benchmark) -> Picture:
         "best": largest.get("fused") or next(iter(largest.values()), None),
         "shares": {name: shares[one] for name, one in largest.items()},
         "unjudged": sum(one.roof.busy for one in found),
-        "conditions": plotting.conditions(benchmark, lines, "device"),
+        "conditions": curves.conditions(benchmark, lines, "device"),
     }
     return Picture(fig, "fig-roofline", values, data)
 
@@ -262,7 +263,7 @@ def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
     """
     import pandas as pd
 
-    lines = plotting.lines(benchmark, "batch_size")
+    lines = curves.lines(benchmark, "batch_size")
     size = batch_size or max(one.batch_size for line in lines.values() for one in line)
     steps = [one for line in lines.values() for one in line if one.batch_size == size]
     if not steps:
@@ -320,7 +321,7 @@ def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
         "first": first,
         "last": fastest,
         "gain": ratio(first, fastest, "device"),
-        "conditions": plotting.conditions(benchmark, {one.implementation: [one] for one in steps},
+        "conditions": curves.conditions(benchmark, {one.implementation: [one] for one in steps},
                                           "device"),
     }  # fmt: skip
     return Picture(fig, "fig-ladder", values, data)

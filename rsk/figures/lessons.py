@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rsk.base.numbers import byte_size
-from rsk.figures import plotting
+from rsk.figures import curves, plotting
 from rsk.figures.plotting import STYLES, Picture
 from rsk.measure.comparison import BASELINE
 from rsk.measure.records import Benchmark, Operations
@@ -135,7 +135,7 @@ def time_by_spec_len(found: Benchmark) -> Picture:
     Raises:
         ValueError: the benchmark has no times of the baseline along K.
     """
-    line = plotting.lines(found, "spec_len").get(BASELINE, [])
+    line = curves.lines(found, "spec_len").get(BASELINE, [])
     if not line:
         raise ValueError("the benchmark has no times of the baseline along K")
     import pandas as pd
@@ -161,7 +161,7 @@ def time_by_spec_len(found: Benchmark) -> Picture:
         "k": k,
         "times_us": [one.call.median for one in line],
         "grown": ratio(line[-1], first),
-        "conditions": plotting.conditions(found, {BASELINE: line}),
+        "conditions": curves.conditions(found, {BASELINE: line}),
     }
     return Picture(fig, "fig-spec-len", values, data, block="fig-baseline-spec-len")
 
@@ -177,12 +177,12 @@ def latency(found: Benchmark) -> Picture:
     Its words tell where the vectorized sampler is faster than the baseline in every run, and where
     in none, or how the baseline grows if it is alone.
     """
-    lines = plotting.lines(found, "batch_size")
+    lines = curves.lines(found, "batch_size")
     base = {one.batch_size: one for one in lines[BASELINE]}
     ratios = {
         one.batch_size: ratio(base[one.batch_size], one) for one in lines.get("vectorized", [])
     }
-    picture = plotting.latency(
+    picture = curves.latency(
         found,
         "batch_size",
         "fig-latency",
@@ -202,7 +202,7 @@ def bytes_in_vain(found: Benchmark, name: str = "vectorized") -> Picture:
 
     moved = {
         r.batch_size: r.bytes_moved
-        for r in plotting.lines(found, "batch_size").get(name, [])
+        for r in curves.lines(found, "batch_size").get(name, [])
     }  # fmt: skip
     counts: dict[int, Operations] = {
         c.batch_size: c for c in found.operations if c.implementation == name

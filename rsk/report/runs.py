@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from rsk.course import demo
 from rsk.course.demo import Loss
-from rsk.figures import plotting
-from rsk.figures.plotting import Growth
+from rsk.figures import curves
+from rsk.figures.curves import Growth
 from rsk.measure import comparison
 from rsk.measure.comparison import Repeatability, Repeated, Sizes, SpeedUp, usual_line
 from rsk.measure.records import Benchmark, Operations, Point, RecordError
@@ -186,12 +186,12 @@ class Run:
     @property
     def by_spec_len(self) -> Growth:
         """How times grow with K."""
-        return plotting.growth(plotting.lines(self.benchmark, "spec_len"), "spec_len")
+        return curves.growth(curves.lines(self.benchmark, "spec_len"), "spec_len")
 
     @property
     def by_vocab_size(self) -> Growth:
         """How times grow with V."""
-        return plotting.growth(plotting.lines(self.benchmark, "vocab_size"), "vocab_size")
+        return curves.growth(curves.lines(self.benchmark, "vocab_size"), "vocab_size")
 
     @property
     def repeatability(self) -> list[Repeatability]:
