@@ -210,7 +210,8 @@ class _Run:
         """Time until the result of a call is there."""
         if self.device.type == "cpu":
             return clocks.time_wall([call], budget_s=self.budget_s)[0]
-        return clocks.time_eager([call], budget_s=self.budget_s)[0]
+        _, to_result, _ = clocks.time_eager([call], budget_s=self.budget_s)
+        return to_result
 
     def wanted(self, runs: int, batch_sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Run and batch size, whole runs one after the other."""

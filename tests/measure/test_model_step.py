@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from rsk.base import machine
-from rsk.measure import model_step, step_models
-from rsk.measure.records import RecordError
+from rsk.measure import clocks, model_step, step_models
+from rsk.measure.records import RecordError, Spread
 from rsk.measure.step_models import PAIRS, Model
 
 CPU = torch.device("cpu")
@@ -128,6 +128,20 @@ def test_the_program_measures_goes_on_and_refuses_another_record(
     monkeypatch.setattr(model_step, "SPEC_LEN", 3)
     with pytest.raises(SystemExit):
         model_step.main([*arguments, "--runs", "1"])
+
+
+def test_on_a_gpu_a_time_is_that_until_the_result_is_there(tmp_path: Path, monkeypatch) -> None:
+    def spread(us: float) -> Spread:
+        return Spread(median_us=us, q25_us=us, q75_us=us, samples=5, disturbed=0.0, clock="wall")
+
+    monkeypatch.setattr(
+        clocks, "time_eager", lambda calls, budget_s: (spread(1.0), spread(2.0), [])
+    )
+    model_step.main(["--dry", "--save", str(tmp_path / "cpu.json"), "--time-limit", "0"])
+    record = model_step.ModelStepRecord.load(tmp_path / "cpu.json")
+    run = model_step._Run(record, tmp_path / "cpu.json", 0.01)
+    run.device = torch.device("cuda")
+    assert run.call_time(lambda: None).median_us == 2.0
 
 
 def test_a_failing_sampler_does_not_end_the_others(tmp_path: Path, monkeypatch) -> None:
