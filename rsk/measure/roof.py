@@ -12,9 +12,7 @@ the figure of the GPU's data sheet.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,9 +23,9 @@ import torch
 from torch import Tensor
 
 from rsk.base import machine, terminal
-from rsk.measure import clocks
+from rsk.measure import clocks, record_files
 from rsk.measure.provenance import provenance
-from rsk.measure.records import Provenance, RecordError, Spread, check_schema, parse
+from rsk.measure.records import Provenance, RecordError, Spread, check_schema
 from rsk.sampler import build
 
 SCHEMA = "rsk-roof/1"
@@ -281,15 +279,13 @@ class RoofRecord:
         """Read a file.
 
         Raises:
-            RecordError: it is not such a record; names the field.
+            RecordError: it is not such a record; names the file and the field.
         """
-        return parse(cls, json.loads(path.read_text(encoding="utf-8")))
+        return record_files.load(cls, path)
 
     def save(self, path: Path) -> None:
         """Write a file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        record_files.save(self, path)
 
 
 def survey(device: torch.device, *, sizes: Sequence[int], runs: int, budget_s: float) -> RoofRecord:

@@ -108,7 +108,7 @@ def test_the_program_measures_goes_on_and_refuses_another_record(
 ) -> None:
     path = tmp_path / "model-step" / "cpu.json"
     arguments = ["--dry", "--save", str(path)]
-    assert model_step.main([*arguments, "--runs", "1", "--time-limit", "0"]) == 2
+    assert model_step.main([*arguments, "--runs", "1", "--time-limit", "0"]) == 3
     assert not model_step.ModelStepRecord.load(path).complete
     assert model_step.main([*arguments, "--runs", "1"]) == 0
     first = model_step.ModelStepRecord.load(path)
@@ -158,6 +158,22 @@ def test_a_failing_sampler_does_not_end_the_others(tmp_path: Path, monkeypatch) 
     found = model_step.ModelStepRecord.load(path)
     assert "miniature, B = 1, vectorized, run 0: RuntimeError: out of memory" in found.failed
     assert {one.sampler for one in found.steps} == set(model_step.SAMPLERS) - {"vectorized"}
+
+
+def test_a_batch_that_does_not_fit_does_not_end_the_others(tmp_path: Path, monkeypatch) -> None:
+    begin = Model.begin
+
+    def begun(self: Model, batch_size: int, context: int, room: int) -> None:
+        if batch_size == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        begin(self, batch_size, context, room)
+
+    monkeypatch.setattr(Model, "begin", begun)
+    path = tmp_path / "cpu.json"
+    assert model_step.main(["--dry", "--save", str(path), "--runs", "1"]) == 1
+    found = model_step.ModelStepRecord.load(path)
+    assert "miniature, B = 1, run 0: OutOfMemoryError: CUDA out of memory" in found.failed
+    assert {one.batch_size for one in found.steps} == {3}
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:

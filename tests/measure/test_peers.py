@@ -309,7 +309,7 @@ def test_the_program_goes_on_after_a_failure(tmp_path, no_trials, monkeypatch) -
 
     path = tmp_path / "peers.json"
     arguments = ["--dry", "--runs", "1", "--only", "transformers", "--save", str(path)]
-    assert program.main([*arguments, "--time-limit", "0"]) == 2
+    assert program.main([*arguments, "--time-limit", "0"]) == 3
     with monkeypatch.context() as patch:
         patch.setattr(timing, "measure", broken)
         assert program.main(arguments) == 1
