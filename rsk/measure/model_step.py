@@ -147,7 +147,7 @@ def sampler(name: str) -> Sampler:
 def _transformers() -> Sampler:
     """Transformers' own: the processed logits of one request after the other."""
     from rsk.measure.peers import of_transformers
-    from rsk.measure.peers.peer import LogitInputs
+    from rsk.measure.peers.peer import PeerInputs
 
     peer = of_transformers.make(torch.device("cpu"))  # where it runs, its inputs say
     bind = peer.bind_logits
@@ -160,7 +160,7 @@ def _transformers() -> Sampler:
         for b in range(len(draft_tokens)):
             one = slice(b, b + 1)
             probs = (draft_logits[one].float() / TEMPERATURE.temperature).softmax(-1)
-            rows = LogitInputs(
+            rows = PeerInputs(
                 draft_tokens[one], draft_logits[one], probs, target_logits[one], TEMPERATURE, 0
             )
             found.append(peer.result(bind(rows)()))

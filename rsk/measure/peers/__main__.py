@@ -35,7 +35,7 @@ from rsk.measure import (
 from rsk.measure.clocks import Thunk
 from rsk.measure.logit_inputs import FILTERED, TEMPERATURE, Ways
 from rsk.measure.peers import checking, traits
-from rsk.measure.peers.peer import LogitInputs, Peer, PeerError
+from rsk.measure.peers.peer import Peer, PeerError, PeerInputs
 from rsk.measure.records import Provenance, Record, RecordError, Spread
 from rsk.measure.run_files import lasting
 from rsk.sampler import logits
@@ -282,22 +282,23 @@ FOLLOWS = "follows the target"
 def _ours() -> Peer:
     """Our own sampler; from logits with the laws of the draft's rows, as a caller has them."""
 
-    def bind_logits(inputs: LogitInputs) -> Thunk:
+    def bind_logits(inputs: PeerInputs) -> Thunk:
         return lambda: logits.rejection_sample_from_logits(
             inputs.draft_tokens,
             inputs.draft_logits,
             inputs.target_logits,
             **inputs.ways.arguments,
             seed=inputs.seed,
+            draft_laws=inputs.draft_laws,
         )
 
     return dataclasses.replace(traits.ours(), bind_logits=bind_logits)
 
 
-def _for_peers(some: logit_inputs.LogitInputs, ways: Ways, seed: int) -> LogitInputs:
+def _for_peers(some: logit_inputs.LogitInputs, ways: Ways, seed: int) -> PeerInputs:
     q = logits.probabilities(some.draft_logits, **ways.arguments)
     masked = some.draft_logits.masked_fill(q == 0, float("-inf"))
-    return LogitInputs(some.draft_tokens, masked, q, some.target_logits, ways, seed)
+    return PeerInputs(some.draft_tokens, masked, q, some.target_logits, ways, seed, some.draft_laws)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
