@@ -64,6 +64,8 @@ class Pass:
     """Until its result is there."""
     device: Spread | None
     """Its share of a captured graph; ``None`` on a CPU, and where it could not be captured."""
+    not_captured: str
+    """Why it could not; else empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,13 +224,13 @@ class _Run:
         if key in known:
             return
         call = functools.partial(model.rewound_pass, tokens)
-        on_device = None
+        on_device, why = None, ""
         taken = self.call_time(call)
         if self.device.type == "cuda":
             try:
                 on_device = clocks.time_graph([call], budget_s=self.budget_s / 2)[0]
             except RuntimeError as error:
-                self.note(f"{name}, {role}, {tuple(tokens.shape)}, captured", error)
+                why = terminal.error_line(error)
         self.add(
             passes=Pass(
                 pair=name,
@@ -241,6 +243,7 @@ class _Run:
                 static_cache=model.is_static,
                 call=taken,
                 device=on_device,
+                not_captured=why,
             )
         )
         print(
@@ -280,7 +283,7 @@ class _Run:
 
     def note(self, what: str, error: Exception) -> None:
         """Write down what was not measured."""
-        line = f"{what}: {type(error).__name__}: {str(error).splitlines()[0][:300]}"
+        line = f"{what}: {terminal.error_line(error)}"
         print(line, flush=True)
         if line not in self.record.failed:
             self.add(failed=line)

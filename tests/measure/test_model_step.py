@@ -131,6 +131,8 @@ def test_the_program_measures_goes_on_and_refuses_another_record(
 
 
 def test_on_a_gpu_a_time_is_that_until_the_result_is_there(tmp_path: Path, monkeypatch) -> None:
+    """And why a pass could not be captured stays with it."""
+
     def spread(us: float) -> Spread:
         return Spread(median_us=us, q25_us=us, q75_us=us, samples=5, disturbed=0.0, clock="wall")
 
@@ -142,6 +144,18 @@ def test_on_a_gpu_a_time_is_that_until_the_result_is_there(tmp_path: Path, monke
     run = model_step._Run(record, tmp_path / "cpu.json", 0.01)
     run.device = torch.device("cuda")
     assert run.call_time(lambda: None).median_us == 2.0
+
+    def refused(calls: object, budget_s: float) -> None:
+        raise RuntimeError("operation not permitted\nmore")
+
+    monkeypatch.setattr(clocks, "time_graph", refused)
+    model = Model(PAIR.target, PAIR, CPU)
+    model.begin(1, 11, 9)
+    run.one_pass("miniature", "target", model, 0, torch.zeros(1, 1, dtype=torch.int64))
+    (found,) = model_step.ModelStepRecord.load(tmp_path / "cpu.json").passes
+    assert (found.call.median_us, found.device) == (2.0, None)
+    assert found.not_captured == "RuntimeError: operation not permitted"
+    assert run.record.failed == ()
 
 
 def test_a_failing_sampler_does_not_end_the_others(tmp_path: Path, monkeypatch) -> None:

@@ -146,7 +146,7 @@ class _Run:
 
     def fail(self, what: str, error: Exception) -> None:
         """Write down what was not measured."""
-        line = f"{what}: {type(error).__name__}: {str(error).splitlines()[0][:300]}"
+        line = f"{what}: {terminal.error_line(error)}"
         print(line, flush=True)
         self.add(failed=line)
 
@@ -188,7 +188,7 @@ class _Run:
         try:
             check()
         except FAILURES as error:
-            return f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
+            return terminal.error_line(error)
         return FOLLOWS
 
     def time_probs(self, shape: tuple[int, int, int], run: int) -> None:
