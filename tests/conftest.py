@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import setuptools  # noqa: F401  torch.compile imports it late, and with distutils it can fail then
 import torch
 
 from rsk.base import machine

@@ -148,6 +148,10 @@ def _has_kernels(device: str, of: str = "") -> bool:
     return build.is_loaded(of + ("cuda" if device == "cuda" else "emulator"))
 
 
+ROOF = {"read_in_pieces": (1, 1, 0), "read_in_blocks": (1, 32, 1)}
+"""The operators of the memory roof, each with a launch shape."""
+
+
 @functools.cache
 def good_operator_calls(device: str) -> Operators:
     """Every operator that is loaded, by name, with arguments as the public functions give it."""
@@ -184,6 +188,10 @@ def good_operator_calls(device: str) -> Operators:
             next(iter(rsk.KERNELS.values()))(tokens, draft, target, **numbers)
         if _has_kernels(device, "sharded "):
             _call_sharded(tokens, draft, target, Filters(**filters), good["seed"])
+        for name, launch_shape in ROOF.items():
+            if _is_implemented(f"rsk::{name}", "CUDA" if device == "cuda" else "CPU"):
+                memory = torch.zeros(64, dtype=torch.int32, device=device)
+                getattr(torch.ops.rsk, name).default(memory, *launch_shape)
     for name, (_, given) in list(found.items()):
         if _is_implemented(f"rsk::emulated_{name}", "CPU") and device == "cpu":
             emulated = f"emulated_{name}"

@@ -46,10 +46,10 @@ def rebuild(
     """
     elsewhere = {}
     if folder is None:
-        elsewhere = others(language)
         top = folders.checkout()
         if top is None:
             raise ValueError("--publish writes to report/ of a checkout; else name an --output")
+        elsewhere = others(language)
         folder = top / "report" if language == LANGUAGE else templates.folder(language)
     found = measurements.gather()  # first: without records there is nothing to publish
     build.load("cpu")

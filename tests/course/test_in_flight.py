@@ -15,10 +15,10 @@ def test_the_bytes_on_their_way_follow_from_the_roof(capsys):
         "loads_in_flight",
         60.0,
         bytes_moved=200_000_000,
-        roof=spread(50.0, "graph replay"),
+        roof=spread(50.0),
         batch_size=1024,
     )
-    slow = record("loads_in_flight", 12.0, bytes_moved=1_000_000, roof=spread(10.0))
+    slow = record("loads_in_flight", 12.0, bytes_moved=1_000_000, roof=spread(10.0), batch_size=1)
     disturbed = spread(1.0, disturbed=0.9)
     busy = record("loads_in_flight", 40.0, bytes_moved=900_000_000, roof=disturbed)
     run = dataclasses.replace(story(gpu=True), records=(slow, fast, busy))

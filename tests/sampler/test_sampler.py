@@ -659,6 +659,8 @@ class TestArguments:
         build.load("cpu")
         build.load("emulator")
         build.load("sharded emulator")
+        build.load("roof cpu")
+        build.load("roof emulator")
         names = bad_calls.bad_calls("cpu")
         operators = {
             name.removeprefix("rsk::")
