@@ -32,7 +32,7 @@ def test_the_bytes_on_their_way_follow_from_the_roof(capsys):
     assert said.count("it takes 62,000 such threads") == 2
     assert said.count("the 132 multiprocessors: 15.2 kB must be on their way") == 1
     assert "Exactly as predicted" in said
-    assert "At B = 1,024" in said and "takes 1.20 times as long as only reading" in said
+    assert "At B = 1,024" in said and "takes 1.2 times as long as only reading" in said
 
 
 def test_the_bytes_on_their_way_wait_for_a_run_of_the_kernel(capsys):
