@@ -193,6 +193,9 @@ def test_the_loss_falls_and_a_rerun_gives_the_same_curve(
             assert (where / "checkpoint.pt").exists()
     again = json.loads((tmp_path / "resumed" / "training.json").read_text())
     assert again["log"] == record["log"]
+    script.distil(target, Letters(), small, tmp_path / "resumed", where)  # nothing is left to do
+    once_more = json.loads((tmp_path / "resumed" / "training.json").read_text())
+    assert once_more == again and min(again["seconds"].values()) > 0
     weights = [(tmp_path / n / borrowing_draft.WEIGHTS).read_bytes() for n in ("whole", "resumed")]
     assert weights[0] == weights[1]
     with pytest.raises(SystemExit, match="belongs to other settings"):
