@@ -100,6 +100,17 @@ def test_times_between_the_probes_are_interpolated():
     assert [length.pass_seconds(n) for n in (1, 3, 5, 7, 9)] == [1, 2, 3, 3.5, 4]
 
 
+def test_what_a_draft_reads_after_plain_steps_is_no_cost_of_its_tokens():
+    """Each retry begins with a pass over all that was emitted meanwhile."""
+    length, plain = MeasuredLength(), 0
+    for _ in range(600):
+        k = length.choose()
+        catching_up = 0.2 * plain if k else 0.0
+        length.learn(StepCost(k + 1, k, 0, 1.0 + k, 0.1 * k + catching_up, 0.0))
+        plain = 0 if k else plain + 1
+    assert min(length._drafts) == pytest.approx(0.1)
+
+
 def test_what_spec_len_may_be():
     assert isinstance(speculation_length("auto"), MeasuredLength)
     fixed = speculation_length(3)
