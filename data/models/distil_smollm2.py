@@ -240,7 +240,7 @@ def train(
     optimizer = torch.optim.AdamW(own, betas=(0.9, 0.95), weight_decay=0.01)
     path, first, log, seconds = where / "checkpoint.pt", 0, [], 0.0
     if path.exists():
-        state = torch.load(path, weights_only=True, map_location=target.device)
+        state = torch.load(path, weights_only=True, map_location="cpu")  # it is copied from there
         draft.load_state_dict(state["draft"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
         first, log, seconds = state["step"], state["log"], state["seconds"]

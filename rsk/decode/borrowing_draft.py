@@ -137,7 +137,8 @@ def load(folder: str | os.PathLike[str], target: PreTrainedModel) -> PreTrainedM
         config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
         if config["format"] != FORMAT:
             raise LoadError(f"{folder}: expected {FORMAT}, got {config['format']}")
-        layers, borrowed = config["layers"], {"model_type": "llama"}
+        layers: int = config["layers"]
+        borrowed: dict[str, Any] = {"model_type": "llama"}
         borrowed |= {name: config[name] for name in ("vocab_size", "hidden_size")}
         tensors = load_file(str(Path(folder) / WEIGHTS))
         known = tensors.pop(KNOWN).long()
