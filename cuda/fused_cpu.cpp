@@ -39,10 +39,13 @@ int64_t sum_unit_part(Row<Element> p, Row<Element> q, int32_t begin, int32_t end
   UnitSum<Element> sum = sums;
   const int32_t whole = std::min({end, p.size, has_q ? q.size : end});
   int32_t v = begin;
-  for (; v + PAIR <= whole; v += PAIR) sum.template add<has_q>(p.data + v, q.data + v);
-  for (; v < end; v += PAIR) {
-    const Elements<Element> target = p.elements(v), draft = q.elements(v);
-    sum.template add<has_q>(target.lane, draft.lane);
+  for (; v + PAIR <= whole; v += PAIR)
+    sum.template add<has_q>(p.data + v, has_q ? q.data + v : nullptr);
+  for (; v < end; v += PAIR) {  // one row ends, or has ended: their vocabularies may differ
+    Elements<Element> target, draft;
+    const Element* from = p.place(v, target);
+    if (has_q && v < q.size) sum.template add<has_q>(from, q.place(v, draft));
+    else sum.template add<false>(from, nullptr);  // q is 0 there
   }
   const int64_t total = sum.take_total();
   sums = sum;

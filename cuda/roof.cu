@@ -32,7 +32,7 @@ __global__ void kernel(const Words* packs, int64_t count, int32_t* sums) {
   // Without a barrier: a block is done when its slowest warp is.
   for (int32_t step = 16; step > 0; step /= 2) sum ^= __shfl_xor_sync(0xFFFFFFFFu, sum, step);
   if (threadIdx.x % 32 == 0) {
-    sums[(blockIdx.x * blockDim.x + threadIdx.x) / 32] = (int32_t)sum;
+    sums[(int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32] = (int32_t)sum;
   }
 }
 

@@ -317,6 +317,13 @@ struct Row {
     return load_pair<in_order>(elements(v).lane);
   }
 
+  // Where 2 * WIDTH elements are: in the row, or in `room` if it ends before.
+  const Element* place(int32_t v, Elements<Element>& room) const {
+    if (v + PAIR <= size) return data + v;
+    room = elements(v);
+    return room.lane;
+  }
+
   RSK_NOT_INLINE Elements<Element> elements(int32_t v) const {
     Elements<Element> rest;
     for (int32_t i = 0; i < PAIR; ++i) rest.lane[i] = v + i < size ? data[v + i] : padding;

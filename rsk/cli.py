@@ -1,4 +1,4 @@
-"""The command line: ``rsk demo | benchmark | generate | report | doctor``.
+"""The command line: ``rsk demo | benchmark | fetch | generate | report | doctor``.
 
 Each command imports what it needs when it runs, so that ``rsk --help`` is quick and a command whose
 packages are missing does not keep the others from working.

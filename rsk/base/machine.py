@@ -55,6 +55,7 @@ def available_memory(device: torch.device | str) -> int | None:
 
     device = torch.device(device)
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what PyTorch keeps of freed tensors and graphs is free, too
         return int(torch.cuda.mem_get_info(device)[0])
     info = Path("/proc/meminfo")
     if not info.is_file():

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PASSED, FAILED, OUT_OF_TIME = "passed", "failed", "out of time"
+UNFINISHED = 3
+"""Exit status of a program whose time was up, and which is gone on with when it is started again.
+It is not 2, with which argparse refuses arguments."""
 GRACE_S = 20.0
 """After an interruption, for pytest to write what it has."""
 LINE = 600

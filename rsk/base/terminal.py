@@ -7,6 +7,8 @@ import io
 import sys
 import unicodedata
 
+ERROR_LENGTH = 300
+"""Characters of an error's message in a line: a compiler's may have thousands."""
 _PLAIN = str.maketrans(
     {
         "×": "x",
@@ -32,6 +34,12 @@ def plain(text: str) -> str:
     spelt = unicodedata.normalize("NFKD", text.translate(_PLAIN))
     bare = "".join(sign for sign in spelt if not unicodedata.combining(sign))
     return bare.encode("ascii", "replace").decode("ascii")
+
+
+def error_line(error: BaseException) -> str:
+    """What kind of error it is, and the first line of what it says, if it says anything."""
+    said = str(error).strip().partition("\n")[0]
+    return type(error).__name__ + (f": {said[:ERROR_LENGTH]}" if said else "")
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -109,12 +109,13 @@ def run(
     rows = []
     for i, size in enumerate(batch_sizes):
         batch = make_batch(size, spec_len, vocab_size, device=device, seed=seed + i)
-        calls = {name: _until_done(name, Inputs(*batch, seed), on_gpu) for name in names}
+        inputs = Inputs(*batch, seed)
+        calls = {name: _until_done(name, inputs, on_gpu) for name in names}
         rows.append(contest.race(calls, size, budget_s=RACE_S))
     console.print(table(rows, on_gpu))
     console.print(f"  {provenance(device).label}\n", style="dim", highlight=False)
     _say(console, "certainty", **_certainty(rows, on_gpu))
-    _say(console, "reason", **_reason(rows[-1], calls, device))
+    _say(console, "reason", **_reason(rows[-1], inputs, device))
     if figure is not None:
         from rsk.figures import benchmarks, plotting
 
@@ -243,9 +244,7 @@ def _certainty(rows: Sequence[Row], on_gpu: bool) -> dict[str, object]:
     }
 
 
-def _reason(
-    row: Row, calls: Mapping[str, Callable[[], object]], device: torch.device | str
-) -> dict[str, object]:
+def _reason(row: Row, inputs: Inputs, device: torch.device | str) -> dict[str, object]:
     """What one call at a batch size asks of the machine, for the first and the last."""
     first, *_, last = row.times
     count = {
@@ -254,7 +253,7 @@ def _reason(
             batch_size=row.batch_size,
             spec_len=0,
             vocab_size=1,
-            **count_operations(calls[name], device),
+            **count_operations(backend(name).bind(inputs), device),
         )
         for name in (first, last)
     }

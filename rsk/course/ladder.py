@@ -114,8 +114,19 @@ def _times(baseline: Record, record: Record) -> float | None:
     return baseline.call.median_us / record.call.median_us
 
 
-def _first(found: Record | Series) -> Record:
-    return found if isinstance(found, Record) else found.records[0]
+def _of_one_run(
+    found: Record | Series, baseline: Record | Series | None
+) -> tuple[Record, Record | None]:
+    """A time and the baseline's in the first run that has both, if there is one."""
+    mine, theirs = ({one.run: one for one in _records(each)} for each in (found, baseline))
+    run = min(mine.keys() & theirs.keys(), default=min(mine))
+    return mine[run], theirs.get(run)
+
+
+def _records(found: Record | Series | None) -> tuple[Record, ...]:
+    if found is None:
+        return ()
+    return (found,) if isinstance(found, Record) else found.records
 
 
 def ladder_row(
@@ -129,7 +140,7 @@ def ladder_row(
 
     Args:
         name: of the step: an implementation of ``rsk.BACKENDS`` or ``rsk.KERNELS``, or ``ROOF``.
-        found: its time; of several runs the first is kept.
+        found: its time; of several runs the first that has the baseline too is kept.
         baseline: the baseline's time at the same point in the same run; not needed for its own.
         machine: where it was recorded; if not given, here and now, on the device that
             :func:`rsk.course.beginning.begin` chose.
@@ -139,11 +150,11 @@ def ladder_row(
         LessonError: measured here, and :func:`rsk.course.beginning.begin` was not called.
     """
     where = beginning.here() if machine is None else machine
-    record = _first(found)
+    record, base = _of_one_run(found, baseline)
     step = Step(
         name=name,
         record=record,
-        baseline=record if name == BASELINE else None if baseline is None else _first(baseline),
+        baseline=record if name == BASELINE else base,
         machine=where.machine,
         recorded=machine is not None,
     )

@@ -269,11 +269,10 @@ def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
     if not steps:
         raise ValueError(f"ladder: the benchmark has no times at batch size {size}")
     fastest = min(steps, key=lambda one: one.device.median)
-    first = next(one for one in steps if one.device.clock == fastest.device.clock)
+    first = next(one for one in steps if comparable(one, fastest, "device"))
     base = next((one for one in steps if one.implementation == BASELINE), None)
     with plotting.axes(height=1.4 + 0.45 * len(steps)) as (fig, ax):
-        rows = range(len(steps))
-        for row, one in zip(rows, steps, strict=True):
+        for row, one in enumerate(steps):
             time = one.device
             ax.errorbar(  # a dot: the length of a bar says nothing on this axis
                 time.median,
@@ -296,7 +295,7 @@ def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
             ax.axvline(low, color=ROOF, linewidth=2, label="memory roof")
         ax.set_xscale("log")
         ax.set_xlim(low / 2, high * (high / low) ** 0.6)  # room for the text beside the bars
-        ax.set_yticks(list(rows), [one.implementation for one in steps])
+        ax.set_yticks(range(len(steps)), [one.implementation for one in steps])
         ax.invert_yaxis()
         ax.grid(visible=False, axis="y")
         ax.xaxis.set_major_formatter(plotting.round_label(duration))

@@ -153,16 +153,23 @@ def time_calls(
 
 def measure(
     device: torch.device, *, shapes: Sequence[tuple[int, int]], runs: int, budget_s: float
-) -> LogitsBenchmark:
-    """Time all shapes, dtypes and ways, in whole runs."""
+) -> tuple[LogitsBenchmark, list[str]]:
+    """Time all shapes, dtypes and ways, in whole runs; and why times were refused, if any were."""
+    refused: list[str] = []
 
     def results() -> Iterator[Result]:
         for run in range(runs):
             for ways, dtype, sets in cases:
                 for draft_laws in (False, True):
-                    record = time_calls(
-                        sets, ways, draft_laws=draft_laws, run=run, budget_s=budget_s
-                    )
+                    try:
+                        record = time_calls(
+                            sets, ways, draft_laws=draft_laws, run=run, budget_s=budget_s
+                        )
+                    except RecordError as error:  # the other times are as good without it
+                        shape = tuple(sets[0].target_logits.shape)
+                        refused.append(f"run {run}, {shape}, {dtype}, {ways}: {error}")
+                        print(refused[-1], flush=True)
+                        continue
                     print(f"run {run}, B = {record.batch_size}, V = {record.vocab_size}, {dtype}, "
                           f"top_k = {ways.top_k}, laws {draft_laws}: "
                           f"{record.device.median_us:.1f} us, roof {record.roof.median_us:.1f} us",
@@ -175,13 +182,14 @@ def measure(
         for dtype in (torch.bfloat16, torch.float32)
         for ways in (TEMPERATURE, FILTERED)
     ]
-    return LogitsBenchmark(
+    found = LogitsBenchmark(
         schema=SCHEMA, provenance=provenance(device), runs=runs, results=tuple(results())
     )
+    return found, refused
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run as a program."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run as a program; the exit status is 1 if a time was refused."""
     terminal.accept_any_text()
     parser = argparse.ArgumentParser(prog="python -m rsk.measure.logits_benchmark")
     parser.add_argument("--save", type=Path, required=True, help="the file to write")
@@ -190,14 +198,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     if not chosen.dry and not torch.cuda.is_available():
         parser.error("there is no GPU here; --dry tries the program on the CPU")
-    found = measure(
+    found, refused = measure(
         torch.device("cpu" if chosen.dry else "cuda"),
         shapes=DRY_SHAPES if chosen.dry else SHAPES,
         runs=chosen.runs,
         budget_s=0.002 if chosen.dry else 0.04,
     )
     found.save(chosen.save)
+    return 1 if refused else 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,10 +27,12 @@ import torch
 from torch import Tensor
 
 from rsk.base import terminal
-from rsk.measure import clocks
+from rsk.base.programs import UNFINISHED
+from rsk.measure import clocks, record_files
 from rsk.measure.logit_inputs import TEMPERATURE
 from rsk.measure.provenance import provenance
-from rsk.measure.records import Provenance, Spread, check_schema, parse
+from rsk.measure.records import Provenance, Spread, check_schema
+from rsk.measure.run_files import lasting
 from rsk.measure.step_models import MINIATURE, PAIRS, Model, Pair
 from rsk.sampler import logits
 from rsk.sampler.api import RejectionSamples
@@ -62,6 +64,8 @@ class Pass:
     """Until its result is there."""
     device: Spread | None
     """Its share of a captured graph; ``None`` on a CPU, and where it could not be captured."""
+    not_captured: str
+    """Why it could not; else empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,17 +113,13 @@ class ModelStepRecord:
         """Read a file.
 
         Raises:
-            RecordError: it is not such a record; names the field.
+            RecordError: it is not such a record; names the file and the field.
         """
-        return parse(cls, json.loads(path.read_text(encoding="utf-8")))
+        return record_files.load(cls, path)
 
     def save(self, path: Path) -> None:
         """Write the file; one that was there before stays whole until the new one is complete."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
+        record_files.save(self, path)
 
 
 Sampler = Callable[[Tensor, Tensor, Tensor, Tensor], RejectionSamples]
@@ -149,7 +149,7 @@ def sampler(name: str) -> Sampler:
 def _transformers() -> Sampler:
     """Transformers' own: the processed logits of one request after the other."""
     from rsk.measure.peers import of_transformers
-    from rsk.measure.peers.peer import LogitInputs
+    from rsk.measure.peers.peer import PeerInputs
 
     peer = of_transformers.make(torch.device("cpu"))  # where it runs, its inputs say
     bind = peer.bind_logits
@@ -162,7 +162,7 @@ def _transformers() -> Sampler:
         for b in range(len(draft_tokens)):
             one = slice(b, b + 1)
             probs = (draft_logits[one].float() / TEMPERATURE.temperature).softmax(-1)
-            rows = LogitInputs(
+            rows = PeerInputs(
                 draft_tokens[one], draft_logits[one], probs, target_logits[one], TEMPERATURE, 0
             )
             found.append(peer.result(bind(rows)()))
@@ -210,7 +210,8 @@ class _Run:
         """Time until the result of a call is there."""
         if self.device.type == "cpu":
             return clocks.time_wall([call], budget_s=self.budget_s)[0]
-        return clocks.time_eager([call], budget_s=self.budget_s)[0]
+        _, to_result, _ = clocks.time_eager([call], budget_s=self.budget_s)
+        return to_result
 
     def wanted(self, runs: int, batch_sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Run and batch size, whole runs one after the other."""
@@ -223,13 +224,13 @@ class _Run:
         if key in known:
             return
         call = functools.partial(model.rewound_pass, tokens)
-        on_device = None
+        on_device, why = None, ""
         taken = self.call_time(call)
         if self.device.type == "cuda":
             try:
                 on_device = clocks.time_graph([call], budget_s=self.budget_s / 2)[0]
             except RuntimeError as error:
-                self.note(f"{name}, {role}, {tuple(tokens.shape)}, captured", error)
+                why = terminal.error_line(error)
         self.add(
             passes=Pass(
                 pair=name,
@@ -242,6 +243,7 @@ class _Run:
                 static_cache=model.is_static,
                 call=taken,
                 device=on_device,
+                not_captured=why,
             )
         )
         print(
@@ -281,7 +283,7 @@ class _Run:
 
     def note(self, what: str, error: Exception) -> None:
         """Write down what was not measured."""
-        line = f"{what}: {type(error).__name__}: {str(error).splitlines()[0][:300]}"
+        line = f"{what}: {terminal.error_line(error)}"
         print(line, flush=True)
         if line not in self.record.failed:
             self.add(failed=line)
@@ -290,46 +292,50 @@ class _Run:
 def measure(run: _Run, pairs: dict[str, Pair], *, runs: int, batch_sizes: Sequence[int],
             context: int, time_limit_s: float | None) -> None:  # fmt: skip
     """Measure all pairs, in whole runs; ends early, unfinished, when the time is up."""
-    begin = time.monotonic()
-    is_late = False
-    for name, pair in pairs.items():
-        with torch.inference_mode():
-            try:
-                target, drafter = (
-                    Model(size, pair, run.device) for size in (pair.target, pair.draft)
-                )
-            except RuntimeError as error:  # too large for this GPU
-                run.note(name, error)
-                continue
-            for index, batch_size in run.wanted(runs, batch_sizes):
-                for model in (target, drafter):
-                    model.begin(batch_size, context, max(POSITIONS) + SPEC_LEN)
-                parts: list[tuple[str, Callable[[], None]]] = []
-                for role, model in (("target", target), ("draft", drafter)):
-                    for n in POSITIONS:
-                        tokens = torch.zeros(batch_size, n, dtype=torch.int64, device=run.device)
-                        one = functools.partial(run.one_pass, name, role, model, index, tokens)
-                        parts.append((f"{role}, {n} positions", one))
-                for how in SAMPLERS:
-                    both = (target, drafter)
-                    parts.append((how, functools.partial(run.one_step, name, how, index, both)))
-                for what, part in parts:
-                    if time_limit_s is not None and time.monotonic() - begin > time_limit_s:
-                        is_late = True
-                        break
-                    try:
-                        part()
-                    except (RuntimeError, ImportError, ValueError) as error:
-                        run.note(f"{name}, B = {batch_size}, {what}, run {index}", error)
-                if is_late:
-                    break
-            del target, drafter, model, parts
-    run.record = dataclasses.replace(run.record, complete=not is_late)
+    until = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
+    cases = list(run.wanted(runs, batch_sizes))
+    with torch.inference_mode():
+        is_complete = all(_measure_pair(run, *one, cases, context, until) for one in pairs.items())
+    run.record = dataclasses.replace(run.record, complete=is_complete)
     run.record.save(run.path)
 
 
+def _measure_pair(run: _Run, name: str, pair: Pair, cases: Sequence[tuple[int, int]], context: int,
+                  until: float) -> bool:  # fmt: skip
+    """Measure one pair; whether the time sufficed. Its models are gone when this returns."""
+    try:
+        target, drafter = (Model(size, pair, run.device) for size in (pair.target, pair.draft))
+    except RuntimeError as error:  # too large for this GPU
+        run.note(name, error)
+        return True
+    for index, batch_size in cases:
+        try:
+            for model in (target, drafter):
+                model.begin(batch_size, context, max(POSITIONS) + SPEC_LEN)
+        except RuntimeError as error:  # too many requests for its memory
+            run.note(f"{name}, B = {batch_size}, run {index}", error)
+            continue
+        parts: list[tuple[str, Callable[[], None]]] = []
+        for role, model in (("target", target), ("draft", drafter)):
+            for n in POSITIONS:
+                tokens = torch.zeros(batch_size, n, dtype=torch.int64, device=run.device)
+                one = functools.partial(run.one_pass, name, role, model, index, tokens)
+                parts.append((f"{role}, {n} positions", one))
+        for how in SAMPLERS:
+            both = (target, drafter)
+            parts.append((how, functools.partial(run.one_step, name, how, index, both)))
+        for what, part in parts:
+            if time.monotonic() > until:
+                return False
+            try:
+                part()
+            except (RuntimeError, ImportError, ValueError) as error:
+                run.note(f"{name}, B = {batch_size}, {what}, run {index}", error)
+    return True
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run as a program; the exit status is 1 if something was not measured, 2 if unfinished."""
+    """Run as a program; the exit status is 1 if something was not measured, 3 if unfinished."""
     terminal.accept_any_text()
     parser = argparse.ArgumentParser(prog="python -m rsk.measure.model_step")
     parser.add_argument("--save", type=Path, required=True, help="the file to write")
@@ -349,6 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device("cpu" if chosen.dry else "cuda")
     place = provenance(device, _versions())
     settings: dict[str, Any] = {
+        "pairs": list(pairs),
         "context": 16 if chosen.dry else CONTEXT,
         "batch_sizes": [1, 3] if chosen.dry else list(BATCH_SIZES),
         "spec_len": SPEC_LEN,
@@ -360,16 +367,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     if chosen.save.is_file():
         before = ModelStepRecord.load(chosen.save)
-        same = (before.provenance.machine, before.provenance.sources, before.settings)
-        if same != (place.machine, place.sources, settings):
-            parser.error(f"{chosen.save} is of another machine, source or setting: choose another")
+        if (lasting(before.provenance), before.settings) != (lasting(place), settings):
+            parser.error(f"{chosen.save} is of another machine, version, source or setting: "
+                         "choose another")  # fmt: skip
         record = dataclasses.replace(before, failed=(), complete=False)
     run = _Run(record, chosen.save, 0.005 if chosen.dry else chosen.budget)
     measure(
         run, pairs, runs=chosen.runs, batch_sizes=settings["batch_sizes"],
         context=settings["context"], time_limit_s=chosen.time_limit,
     )  # fmt: skip
-    return 1 if run.record.failed else 0 if run.record.complete else 2
+    return 1 if run.record.failed else 0 if run.record.complete else UNFINISHED
 
 
 def _versions() -> dict[str, str]:

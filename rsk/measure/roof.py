@@ -12,9 +12,8 @@ the figure of the GPU's data sheet.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
-import json
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,9 +24,9 @@ import torch
 from torch import Tensor
 
 from rsk.base import machine, terminal
-from rsk.measure import clocks
+from rsk.measure import clocks, record_files
 from rsk.measure.provenance import provenance
-from rsk.measure.records import Provenance, RecordError, Spread, check_schema, parse
+from rsk.measure.records import Provenance, RecordError, Spread, check_schema
 from rsk.sampler import build
 
 SCHEMA = "rsk-roof/1"
@@ -44,6 +43,9 @@ AHEAD = 0, 1024
 SCATTER = -1640531527
 """Odd, and with bits all over."""
 SIZES = tuple(1 << power for power in range(17, 29))
+COLD = 4
+"""With cold caches the buffers of a survey hold so many times the last-level cache."""
+MAX_BUFFERS = 256
 
 DATA_SHEETS: dict[str, tuple[float, str]] = {
     "NVIDIA H100 80GB HBM3": (3350, "NVIDIA H100 data sheet, H100 SXM"),
@@ -81,7 +83,8 @@ class Roof:
     time: Spread
     """Back to back: on a GPU the share of a graph of many launches, which may overlap."""
     isolated: Spread | None
-    """One launch on an idle device; ``None`` on a CPU, where calls never overlap."""
+    """One launch of the same shape on an idle device, for which another shape may be better: no
+    bound on other times. ``None`` on a CPU, where calls never overlap."""
 
     @property
     def gb_per_s(self) -> float:
@@ -244,7 +247,7 @@ def _glance(reader: _Reader, data: Tensor) -> float:
     reader.read(data[0])
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with clocks.capturing(graph):
         kept = [
             reader.read(row) for _ in range(-(-clocks.GRAPH_CALLS // len(data))) for row in data
         ]
@@ -276,33 +279,39 @@ class RoofRecord:
         if not self.runs or not all(self.runs):
             raise RecordError("runs: expected at least one with a roof")
 
+    @property
+    def memory_gb_per_s(self) -> float:
+        """What is read from memory in a second: of the largest size, the median over the runs."""
+        largest = [max(run, key=lambda roof: (roof.n_bytes, roof.n_sets)) for run in self.runs]
+        return statistics.median(roof.gb_per_s for roof in largest)
+
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a file.
 
         Raises:
-            RecordError: it is not such a record; names the field.
+            RecordError: it is not such a record; names the file and the field.
         """
-        return parse(cls, json.loads(path.read_text(encoding="utf-8")))
+        return record_files.load(cls, path)
 
     def save(self, path: Path) -> None:
         """Write a file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        record_files.save(self, path)
 
 
 def survey(device: torch.device, *, sizes: Sequence[int], runs: int, budget_s: float) -> RoofRecord:
     """The roof over a range of sizes, with warm and cold caches, in whole runs.
 
-    Warm is one buffer that is read again and again; cold are as many as hold four times the cache.
+    Warm is one buffer that is read again and again. Cold are as many as hold ``COLD`` times the
+    cache; of sizes that would take more than ``MAX_BUFFERS``, only warm times are taken.
     """
     cache = machine.last_level_cache(device)
 
     def one_run() -> tuple[Roof, ...]:
         found = []
         for n_bytes in sizes:
-            for n_sets in dict.fromkeys((1, min(256, -(-4 * cache // n_bytes)))):
+            needed = max(1, -(-COLD * cache // n_bytes))
+            for n_sets in dict.fromkeys((1, needed if needed <= MAX_BUFFERS else 1)):
                 roof = measure(n_bytes, n_sets, device, budget_s=budget_s, isolated=True)
                 alone = f", alone {roof.isolated.median_us:.2f} us" if roof.isolated else ""
                 print(f"{n_bytes:>10} bytes x {n_sets}: {roof.time.median_us:.2f} us, "
@@ -340,9 +349,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     found.save(chosen.save)
     if found.data_sheet_gb_per_s is not None:
-        best = max(roof.gb_per_s for run in found.runs for roof in run if roof.n_sets > 1)
+        rate = found.memory_gb_per_s
         print(f"data sheet: {found.data_sheet_gb_per_s:.0f} GB/s ({found.data_sheet}); read from "
-              f"memory: {best:.0f} GB/s, {best / found.data_sheet_gb_per_s:.0%}")  # fmt: skip
+              f"memory: {rate:.0f} GB/s, {rate / found.data_sheet_gb_per_s:.0%}")  # fmt: skip
 
 
 if __name__ == "__main__":

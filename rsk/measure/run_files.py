@@ -41,12 +41,13 @@ def unfinished(path: Path, fresh: Benchmark) -> Benchmark | None:
         return None
     if found.complete or found.settings != fresh.settings:
         return None
-    if _lasting(found.provenance) != _lasting(fresh.provenance):
+    if lasting(found.provenance) != lasting(fresh.provenance):
         return None
     return dataclasses.replace(found, skipped=fresh.skipped, refused=())
 
 
-def _lasting(made: Provenance) -> dict[str, Any]:
+def lasting(made: Provenance) -> dict[str, Any]:
+    """What has to be the same where a run is gone on with."""
     facts = dataclasses.asdict(made)
     return {name: value for name, value in facts.items() if name not in _OF_THE_MOMENT}
 
@@ -63,7 +64,7 @@ def made_here(path: Path, now: Provenance) -> dict[str, Any] | None:
         made = parse(Provenance, content["provenance"])
     except (OSError, ValueError, KeyError, TypeError):  # RecordError is a ValueError
         return None
-    return content if _lasting(made) == _lasting(now) else None
+    return content if lasting(made) == lasting(now) else None
 
 
 def save_path(save: str | os.PathLike[str], provenance: Provenance) -> Path:

@@ -3,7 +3,7 @@
 Each part is a program of its own, with its output in a log. A part that fails does not stop the
 next; results are written as they come, into the folders of ``data/``. A call ends after so many
 minutes; the next one goes on behind it: parts that passed are not run again, and the long ones go
-on by themselves. The exit status is 0 when all parts have passed, 1 if one failed, 2 if some are
+on by themselves. The exit status is 0 when all parts have passed, 1 if one failed, 3 if some are
 left.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rsk.base import terminal
-from rsk.base.programs import FAILED, OUT_OF_TIME, PASSED, Program
+from rsk.base.programs import FAILED, OUT_OF_TIME, PASSED, UNFINISHED, Program
 
 MINUTES = 9.0
 MARGIN_S = 30.0
@@ -106,8 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         program = Program(part.name, part.command(folder, left_s))
         outcome = program.run(logs, time.monotonic() + left_s)
         unfinished = outcome.status == OUT_OF_TIME or not _is_complete(folder / part.saves)
-        if outcome.status == FAILED:  # or only the time was up, which a part says with a 2
-            unfinished = program.process is not None and program.process.returncode == 2
+        if outcome.status == FAILED:  # or only the time was up
+            unfinished = program.process is not None and program.process.returncode == UNFINISHED
         print(f"{part.name}: {'unfinished' if unfinished else outcome.status}, "
               f"{outcome.seconds:.0f} s", *outcome.failures, sep="\n  ", flush=True)  # fmt: skip
         if outcome.status == PASSED and not unfinished:
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             left = True
         else:
             failed = True
-    return 1 if failed else 2 if left else 0
+    return 1 if failed else UNFINISHED if left else 0
 
 
 def _is_complete(saved: Path) -> bool:

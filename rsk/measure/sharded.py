@@ -47,7 +47,7 @@ def run(ranks: int, *, quick: bool = False, console: Console | None = None) -> S
     if ranks < 1:
         raise ValueError(f"--sharded: expected at least 1 rank, got {ranks}")
     on_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= ranks
-    for library in ("cuda", "sharded cuda") if on_gpu else ("cpu",):
+    for library in ("cuda", "sharded cuda", "roof cpu", "roof cuda") if on_gpu else ("cpu",):
         build.load(library)  # once, before any rank waits for another
     if console is not None:
         console.print(describe(ranks, on_gpu))

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -34,8 +33,7 @@ def time_graph(
     torch.cuda.current_stream().wait_stream(stream)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    # NCCL's own thread asks the device about events meanwhile, which only this mode allows.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with clocks.capturing(graph):
         outputs = [way(i % sets) for i in range(calls)]
     for output in outputs:
         for tensor in output:
@@ -67,10 +65,7 @@ def time_calls(way: Callable[[int], Any], sets: int) -> Spread:
 
 
 def _spread(samples: list[float], clock: str) -> Spread:
-    q25, median, q75 = (float(q) for q in np.percentile(samples, (25, 50, 75)))
-    return Spread(
-        median_us=median, q25_us=q25, q75_us=q75, samples=len(samples), disturbed=0.0, clock=clock
-    )
+    return clocks.Samples([(sample,) for sample in samples], 0.0).spread(clock)
 
 
 def measure_link(ranks: int, device: torch.device) -> Link:

@@ -9,6 +9,7 @@ import io
 import textwrap
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 SOURCE = "talk.md"
 ASPECT = (6.4, 2.5)
 """Width and height in inches at which a figure is drawn: on a slide it is twice as large."""
+BESIDE = {"latency": (3.9, 3.0)}
+"""The same of figures that stand beside a table."""
 LARGER = 1.25
 """By how much the labels of the report's figures grow for a slide."""
 EXAMPLE_ACCEPTED = 2
@@ -74,7 +77,7 @@ def material(found: Measurements, language: str = LANGUAGE) -> Material:
     return Material(
         text=templates.render(SOURCE, named, language),
         figures={
-            name: (lambda draw=draw: for_slide(draw(), language))  # type: ignore[misc]
+            name: partial(_draw, draw, language, BESIDE.get(name, ASPECT))
             for name, draw in pictures(found, story, shortcut).items()
         },
         texts={
@@ -108,13 +111,20 @@ def pictures(
         "reads-cluster": lambda: memory_access.who_reads(python_kernels.reading("cluster")),
         "ladder": lambda: benchmarks.ladder(only(gpu, (*BACKENDS, *KERNELS)), story.batch_size),
         "speed-up": lambda: benchmarks.speed_up(only(gpu, BACKENDS)),
+        "latency": lambda: benchmarks.latency_by_batch(only(gpu, (*BACKENDS, SIMPLE_KERNEL))),
         "roofline": lambda: benchmarks.roofline(only(gpu, BACKENDS)),
         "decoding": lambda: decoding.speed_up_by_spec_len(study),
     }
 
 
-def for_slide(picture: Picture, language: str = LANGUAGE) -> Drawn:
-    """A figure without a title, which the slide has, wide, and with larger labels."""
+def _draw(draw: Callable[[], Picture], language: str, size: tuple[float, float]) -> Drawn:
+    return for_slide(draw(), language, size)
+
+
+def for_slide(
+    picture: Picture, language: str = LANGUAGE, size: tuple[float, float] = ASPECT
+) -> Drawn:
+    """A figure without a title, which the slide has, of this size, and with larger labels."""
     from matplotlib.text import Text
     from matplotlib.ticker import LogLocator
 
@@ -122,7 +132,7 @@ def for_slide(picture: Picture, language: str = LANGUAGE) -> Drawn:
     for text in fig.findobj(Text):
         text.set_fontsize(float(text.get_fontsize()) * LARGER)
     if fig.get_layout_engine() is not None:  # a drawing has sizes of its own
-        fig.set_size_inches(*ASPECT)
+        fig.set_size_inches(*size)
         for ax in fig.axes:
             ax.set_ylabel(textwrap.fill(ax.get_ylabel(), 22))
             if len(fig.axes) > 1:
@@ -130,13 +140,13 @@ def for_slide(picture: Picture, language: str = LANGUAGE) -> Drawn:
             if isinstance(ax.xaxis.get_major_locator(), LogLocator):
                 ax.xaxis.set_major_locator(LogLocator(numticks=5))
         for legend in list(fig.legends):
-            _on_one_line(fig, legend)
-    svg, size = plotting.svg(fig)
+            _below(fig, legend, lines=1 if size == ASPECT else 2)
+    svg, points = plotting.svg(fig)
     shown = plotting.exhibit(picture, language)
-    return Drawn(svg.encode(), size, shown.alt, shown.caption)
+    return Drawn(svg.encode(), points, shown.alt, shown.caption)
 
 
-def _on_one_line(fig: Figure, legend: Legend) -> None:
+def _below(fig: Figure, legend: Legend, lines: int) -> None:
     """Give the figure's height to its axes."""
     handles, names = fig.axes[0].get_legend_handles_labels()
     size = legend.get_texts()[0].get_fontsize()
@@ -145,7 +155,7 @@ def _on_one_line(fig: Figure, legend: Legend) -> None:
         handles,
         names,
         loc="outside lower center",
-        ncols=len(names),
+        ncols=-(-len(names) // lines),
         frameon=False,
         fontsize=size,
         columnspacing=1.2,

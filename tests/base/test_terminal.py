@@ -29,6 +29,12 @@ def test_text_in_ascii(text, shown):
     assert terminal.plain(text) == shown
 
 
+def test_an_error_in_a_line_whatever_it_says():
+    assert terminal.error_line(ValueError("a\nb")) == "ValueError: a"
+    assert terminal.error_line(AssertionError()) == "AssertionError"
+    assert len(terminal.error_line(RuntimeError("x" * 5000))) < 400
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [

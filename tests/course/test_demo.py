@@ -46,6 +46,21 @@ def test_the_demo_runs_and_draws(tmp_path: Path) -> None:
     assert figure.read_text().startswith("<?xml")
 
 
+def test_on_a_gpu_the_demos_own_waits_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def waited() -> None:
+        raise AssertionError("the call that is counted waits for the device")
+
+    def counted(call, device: str) -> dict[str, int]:
+        call()
+        return {"operators": 1, "launches": 1, "synchronizations": 0, "allocated_bytes": 0}
+
+    monkeypatch.setattr(torch.cuda, "synchronize", waited)
+    monkeypatch.setattr(demo, "count_operations", counted)
+    inputs = workload.Inputs(*demo.make_batch(2, 3, 100, seed=0), 0)
+    row = Row(2, {name: Timed.known(1.0) for name in rsk.BACKENDS})
+    assert demo._reason(row, inputs, "cuda")["other"].synchronizations == 0
+
+
 def test_disagreement_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def backend(name: str) -> implementations.Implementation:
         real = implementations.backend(name)

@@ -182,6 +182,19 @@ def test_the_ladder_grows_in_the_order_of_the_story(capsys: pytest.CaptureFixtur
     assert list(ladder.load_ladder().frame()["× baseline"]) == [100, 1, 25], "the row is replaced"
 
 
+def test_a_row_is_of_a_run_that_has_the_baseline_too() -> None:
+    """The first run of one may be without the other: a ratio across runs is none."""
+    fused = measured.series(*(measured.record("fused", 20.0 + run, run=run) for run in (0, 1)))
+    baseline = measured.series(
+        *(measured.record("baseline", 105.0 * run, run=run) for run in (1, 2))
+    )
+    lesson.ladder_row("fused", fused, baseline=baseline)
+    (step,) = ladder.load_ladder().steps
+    assert step.baseline is not None
+    assert (step.record.run, step.baseline.run) == (1, 1)
+    assert list(ladder.load_ladder().frame()["× baseline"]) == [5]
+
+
 def test_recorded_rows_stand_beside_measured_ones_and_say_so() -> None:
     gpu = measured.record("fused", 20.0, device=measured.spread(20.0, "graph replay"))
     lesson.ladder_row("fused", gpu, machine=measured.GPU_PROVENANCE)

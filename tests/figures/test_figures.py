@@ -175,6 +175,16 @@ def test_captions_name_the_clock_of_the_time_that_is_drawn() -> None:
     assert "wall clock" in benchmarks.speed_up(story).fig.axes[0].get_ylabel()
 
 
+def test_the_ladders_gain_is_of_steps_that_one_run_has() -> None:
+    story = measured.story()
+    moved = [
+        dataclasses.replace(one, run=1) if one.implementation == "baseline" else one
+        for one in story.records
+    ]
+    found = benchmarks.ladder(dataclasses.replace(story, records=tuple(moved)))
+    assert found.values["first"].implementation == "vectorized"
+
+
 def test_tables_hold_what_is_drawn() -> None:
     data = benchmarks.latency_by_batch(measured.story()).data
     assert list(data["B"]) == [1, 4, 16]

@@ -281,6 +281,15 @@ def test_a_cold_cache_that_cannot_be_had_is_skipped() -> None:
     assert "cold cache: B=1" in result.skipped[0]
 
 
+def test_what_pytorch_keeps_of_freed_tensors_is_free_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = [600]
+    monkeypatch.setattr(torch.cuda, "empty_cache", kept.clear)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000 - sum(kept), 1000))
+    assert machine.available_memory("cuda") == 1000
+
+
 def test_inputs_too_large_for_the_memory_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workload, "available_memory", lambda device: 200_000)
     result = run(Sweep(batch_sizes=(1, 8), spec_lens=(1,), vocab_sizes=(64, 4000)))

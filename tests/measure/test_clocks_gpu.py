@@ -53,7 +53,8 @@ class Work:
         self.queue.clear()
 
     @contextlib.contextmanager
-    def graph(self, graph: object) -> Iterator[None]:
+    def graph(self, graph: object, *, capture_error_mode: str) -> Iterator[None]:
+        assert capture_error_mode == "thread_local", "NCCL's thread is not to end a capture"
         self.capturing = True
         yield
         self.capturing = False

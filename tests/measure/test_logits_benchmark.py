@@ -62,3 +62,20 @@ def test_wrong_tokens_are_not_timed(monkeypatch):
 def test_ways_are_arguments():
     assert FILTERED.arguments == dataclasses.asdict(FILTERED)
     assert set(FILTERED.arguments) == {"temperature", "top_k", "top_p"}
+
+
+def test_a_refused_time_does_not_take_the_others(tmp_path, monkeypatch, capsys) -> None:
+    time_calls = logits_benchmark.time_calls
+
+    def timed(sets, ways, *, draft_laws=False, **options):
+        if draft_laws:
+            raise logits_benchmark.RecordError("below the roof")
+        return time_calls(sets, ways, **options)
+
+    monkeypatch.setattr(logits_benchmark, "time_calls", timed)
+    monkeypatch.setattr(logits_benchmark, "DRY_SHAPES", ((2, 300),))
+    file = tmp_path / "cpu.json"
+    assert logits_benchmark.main(["--save", str(file), "--runs", "1", "--dry"]) == 1
+    found = logits_benchmark.LogitsBenchmark.load(file)
+    assert len(found.results) == 4 and not any(one.draft_laws for one in found.results)
+    assert capsys.readouterr().out.count("below the roof") == 4

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from rsk.base import machine
-from rsk.measure import model_step, step_models
-from rsk.measure.records import RecordError
+from rsk.measure import clocks, model_step, step_models
+from rsk.measure.records import RecordError, Spread
 from rsk.measure.step_models import PAIRS, Model
 
 CPU = torch.device("cpu")
@@ -108,7 +108,7 @@ def test_the_program_measures_goes_on_and_refuses_another_record(
 ) -> None:
     path = tmp_path / "model-step" / "cpu.json"
     arguments = ["--dry", "--save", str(path)]
-    assert model_step.main([*arguments, "--runs", "1", "--time-limit", "0"]) == 2
+    assert model_step.main([*arguments, "--runs", "1", "--time-limit", "0"]) == 3
     assert not model_step.ModelStepRecord.load(path).complete
     assert model_step.main([*arguments, "--runs", "1"]) == 0
     first = model_step.ModelStepRecord.load(path)
@@ -130,6 +130,34 @@ def test_the_program_measures_goes_on_and_refuses_another_record(
         model_step.main([*arguments, "--runs", "1"])
 
 
+def test_on_a_gpu_a_time_is_that_until_the_result_is_there(tmp_path: Path, monkeypatch) -> None:
+    """And why a pass could not be captured stays with it."""
+
+    def spread(us: float) -> Spread:
+        return Spread(median_us=us, q25_us=us, q75_us=us, samples=5, disturbed=0.0, clock="wall")
+
+    monkeypatch.setattr(
+        clocks, "time_eager", lambda calls, budget_s: (spread(1.0), spread(2.0), [])
+    )
+    model_step.main(["--dry", "--save", str(tmp_path / "cpu.json"), "--time-limit", "0"])
+    record = model_step.ModelStepRecord.load(tmp_path / "cpu.json")
+    run = model_step._Run(record, tmp_path / "cpu.json", 0.01)
+    run.device = torch.device("cuda")
+    assert run.call_time(lambda: None).median_us == 2.0
+
+    def refused(calls: object, budget_s: float) -> None:
+        raise RuntimeError("operation not permitted\nmore")
+
+    monkeypatch.setattr(clocks, "time_graph", refused)
+    model = Model(PAIR.target, PAIR, CPU)
+    model.begin(1, 11, 9)
+    run.one_pass("miniature", "target", model, 0, torch.zeros(1, 1, dtype=torch.int64))
+    (found,) = model_step.ModelStepRecord.load(tmp_path / "cpu.json").passes
+    assert (found.call.median_us, found.device) == (2.0, None)
+    assert found.not_captured == "RuntimeError: operation not permitted"
+    assert run.record.failed == ()
+
+
 def test_a_failing_sampler_does_not_end_the_others(tmp_path: Path, monkeypatch) -> None:
     right = model_step.sampler
 
@@ -144,6 +172,22 @@ def test_a_failing_sampler_does_not_end_the_others(tmp_path: Path, monkeypatch) 
     found = model_step.ModelStepRecord.load(path)
     assert "miniature, B = 1, vectorized, run 0: RuntimeError: out of memory" in found.failed
     assert {one.sampler for one in found.steps} == set(model_step.SAMPLERS) - {"vectorized"}
+
+
+def test_a_batch_that_does_not_fit_does_not_end_the_others(tmp_path: Path, monkeypatch) -> None:
+    begin = Model.begin
+
+    def begun(self: Model, batch_size: int, context: int, room: int) -> None:
+        if batch_size == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        begin(self, batch_size, context, room)
+
+    monkeypatch.setattr(Model, "begin", begun)
+    path = tmp_path / "cpu.json"
+    assert model_step.main(["--dry", "--save", str(path), "--runs", "1"]) == 1
+    found = model_step.ModelStepRecord.load(path)
+    assert "miniature, B = 1, run 0: OutOfMemoryError: CUDA out of memory" in found.failed
+    assert {one.batch_size for one in found.steps} == {3}
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:

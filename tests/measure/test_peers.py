@@ -13,12 +13,12 @@ import torch
 
 import rsk
 from rsk.base import machine
-from rsk.measure import implementations, peers, timing, workload
+from rsk.measure import implementations, logit_inputs, peers, timing, workload
 from rsk.measure.implementations import Implementation
 from rsk.measure.logit_inputs import FILTERED, TEMPERATURE
 from rsk.measure.peers import __main__ as program
 from rsk.measure.peers import checking, of_flashinfer, of_sglang, of_transformers, traits
-from rsk.measure.peers.peer import LogitInputs, NotOffered, Peer, PeerError, single_module
+from rsk.measure.peers.peer import NotOffered, Peer, PeerError, PeerInputs, single_module
 from rsk.measure.workload import Inputs
 
 CPU = torch.device("cpu")
@@ -128,13 +128,28 @@ def test_from_logits_a_wrong_temperature_or_filter_is_refused(ways) -> None:
     ours = program._ours()
     checking.check_from_logits(ours, ways, CPU)
 
-    def bind(inputs: LogitInputs):
+    def bind(inputs: PeerInputs):
         wrong = dataclasses.replace(inputs.ways, temperature=1.0, top_k=0, top_p=1.0)
         assert ours.bind_logits is not None
         return ours.bind_logits(inputs._replace(ways=wrong))
 
     with pytest.raises(PeerError, match="does not follow the target"):
         checking.check_from_logits(dataclasses.replace(ours, bind_logits=bind), ways, CPU)
+
+
+@pytest.mark.parametrize("ways", [TEMPERATURE, FILTERED], ids=["temperature", "filtered"])
+def test_ours_has_the_laws_of_the_draft_as_peers_have_its_probabilities(ways) -> None:
+    """The laws are of the rows before a filter's mask: the tokens are the same."""
+    some = logit_inputs.make_inputs(8, 300, ways, noise=1.0, seed=3)
+    given = program._for_peers(some, ways, 7)
+    assert given.draft_laws is some.draft_laws
+    bind = program._ours().bind_logits
+    assert bind is not None
+    found = bind(given)()
+    assert torch.equal(found.tokens, bind(given._replace(draft_laws=None))().tokens)
+    laws = some.draft_laws.clone()
+    laws[..., 3] = 0.0  # no token has a probability
+    assert not torch.equal(found.tokens, bind(given._replace(draft_laws=laws))().tokens)
 
 
 # --- the adapters, on functions with the documented signatures
@@ -309,7 +324,7 @@ def test_the_program_goes_on_after_a_failure(tmp_path, no_trials, monkeypatch) -
 
     path = tmp_path / "peers.json"
     arguments = ["--dry", "--runs", "1", "--only", "transformers", "--save", str(path)]
-    assert program.main([*arguments, "--time-limit", "0"]) == 2
+    assert program.main([*arguments, "--time-limit", "0"]) == 3
     with monkeypatch.context() as patch:
         patch.setattr(timing, "measure", broken)
         assert program.main(arguments) == 1

@@ -145,7 +145,24 @@ def test_the_record_is_written_and_read(tmp_path, capsys: pytest.CaptureFixture[
     assert len(found.runs) == 2
     assert {one.n_bytes for one in found.runs[0]} == {1 << 17, 1 << 18}
     assert found.data_sheet_gb_per_s is None
+    assert found.memory_gb_per_s == pytest.approx(
+        np.median([run[-1].gb_per_s for run in found.runs])
+    )
     assert "GB/s" in capsys.readouterr().out
+
+
+def test_cold_buffers_hold_the_cache_four_times_or_are_not_read(monkeypatch) -> None:
+    read = []
+
+    def measured(n_bytes: int, n_sets: int, device, **options) -> roof.Roof:
+        read.append((n_bytes, n_sets))
+        return roof.Roof(n_bytes=n_bytes, n_sets=n_sets, shape=(), time=spread(1), isolated=None)
+
+    monkeypatch.setattr(roof, "measure", measured)
+    monkeypatch.setattr(machine, "last_level_cache", lambda device: 50 << 20)
+    found = roof.survey(CPU, sizes=[1 << 18, 1 << 20, 1 << 28], runs=1, budget_s=0.0)
+    assert read == [(1 << 18, 1), (1 << 20, 1), (1 << 20, 200), (1 << 28, 1)]
+    assert found.memory_gb_per_s == pytest.approx((1 << 28) / 1e3)
 
 
 @pytest.mark.gpu

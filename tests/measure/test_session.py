@@ -47,8 +47,14 @@ def test_a_failure_does_not_stop_the_next_and_is_told(run, tmp_path, capsys) -> 
     assert json.loads((tmp_path / "data" / "1" / "x.json").read_text()) == {"complete": True}
 
 
+def test_refused_arguments_are_a_failure(run, capsys) -> None:
+    """A part that refuses what it is to go on with would else be started for ever."""
+    assert run(("2", "incomplete")) == 1
+    assert "part 0: failed" in capsys.readouterr().out
+
+
 def test_what_has_passed_is_not_run_again(run, capsys) -> None:
-    assert run(("0",), ("2",)) == 2
+    assert run(("0",), ("3",)) == 3
     assert "part 1: unfinished" in capsys.readouterr().out
     assert run(("0",), ("0",)) == 0
     printed = capsys.readouterr().out
@@ -57,14 +63,14 @@ def test_what_has_passed_is_not_run_again(run, capsys) -> None:
 
 
 def test_a_record_that_says_it_is_unfinished_is_run_again(run, capsys) -> None:
-    assert run(("0", "incomplete")) == 2
+    assert run(("0", "incomplete")) == 3
     assert "part 0: unfinished" in capsys.readouterr().out
     assert run(("0",)) == 0
 
 
 def test_a_call_ends_when_its_time_is_up(run, monkeypatch, capsys) -> None:
     monkeypatch.setattr(session, "LEAST_S", 1.0)
-    assert run(("0", "slow"), ("0",), minutes="0.05") == 2
+    assert run(("0", "slow"), ("0",), minutes="0.05") == 3
     printed = capsys.readouterr().out
     assert "part 0: unfinished" in printed
     assert "part 1: not begun" in printed

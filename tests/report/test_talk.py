@@ -102,7 +102,6 @@ def test_code_on_slides_is_short(made):
         assert "".join(text for text, _ in runs()).count("\n") < talk_file.MOST_LINES, name
 
 
-@pytest.mark.xfail(strict=True, reason="the script has 11 minutes of words for its 27 minutes")
 def test_the_script_takes_the_time_it_states(made):
     source = templates.folder() / talk.SOURCE
     read = talk_file.read(source, made[2])

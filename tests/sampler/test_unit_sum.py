@@ -68,6 +68,40 @@ def test_every_sum_is_exact(kind: str, size: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("sizes", [(5000, 300), (300, 5000), (5000, 4999), (33, 1)])
+@pytest.mark.parametrize("kind", ["in the unit interval", "negative", "one large value at the end"])
+def test_every_sum_of_rows_of_different_length_is_exact(
+    kind: str, sizes: tuple[int, int], dtype: torch.dtype
+) -> None:
+    p, q = (rows[:, :size].to(dtype) for rows, size in zip(_rows(kind, 5000), sizes, strict=True))
+    p[:, 0], q[:, 0] = 0, 1
+    drafts = torch.zeros(4, 1, dtype=torch.int64)
+    for seed in range(20):
+        results = [
+            rsk.rejection_sample(
+                drafts, q[:, None], torch.stack([p, p], 1), seed=seed, backend=backend
+            )
+            for backend in ("baseline", "fused")
+        ]
+        assert results[0].tokens.tolist() == results[1].tokens.tolist()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("sizes", [(5000, 300), (300, 5000)])
+def test_what_is_not_finite_behind_the_shorter_row_is_found(
+    sizes: tuple[int, int], dtype: torch.dtype
+) -> None:
+    p, q = (torch.rand(1, size).to(dtype) for size in sizes)
+    p[:, 0], q[:, 0] = 0, 1
+    max((p, q), key=lambda rows: rows.shape[1])[:, 4000] = float("nan")
+    drafts = torch.zeros(1, 1, dtype=torch.int64)
+    found = rsk.rejection_sample(
+        drafts, q[:, None], torch.stack([p, p], 1), seed=1, backend="fused"
+    )
+    assert found.num_accepted.tolist() == [-1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("place", [0, 40, 4999])
 def test_what_is_not_finite_is_found(place: int, value: float, dtype: torch.dtype) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +20,14 @@ from typing import Any, Self
 import torch
 
 from rsk.base import terminal
+from rsk.base.programs import UNFINISHED
 from rsk.measure import (
     clocks,
     implementations,
     logit_inputs,
     peers,
     provenance,
+    record_files,
     records,
     timing,
     workload,
@@ -34,8 +35,9 @@ from rsk.measure import (
 from rsk.measure.clocks import Thunk
 from rsk.measure.logit_inputs import FILTERED, TEMPERATURE, Ways
 from rsk.measure.peers import checking, traits
-from rsk.measure.peers.peer import LogitInputs, Peer, PeerError
+from rsk.measure.peers.peer import Peer, PeerError, PeerInputs
 from rsk.measure.records import Provenance, Record, RecordError, Spread
+from rsk.measure.run_files import lasting
 from rsk.sampler import logits
 from rsk.sampler.build import BuildError
 
@@ -119,17 +121,13 @@ class PeersRecord:
         """Read a file.
 
         Raises:
-            RecordError: it is not such a record; names the field.
+            RecordError: it is not such a record; names the file and the field.
         """
-        return records.parse(cls, json.loads(path.read_text(encoding="utf-8")))
+        return record_files.load(cls, path)
 
     def save(self, path: Path) -> None:
         """Write the file; one that was there before stays whole until the new one is complete."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
+        record_files.save(self, path)
 
 
 class _Run:
@@ -148,7 +146,7 @@ class _Run:
 
     def fail(self, what: str, error: Exception) -> None:
         """Write down what was not measured."""
-        line = f"{what}: {type(error).__name__}: {str(error).splitlines()[0][:300]}"
+        line = f"{what}: {terminal.error_line(error)}"
         print(line, flush=True)
         self.add(failed=line)
 
@@ -190,7 +188,7 @@ class _Run:
         try:
             check()
         except FAILURES as error:
-            return f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
+            return terminal.error_line(error)
         return FOLLOWS
 
     def time_probs(self, shape: tuple[int, int, int], run: int) -> None:
@@ -284,26 +282,27 @@ FOLLOWS = "follows the target"
 def _ours() -> Peer:
     """Our own sampler; from logits with the laws of the draft's rows, as a caller has them."""
 
-    def bind_logits(inputs: LogitInputs) -> Thunk:
+    def bind_logits(inputs: PeerInputs) -> Thunk:
         return lambda: logits.rejection_sample_from_logits(
             inputs.draft_tokens,
             inputs.draft_logits,
             inputs.target_logits,
             **inputs.ways.arguments,
             seed=inputs.seed,
+            draft_laws=inputs.draft_laws,
         )
 
     return dataclasses.replace(traits.ours(), bind_logits=bind_logits)
 
 
-def _for_peers(some: logit_inputs.LogitInputs, ways: Ways, seed: int) -> LogitInputs:
+def _for_peers(some: logit_inputs.LogitInputs, ways: Ways, seed: int) -> PeerInputs:
     q = logits.probabilities(some.draft_logits, **ways.arguments)
     masked = some.draft_logits.masked_fill(q == 0, float("-inf"))
-    return LogitInputs(some.draft_tokens, masked, q, some.target_logits, ways, seed)
+    return PeerInputs(some.draft_tokens, masked, q, some.target_logits, ways, seed, some.draft_laws)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run as a program; the exit status is 1 if something was not measured, 2 if unfinished."""
+    """Run as a program; the exit status is 1 if something was not measured, 3 if unfinished."""
     terminal.accept_any_text()
     parser = argparse.ArgumentParser(prog="python -m rsk.measure.peers")
     parser.add_argument("--save", type=Path, required=True, help="the file to write")
@@ -333,9 +332,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if chosen.save.is_file():
         before = PeersRecord.load(chosen.save)
-        same = (before.provenance.machine, before.provenance.sources, before.settings)
-        if same != (place.machine, place.sources, record.settings):
-            parser.error(f"{chosen.save} is of another machine, source or setting: choose another")
+        if (lasting(before.provenance), before.settings) != (lasting(place), record.settings):
+            parser.error(f"{chosen.save} is of another machine, version, source or setting: "
+                         "choose another")  # fmt: skip
         found = tuple(one for one in before.found if not one.absent)
         record = dataclasses.replace(before, found=found, failed=(), complete=False)
     run = _Run(record, chosen.save, 0.002 if chosen.dry else chosen.budget)
@@ -360,7 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 run.fail(f"{what}, run {index}", error)
     run.record = dataclasses.replace(run.record, complete=not is_late)
     run.record.save(chosen.save)
-    return 1 if run.record.failed else 2 if is_late else 0
+    return 1 if run.record.failed else UNFINISHED if is_late else 0
 
 
 if __name__ == "__main__":

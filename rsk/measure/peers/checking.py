@@ -11,7 +11,7 @@ from rsk.check import Case, Verdict, examine
 from rsk.measure.clocks import Thunk
 from rsk.measure.implementations import Implementation
 from rsk.measure.logit_inputs import Ways
-from rsk.measure.peers.peer import LogitInputs, Peer, PeerError
+from rsk.measure.peers.peer import Peer, PeerError, PeerInputs
 from rsk.measure.workload import Inputs
 from rsk.sampler.api import RejectionSamples
 
@@ -104,7 +104,7 @@ def check_from_logits(peer: Peer, ways: Ways, device: torch.device, *, bias: flo
         target = widened(inputs.target_probs, TAIL)
         draft = widened(inputs.draft_probs, 0.0)
         return bind_logits(
-            LogitInputs(
+            PeerInputs(
                 inputs.draft_tokens,
                 ways.temperature * draft.log(),
                 draft,

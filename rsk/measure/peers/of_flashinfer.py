@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rsk.measure.clocks import Thunk
-from rsk.measure.peers.peer import LogitInputs, Peer, PeerError, with_counts
+from rsk.measure.peers.peer import Peer, PeerError, PeerInputs, with_counts
 from rsk.measure.workload import Inputs
 from rsk.sampler.api import RejectionSamples
 from rsk.sampler.registry import Entry
@@ -29,7 +29,7 @@ def make(device: torch.device) -> Peer:
         raise PeerError("needs a GPU")
 
     # Tensors for seed and offset: with numbers, a captured graph would not be allowed.
-    def arguments(seed: int, seeds: Tensor | None, rows: int) -> dict[str, Tensor]:
+    def arguments(seed: int, seeds: Tensor | None) -> dict[str, Tensor]:
         chosen = torch.tensor([seed], device=device) if seeds is None else seeds
         return {"seed": chosen, "offset": torch.zeros_like(chosen)}
 
@@ -39,14 +39,14 @@ def make(device: torch.device) -> Peer:
             inputs.draft_probs.float().contiguous(),
             inputs.draft_tokens.int().contiguous(),
             inputs.target_probs.float().contiguous(),
-            **arguments(inputs.seed, seeds, len(inputs.draft_tokens)),
+            **arguments(inputs.seed, seeds),
         )
 
-    def bind_logits(inputs: LogitInputs) -> Thunk:
+    def bind_logits(inputs: PeerInputs) -> Thunk:
         shape, ways = inputs.target_logits.shape, inputs.ways
         rows = inputs.target_logits.reshape(-1, shape[-1])
         tokens = inputs.draft_tokens.int().contiguous()
-        random = arguments(inputs.seed, None, shape[0])
+        random = arguments(inputs.seed, None)
 
         def call() -> tuple[Tensor, Tensor, Tensor]:
             probs: Tensor = sampling.softmax(rows.float(), ways.temperature)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rsk.measure.clocks import Thunk
-from rsk.measure.peers.peer import LogitInputs, Peer, single_module, with_counts
+from rsk.measure.peers.peer import Peer, PeerInputs, single_module, with_counts
 from rsk.measure.workload import Inputs
 from rsk.sampler.api import RejectionSamples
 from rsk.sampler.registry import Entry
@@ -37,7 +37,7 @@ def make(device: torch.device) -> Peer:
         draft, target = inputs.draft_probs.float(), inputs.target_probs.float()
         return lambda: _sample(kernel, layout, draft, target, seeds)
 
-    def bind_logits(inputs: LogitInputs) -> Thunk:
+    def bind_logits(inputs: PeerInputs) -> Thunk:
         from flashinfer import sampling  # what SGLang itself filters with
 
         layout = _layout(inputs.draft_tokens)

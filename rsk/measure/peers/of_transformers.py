@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rsk.measure.clocks import Thunk
-from rsk.measure.peers.peer import LogitInputs, NotOffered, Peer, PeerError
+from rsk.measure.peers.peer import NotOffered, Peer, PeerError, PeerInputs
 from rsk.measure.workload import Inputs
 from rsk.sampler.api import RejectionSamples
 from rsk.sampler.registry import Entry
@@ -60,7 +60,7 @@ def make(device: torch.device) -> Peer:
         draft, target = inputs.draft_probs.log(), inputs.target_probs.log()
         return lambda: sample(inputs.draft_tokens, draft, target)
 
-    def bind_logits(inputs: LogitInputs) -> Thunk:
+    def bind_logits(inputs: PeerInputs) -> Thunk:
         ways = inputs.ways
         processors: list[Any] = [logits_process.TemperatureLogitsWarper(ways.temperature)]
         if ways.top_k:

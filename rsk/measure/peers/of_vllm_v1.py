@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rsk.measure.clocks import Thunk
 from rsk.measure.logit_inputs import Ways
-from rsk.measure.peers.peer import LogitInputs, Peer, with_counts
+from rsk.measure.peers.peer import Peer, PeerInputs, with_counts
 from rsk.measure.workload import Inputs
 from rsk.sampler.api import RejectionSamples
 from rsk.sampler.registry import Entry
@@ -83,7 +83,7 @@ def make(device: torch.device) -> Peer:
         logits = inputs.target_probs.float().log()
         return prepare(inputs.draft_tokens, draft, logits, AS_THEY_ARE, seeds)
 
-    def bind_logits(inputs: LogitInputs) -> Thunk:
+    def bind_logits(inputs: PeerInputs) -> Thunk:
         return prepare(
             inputs.draft_tokens, inputs.draft_probs, inputs.target_logits, inputs.ways, None
         )

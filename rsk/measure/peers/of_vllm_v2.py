@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rsk.measure.clocks import Thunk
-from rsk.measure.peers.peer import LogitInputs, Peer, own_seeds
+from rsk.measure.peers.peer import Peer, PeerInputs, own_seeds
 from rsk.measure.workload import Inputs
 from rsk.sampler.api import RejectionSamples
 from rsk.sampler.registry import Entry
@@ -36,7 +36,7 @@ def make(device: torch.device) -> Peer:
             _call, rejection_sample, layout, target, inputs.draft_probs.float().log()
         )
 
-    def bind_logits(inputs: LogitInputs) -> Thunk:
+    def bind_logits(inputs: PeerInputs) -> Thunk:
         # Much more of vLLM is imported with it than the rest needs.
         from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 

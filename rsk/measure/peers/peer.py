@@ -29,7 +29,7 @@ class NotOffered(PeerError):
     """A peer's interface has no place for what was asked; the message says for what."""
 
 
-class LogitInputs(NamedTuple):
+class PeerInputs(NamedTuple):
     """One call from logits. Each peer takes of it what its own project hands to it."""
 
     draft_tokens: Tensor
@@ -42,6 +42,8 @@ class LogitInputs(NamedTuple):
     """[B, K+1, V], as the model gives them"""
     ways: Ways
     seed: int
+    draft_laws: Tensor | None = None
+    """What our own sampler has of ``draft_probs``: see :func:`rsk.rejection_sample_from_logits`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class Peer:
     entry: Entry
     bind: Callable[[Inputs, Tensor | None], Thunk]
     result: Callable[[Any], RejectionSamples]
-    bind_logits: Callable[[LogitInputs], Thunk] | None = None
+    bind_logits: Callable[[PeerInputs], Thunk] | None = None
     capturable: bool = True
     max_batch_size: int | None = None
 

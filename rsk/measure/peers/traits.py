@@ -26,7 +26,6 @@ from rsk.sampler.api import RejectionSamples
 BATCH, SPEC_LEN, VOCAB = 8, 4, 97
 SEED = 1234
 TIME_LIMIT_S = 300.0
-LINE = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +156,7 @@ def attempt(trial: Callable[[Peer, Inputs], str], peer: Peer, inputs: Inputs) ->
     except NotOffered as error:
         return f"no: {error}"
     except Exception as error:
-        return f"{type(error).__name__}: {error}".splitlines()[0][:LINE]
+        return terminal.error_line(error)
 
 
 def _seeds(inputs: Inputs) -> Tensor:
