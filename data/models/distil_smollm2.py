@@ -9,7 +9,8 @@ kinds, at several temperatures. The tokens that it writes most are those that th
 Then the draft, whose layers begin as copies of some of the target's, learns to follow the target's
 distribution on these texts: first by the Kullback-Leibler divergence, which has gradients
 everywhere, then by the acceptance rate itself, the sum of min(p, q). One prompt in twenty, chosen
-by a hash, is held out from all that. The same machine and versions give the same weights.
+by a hash, is held out from all that. All seeds are fixed; but the gradients of attention on a GPU
+differ in their last bits from run to run, so another run gives weights that are only as good.
 """
 
 from __future__ import annotations
@@ -171,25 +172,26 @@ def sample_shard(target: Any, tokenizer: Any, settings: Settings, index: int) ->
     return texts
 
 
-def samples(target: Any, tokenizer: Any, settings: Settings, where: Path) -> Tensor:
-    """All sampled texts; shards that are there are not sampled again."""
+def samples(target: Any, tokenizer: Any, settings: Settings, where: Path) -> tuple[Tensor, float]:
+    """All sampled texts, and the seconds that they took; those that are there are kept."""
     where.mkdir(parents=True, exist_ok=True)
-    shards = []
+    shards, seconds = [], 0.0
     for index in range(settings.shards):
         path = where / f"samples-{index:03d}.safetensors"
         if not path.exists():
             began = time.monotonic()
-            shard = {"texts": sample_shard(target, tokenizer, settings, index)}
+            texts = sample_shard(target, tokenizer, settings, index)
+            took = time.monotonic() - began
+            shard = {"texts": texts, "seconds": torch.tensor(took)}
             save_file(shard, str(path.with_suffix(".partial")))
             path.with_suffix(".partial").replace(path)
-            print(
-                f"sampled {index + 1}/{settings.shards}, {time.monotonic() - began:.0f} s",
-                flush=True,
-            )
-        shards.append(load_file(str(path))["texts"])
+            print(f"sampled {index + 1}/{settings.shards}, {took:.0f} s", flush=True)
+        shard = load_file(str(path))
+        shards.append(shard["texts"])
+        seconds += float(shard["seconds"])
     width = max(shard.shape[1] for shard in shards)
     pads = [torch.nn.functional.pad(s, (0, width - s.shape[1]), value=END) for s in shards]
-    return torch.cat(pads)
+    return torch.cat(pads), seconds
 
 
 def frequent(texts: Tensor, vocab_size: int, count: int) -> Tensor:
@@ -227,8 +229,8 @@ def learning_rate(settings: Settings, step: int) -> float:
 
 def train(
     target: Any, texts: Tensor, apart: Tensor, settings: Settings, where: Path
-) -> tuple[Any, list[dict[str, float]]]:
-    """The draft, and the curve: rows of step, loss and held-out acceptance; goes on from a file."""
+) -> tuple[Any, list[dict[str, float]], float]:
+    """The draft; rows of step, loss and held-out acceptance; and seconds. Goes on from a file."""
     known = frequent(texts, target.config.vocab_size, settings.known_tokens).to(target.device)
     draft: Any = borrowing_draft.make(target, settings.layers, known)
     target.requires_grad_(False)  # and with it what the draft borrows
@@ -236,12 +238,12 @@ def train(
         mine.float()
     own = [p for p in draft.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(own, betas=(0.9, 0.95), weight_decay=0.01)
-    path, first, log = where / "checkpoint.pt", 0, []
+    path, first, log, seconds = where / "checkpoint.pt", 0, [], 0.0
     if path.exists():
-        state = torch.load(path, weights_only=True, map_location=target.device)
+        state = torch.load(path, weights_only=True, map_location="cpu")  # it is copied from there
         draft.load_state_dict(state["draft"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
-        first, log = state["step"], state["log"]
+        first, log, seconds = state["step"], state["log"], state["seconds"]
         print(f"going on from step {first}")
 
     def found(part: Tensor, by_divergence: bool) -> Tensor:
@@ -279,9 +281,10 @@ def train(
                   f"{row['acceptance']:.3f}  {left / 60:.1f} min left", flush=True)  # fmt: skip
         if done % settings.checkpoint_every == 0 or done == settings.steps:
             state = {"draft": borrowing_draft.own_state(draft), "optimizer": optimizer.state_dict()}
-            torch.save({**state, "step": done, "log": log}, path.with_suffix(".partial"))
+            state |= {"step": done, "log": log, "seconds": seconds + time.monotonic() - since}
+            torch.save(state, path.with_suffix(".partial"))
             path.with_suffix(".partial").replace(path)
-    return draft.eval(), log
+    return draft.eval(), log, state["seconds"]
 
 
 # --- measuring ------------------------------------------------------------------------------------
@@ -335,13 +338,11 @@ def distil(target: Any, tokenizer: Any, settings: Settings, out: Path, where: Pa
     if mark.exists() and mark.read_text("utf-8") != wanted:
         raise SystemExit(f"{where} belongs to other settings; delete it to start again")
     mark.write_text(wanted, "utf-8")
-    began = time.monotonic()
-    texts = samples(target, tokenizer, settings, where)
-    sampled_s = time.monotonic() - began
+    texts, sampling_s = samples(target, tokenizer, settings, where)
     apart = texts[:: len(texts) // 32 or 1][:32]  # of other texts than those trained on
     rest = torch.ones(len(texts), dtype=torch.bool)
     rest[:: len(texts) // 32 or 1] = False
-    draft, log = train(target, texts[rest], apart, settings, where)
+    draft, log, training_s = train(target, texts[rest], apart, settings, where)
     borrowing_draft.save(draft, out)
     known = draft.lm_head.known.cpu()
     inside = torch.isin(texts[texts != END].long(), known).float().mean()
@@ -354,7 +355,7 @@ def distil(target: Any, tokenizer: Any, settings: Settings, out: Path, where: Pa
         "sampled_tokens": int((texts != END).sum()),
         "known_share": float(inside),
         "own_parameters": sum(t.numel() for t in borrowing_draft.own_state(draft).values()),
-        "seconds": {"sampling": sampled_s, "training": time.monotonic() - began - sampled_s},
+        "seconds": {"sampling": sampling_s, "training": training_s},
         "log": log,
     }
     _write_json(out / "training.json", record)

@@ -96,7 +96,8 @@ def examine_decoding(
         level: largest probability to find a correct loop wrong, all prompts together.
         power: smallest probability to find a loop wrong that is off by ``bias`` for any prompt.
         bias: total variation distance between the loop's texts and their law. The number of texts
-            grows with 1 / bias^2 and with the root of the number of possible ones.
+            grows with 1 / bias^2, and where many are possible with how many: most of the
+            probability must be in texts that are seen several times each.
         seed: of everything random here; the same seed gives the same verdict.
         batch_size: largest number of texts in one call of the loop.
 

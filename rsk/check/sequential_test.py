@@ -35,7 +35,8 @@ SCALES = (1, 4, 16)
 """Biases that the mixture is tuned to, in units of the smallest one."""
 
 MIN_EXPECTED = 5
-"""Cells expected less often than this are merged for G, not for e."""
+"""Cells expected less often than this are merged for G, not for e. What moves among merged cells
+alone G does not see, so their share is taken off the bias (:func:`hidden_by_merging`)."""
 
 FIRST_LOOK = 256
 """After how many outcomes to look for the first time."""
@@ -102,6 +103,15 @@ def g_statistic(counts: Tensor, law: Tensor) -> tuple[Tensor, int]:
     return g, max(int((p > 0).sum()) - 1, 0)
 
 
+def hidden_by_merging(law: Tensor, total: float) -> float:
+    """The most of a law's total variation distance from this one that the merging of G hides.
+
+    Where it gives more to some of the merged cells it takes from others: no more than they have.
+    """
+    merged = law[(law > 0) & (total * law < MIN_EXPECTED)]
+    return float(merged.sum() - merged.min()) if len(merged) else 0.0
+
+
 def total_variation(counts: Tensor, law: Tensor) -> Tensor:
     """Half the sum of |observed share - probability|: float64 [...]."""
     share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
@@ -158,12 +168,13 @@ class SequentialTest:
         counts = whole.counts(outcomes)
         total = float(counts.sum(-1).max())
         _, freedom = g_statistic(counts, whole.law)
+        seen = self._bias - hidden_by_merging(whole.law, total)
         j = self._chances + 1
         miss = self._miss / (j * (j + 1))
-        if harmless_below(total, freedom, self._bias, miss) < freedom:
+        if seen <= 0 or harmless_below(total, freedom, seen, miss) < freedom:
             return torch.zeros(counts.shape[:-1], dtype=torch.bool)  # no chance yet: none spent
         self._chances = j
-        return excludes(counts, whole.law, self._bias, miss)
+        return excludes(counts, whole.law, seen, miss)
 
 
 def looks(freedom: int, bias: float, miss: float) -> Iterator[int]:

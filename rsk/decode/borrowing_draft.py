@@ -137,24 +137,33 @@ def load(folder: str | os.PathLike[str], target: PreTrainedModel) -> PreTrainedM
         config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
         if config["format"] != FORMAT:
             raise LoadError(f"{folder}: expected {FORMAT}, got {config['format']}")
+        layers: int = config["layers"]
+        borrowed: dict[str, Any] = {"model_type": "llama"}
+        borrowed |= {name: config[name] for name in ("vocab_size", "hidden_size")}
         tensors = load_file(str(Path(folder) / WEIGHTS))
+        known = tensors.pop(KNOWN).long()
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         if isinstance(error, LoadError):
             raise
         raise LoadError(f"cannot load the draft in {folder}: {error}") from error
-    for name in ("vocab_size", "hidden_size"):
-        if getattr(target.config, name, None) != config[name]:
+    for name, value in borrowed.items():
+        if getattr(target.config, name, None) != value:
             raise LoadError(
-                f"the draft in {folder} borrows the embedding of a model with {name} "
-                f"{config[name]}; the target has {getattr(target.config, name, None)}"
+                f"the draft in {folder} borrows the embedding of a model with {name} {value}; "
+                f"the target has {getattr(target.config, name, None)}"
             )
-    draft = _empty(target, config["layers"], tensors.pop(KNOWN).long())
+    if not 0 <= int(known.min()) <= int(known.max()) < borrowed["vocab_size"]:
+        raise LoadError(f"{folder}: {WEIGHTS} names tokens outside the vocabulary")
+    draft = _empty(target, layers, known)
     scales = {n: tensors.pop(n) for n in list(tensors) if n.endswith(".scale")}
     state = {
         n: t.float() * scales[f"{n}.scale"][:, None] if f"{n}.scale" in scales else t.float()
         for n, t in tensors.items()
     }
-    draft.load_state_dict(state, strict=False)
+    wanted = {n: t.shape for n, t in own_state(draft).items()}
+    if wanted != {n: t.shape for n, t in state.items()}:
+        raise LoadError(f"{folder}: {WEIGHTS} does not hold the weights of {layers} such layers")
+    draft.load_state_dict(state, strict=False)  # for it lacks what is borrowed
     if isinstance(target.get_output_embeddings(), PackedLinear):
         pack(draft, rounding=True)
         draft.lm_head.pack()
@@ -173,4 +182,5 @@ def _empty(target: PreTrainedModel, layers: int, known: Tensor) -> Any:
     draft.lm_head = KnownTokensHead(output, known.to(output.device))
     draft = draft.to(device=target.device, dtype=target.dtype)
     draft.model.embed_tokens = theirs.get_input_embeddings()
+    draft.model.rotary_emb = theirs.model.rotary_emb  # frequencies that stay float32 in any dtype
     return draft.eval()

@@ -135,9 +135,13 @@ class ModelDraft(Draft):
         return Proposal(x, torch.cat(every, 1), torch.stack(laws, 1))
 
     def keep(self, rows: list[int], requests: list[Request]) -> None:  # noqa: D102
-        have = [self.model.lengths[row] for row in rows]
+        have = [self.read_in_order(row) for row in rows]
         lengths = [len(request.tokens) - 2 for request in requests]
         self.model.keep(rows, [min(pair) for pair in zip(have, lengths, strict=True)])
+
+    def read_in_order(self, row: int) -> int:
+        """How many tokens of a row the model has read, its text's and then those it proposed."""
+        return self.model.lengths[row]
 
     def _catch_up(self, batch: Batch) -> None:
         """Read what was emitted since the model was last asked, but for the last two tokens."""
@@ -162,6 +166,8 @@ class LookupThenModelDraft(ModelDraft):
     def __init__(self, model: CachedModel, sampling: Sampling, backend: str) -> None:
         super().__init__(model, sampling, backend)
         self.lookup = NgramDraft()
+        self.looked_up: dict[int, int] = {}
+        """The rows that were looked up beside others that were not, and their lengths."""
 
     def start(self, requests: list[Request]) -> None:  # noqa: D102
         super().start(requests)
@@ -169,6 +175,7 @@ class LookupThenModelDraft(ModelDraft):
 
     def propose(self, batch: Batch, spec_len: int) -> Proposal:  # noqa: D102
         found = self.lookup.propose(batch, spec_len)
+        self.looked_up = {}
         if not spec_len or (found.tokens.shape[1] and bool((found.tokens[:, 0] >= 0).all())):
             return found
         drawn = super().propose(batch, spec_len)
@@ -178,13 +185,22 @@ class LookupThenModelDraft(ModelDraft):
         looked_up = torch.nn.functional.pad(
             found.tokens, (0, spec_len - found.tokens.shape[1]), value=-1
         )
+        # What the draft has no column for, of a vocabulary that is padded further, ends it.
+        looked_up = looked_up.masked_fill(looked_up >= drawn.logits.shape[2], -1)
         certain = (looked_up[:, :1] >= 0).expand_as(looked_up)
+        self.looked_up = {
+            row: batch.lengths[row] for row, is_one in enumerate(certain[:, 0].tolist()) if is_one
+        }
         only = torch.full_like(drawn.logits, -torch.inf)
         only.scatter_(2, looked_up.clamp_min(0).unsqueeze(2), 0.0)
         return Proposal(
             torch.where(certain, looked_up, drawn.tokens),
             torch.where(certain.unsqueeze(2), only, drawn.logits),
         )
+
+    def read_in_order(self, row: int) -> int:  # noqa: D102
+        # There it has read what it drew itself, and not what was proposed.
+        return self.looked_up.get(row, self.model.lengths[row])
 
 
 class NgramDraft(Draft):

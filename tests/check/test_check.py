@@ -166,6 +166,9 @@ def test_g_and_its_merged_cells():
     seen, expected = [400, 400, 80, 70, 30, 20], [500, 300, 100, 70, 20, 10]
     plain = stats.power_divergence(seen, expected, lambda_="log-likelihood")
     assert freedom == 5 and g.item() == pytest.approx(plain.statistic)
+    assert sequential_test.hidden_by_merging(law, 100) == pytest.approx(0.02)  # some cell gains
+    assert sequential_test.hidden_by_merging(law, 300) == 0  # one cell by itself
+    assert sequential_test.hidden_by_merging(law, 1000) == 0
 
 
 def test_the_noise_floor_is_what_chance_leaves():

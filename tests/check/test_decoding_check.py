@@ -135,6 +135,26 @@ def test_the_power_is_what_it_says():
     )
 
 
+@pytest.mark.parametrize("length", [5, 6])
+def test_a_bias_among_many_texts_is_found(length):
+    """Each text is rare, and all aspects but the whole text are right: an even sum is likelier."""
+    generator = torch.Generator().manual_seed(7)
+
+    def decode(prompts, seeds):
+        texts = torch.randint(4, (len(prompts), length), generator=generator)
+        odd = texts.sum(1) % 2 == 1
+        texts[:, -1] ^= (odd & (torch.rand(len(texts), generator=generator) < 0.2)).long()
+        return texts
+
+    def target(ids):
+        return torch.full((len(ids), 4), 1 / 4)
+
+    options = {"prompts": [[0]], "max_new_tokens": length, "batch_size": 1 << 14}
+    for seed in range(3):
+        verdict = check.examine_decoding(decode, target, seed=seed, **options)
+        assert not verdict.lossless and verdict.culprit.aspect == "joint"
+
+
 # --- the law --------------------------------------------------------------------------------------
 
 

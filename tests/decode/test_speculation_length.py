@@ -9,8 +9,11 @@ from test_lossless import TEXTS, logits_of
 from tiny_models import llama
 
 from rsk import check
+from rsk.decode.drafting import Batch, LookupThenModelDraft, Proposal, Request
+from rsk.decode.kv_cache import CachedModel, Clock
 from rsk.decode.loading import fitting_threads, load_pair, shipped_pair
 from rsk.decode.loop import speculative_generate
+from rsk.decode.sampling import Sampling
 from rsk.decode.speculation_length import (
     MeasuredLength,
     SpeculationLength,
@@ -97,6 +100,17 @@ def test_times_between_the_probes_are_interpolated():
     assert [length.pass_seconds(n) for n in (1, 3, 5, 7, 9)] == [1, 2, 3, 3.5, 4]
 
 
+def test_what_a_draft_reads_after_plain_steps_is_no_cost_of_its_tokens():
+    """Each retry begins with a pass over all that was emitted meanwhile."""
+    length, plain = MeasuredLength(), 0
+    for _ in range(600):
+        k = length.choose()
+        catching_up = 0.2 * plain if k else 0.0
+        length.learn(StepCost(k + 1, k, 0, 1.0 + k, 0.1 * k + catching_up, 0.0))
+        plain = 0 if k else plain + 1
+    assert min(length._drafts) == pytest.approx(0.1)
+
+
 def test_what_spec_len_may_be():
     assert isinstance(speculation_length("auto"), MeasuredLength)
     fixed = speculation_length(3)
@@ -181,6 +195,31 @@ def test_lookup_saves_the_models_passes_where_it_finds_something():
     assert both.tokens == [[*range(1, 10)], [*range(31, 40)]]
     assert set(both.origins[0]) == {"accepted", "bonus"}
     assert "accepted" not in both.origins[1]
+
+
+@pytest.mark.parametrize("beyond", [False, True])
+def test_beside_a_lookup_the_model_reads_what_the_text_became(monkeypatch, beyond):
+    """One row is looked up and the other drawn: what the model drew for the first is no text."""
+    model = llama(1)
+    drafter = LookupThenModelDraft(
+        CachedModel(model, "draft", Clock(model.device)), Sampling(), "vectorized"
+    )
+    requests = [Request(0, [5, 9, 2, 33], 20, seed=1), Request(1, [7, 3], 20, seed=2)]
+    looked_up = [11, 12, 61 if beyond else 13, 14]  # the model knows 61 tokens
+    proposals = [Proposal(torch.tensor([looked_up, [-1] * 4])), Proposal(torch.tensor([[], []]))]
+    monkeypatch.setattr(drafter.lookup, "propose", lambda batch, spec_len: proposals.pop(0))
+    drafter.start(requests)
+    with torch.no_grad():
+        first = drafter.propose(Batch(requests, model.device), 4)
+        kept = 2 if beyond else 4
+        assert first.tokens[0].tolist() == [*looked_up[:kept], *[-1, 14][: 4 - kept]]
+        requests[0].tokens += [*looked_up[:kept], 20]
+        requests[1].tokens += [*first.tokens[1, :2].tolist(), 21]
+        drafter.keep([0, 1], requests)
+        again = drafter.propose(Batch(requests, model.device), 4)
+        for request, logits in zip(requests, again.logits[:, 0], strict=True):
+            expected = model(torch.tensor([request.tokens])).logits[0, -1]
+            assert torch.allclose(logits, expected, atol=1e-4)
 
 
 def test_lookup_needs_a_draft_model():

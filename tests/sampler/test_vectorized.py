@@ -13,6 +13,7 @@ from rsk.check import assert_lossless
 from rsk.check.recipes import Recipe
 from rsk.check.synthetic import make_batch
 from rsk.measure.operators import count_operators
+from rsk.sampler import implementations
 from rsk.sampler.implementations import IMPLEMENTATIONS
 from rsk.sampler.random_words import STREAMS, numbers, word
 
@@ -118,6 +119,28 @@ def test_compiled_gives_the_same_bits():
             expected = rsk.rejection_sample(*batch, seed=seed, position=2**62, backend="baseline")
             assert torch.equal(got.tokens, expected.tokens)
             assert torch.equal(got.num_accepted, expected.num_accepted)
+
+
+def test_compiled_is_compiled_for_as_many_forms_and_modes_as_there_are(monkeypatch):
+    """PyTorch refuses the ninth of one function unless it is told otherwise."""
+    traced = torch.compile(
+        implementations.vectorized.rejection_sample, fullgraph=True, dynamic=False, backend="eager"
+    )
+    forms = set()
+    monkeypatch.setattr(implementations, "_compiler", lambda: (traced, forms))
+    for vocab_size in range(5, 15):
+        batch = make_batch(2, 1, vocab_size)
+        expected = vectorized(*batch, seed=1).tokens
+        assert torch.equal(compiled(*batch, seed=1).tokens, expected)
+    with torch.no_grad():
+        assert torch.equal(compiled(*batch, seed=1).tokens, expected)
+    with torch.inference_mode():
+        assert torch.equal(compiled(*batch, seed=1).tokens, expected)
+        seed = torch.tensor([1, 2])
+    assert torch.equal(compiled(*batch, seed=seed).tokens, expected)
+    batch[2].requires_grad_()
+    assert torch.equal(compiled(*batch, seed=1).tokens, expected)
+    assert len(forms) == 14
 
 
 @pytest.mark.gpu
