@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import socket
 import subprocess
@@ -319,3 +320,10 @@ def test_importing_the_package_is_cheap():
     heavy |= {"scipy", "typer", "rich", "yaml", "nbconvert"}
     assert not heavy & set(modules.split())
     assert min(times) <= 0.3, f"import rsk took {min(times):.2f} s beyond torch"
+
+
+def test_tests_that_share_something_slow_stay_in_one_process(request):
+    """pytest-xdist writes the group behind a test's name, and sends a group to one process."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        pytest.skip("no tests run side by side")
+    assert "@" in request.node.nodeid
