@@ -61,6 +61,7 @@ def _clean_slate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RSK_RUN_DIR", raising=False)
     monkeypatch.delenv("RSK_DEBUG", raising=False)
     torch.manual_seed(0)
+    torch.use_deterministic_algorithms(False)  # which a test may have left on
 
 
 @pytest.fixture(scope="module")
