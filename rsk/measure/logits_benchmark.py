@@ -13,12 +13,11 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import torch
 
 from rsk.base import machine, terminal
-from rsk.measure import clocks, record_files, roof
+from rsk.measure import clocks, roof
 from rsk.measure.logit_inputs import (
     ACCEPTANCE,
     FILTERED,
@@ -29,6 +28,7 @@ from rsk.measure.logit_inputs import (
     needed_bytes,
 )
 from rsk.measure.provenance import provenance
+from rsk.measure.record_files import RecordFile
 from rsk.measure.records import Provenance, Record, RecordError, check_schema
 from rsk.sampler import logits
 from rsk.sampler.api import RejectionSamples
@@ -50,7 +50,7 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogitsBenchmark:
+class LogitsBenchmark(RecordFile):
     """A file of ``data/logits/``."""
 
     SCHEMA = SCHEMA
@@ -63,19 +63,6 @@ class LogitsBenchmark:
         check_schema(self.schema, SCHEMA)
         if not self.results or self.runs < 1:
             raise RecordError("results: expected at least one run with results")
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a file.
-
-        Raises:
-            RecordError: it is not such a record; names the file and the field.
-        """
-        return record_files.load(cls, path)
-
-    def save(self, path: Path) -> None:
-        """Write a file."""
-        record_files.save(self, path)
 
 
 def calls_of(

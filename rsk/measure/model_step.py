@@ -21,16 +21,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rsk.base import terminal
 from rsk.base.programs import UNFINISHED
-from rsk.measure import clocks, record_files
+from rsk.measure import clocks
 from rsk.measure.logit_inputs import TEMPERATURE
 from rsk.measure.provenance import provenance
+from rsk.measure.record_files import RecordFile
 from rsk.measure.records import Provenance, Spread, check_schema
 from rsk.measure.run_files import lasting
 from rsk.measure.step_models import MINIATURE, PAIRS, Model, Pair
@@ -93,7 +94,7 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelStepRecord:
+class ModelStepRecord(RecordFile):
     """A file of ``data/model-step/``."""
 
     SCHEMA = SCHEMA
@@ -107,19 +108,6 @@ class ModelStepRecord:
 
     def __post_init__(self) -> None:
         check_schema(self.schema, SCHEMA)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a file.
-
-        Raises:
-            RecordError: it is not such a record; names the file and the field.
-        """
-        return record_files.load(cls, path)
-
-    def save(self, path: Path) -> None:
-        """Write the file; one that was there before stays whole until the new one is complete."""
-        record_files.save(self, path)
 
 
 Sampler = Callable[[Tensor, Tensor, Tensor, Tensor], RejectionSamples]

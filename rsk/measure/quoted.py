@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
-from rsk.measure import record_files
-from rsk.measure.record_files import at_least, check_schema, not_empty, positive
+from rsk.measure.record_files import RecordFile, at_least, check_schema, not_empty, positive
 
 EARLIER_WORK = "earlier-work.json"
 """The file in ``data/benchmarks`` that is no run, but a table quoted from others."""
@@ -30,7 +28,7 @@ class QuotedTime:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quoted:
+class Quoted(RecordFile):
     """Figures of others: shown beside measurements, never as measurements."""
 
     SCHEMA = QUOTED_SCHEMA
@@ -47,8 +45,3 @@ class Quoted:
         not_empty("source", self.source)
         for name in ("vectorized_mean_speedup", "fused_mean_speedup", "fused_max_speedup"):
             positive(name, getattr(self, name))
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Quoted:
-        """Read and check a file, as :meth:`Benchmark.load`."""
-        return record_files.load(cls, path)

@@ -17,7 +17,7 @@ import re
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -26,30 +26,33 @@ class RecordError(ValueError):
     """A recorded field is missing, unknown or impossible; the message begins with its name."""
 
 
-def load(cls: type[T], path: str | os.PathLike[str]) -> T:
-    """Read and check a file.
+class RecordFile:
+    """A dataclass that is what a file holds."""
 
-    Raises:
-        RecordError: the file does not hold such a record; names the file and the field.
-    """
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RecordError(f"{path}: expected a JSON file: {error}") from error
-    try:
-        return parse(cls, value)
-    except RecordError as error:
-        raise RecordError(f"{path}: {error}") from error
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read and check a file.
 
+        Raises:
+            RecordError: the file does not hold such a record; names the file and the field.
+        """
+        try:
+            value = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise RecordError(f"{path}: expected a JSON file: {error}") from error
+        try:
+            return parse(cls, value)
+        except RecordError as error:
+            raise RecordError(f"{path}: {error}") from error
 
-def save(record: Any, path: str | os.PathLike[str]) -> None:
-    """Write a file; one that was there before stays whole until the new one is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dataclasses.asdict(record), indent=1, allow_nan=False)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file; one that was there before stays whole until the new one is complete."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)  # type: ignore[call-overload]
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(path)
 
 
 def parse(cls: type[T], value: Any, where: str = "") -> T:

@@ -7,14 +7,12 @@ read; one with a missing, unknown or impossible field is refused with that field
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from rsk.measure import record_files
 from rsk.measure.record_files import RecordError as RecordError
-from rsk.measure.record_files import at_least, not_empty, one_of, positive
+from rsk.measure.record_files import RecordFile, at_least, not_empty, one_of, positive
 from rsk.measure.record_files import check_schema as check_schema
 from rsk.measure.record_files import parse as parse
 
@@ -247,7 +245,7 @@ class Provenance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Benchmark:
+class Benchmark(RecordFile):
     """One file of ``data/benchmarks``: a run of ``rsk benchmark`` on one machine."""
 
     SCHEMA = SCHEMA
@@ -275,16 +273,3 @@ class Benchmark:
                             f"records[{i}].{name}.clock: expected 'wall' for a run on a CPU, "
                             f"got {clock!r}"
                         )
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file; one that was there before stays whole until the new one is complete."""
-        record_files.save(self, path)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Benchmark:
-        """Read and check a file.
-
-        Raises:
-            RecordError: the file is not a benchmark; names the file and the field.
-        """
-        return record_files.load(cls, path)

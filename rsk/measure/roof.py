@@ -18,14 +18,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rsk.base import machine, terminal
-from rsk.measure import clocks, record_files
+from rsk.measure import clocks
 from rsk.measure.provenance import provenance
+from rsk.measure.record_files import RecordFile
 from rsk.measure.records import Provenance, RecordError, Spread, check_schema
 from rsk.sampler import build
 
@@ -263,7 +264,7 @@ def _glance(reader: _Reader, data: Tensor) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoofRecord:
+class RoofRecord(RecordFile):
     """A file of ``data/roof/``."""
 
     SCHEMA = SCHEMA
@@ -284,19 +285,6 @@ class RoofRecord:
         """What is read from memory in a second: of the largest size, the median over the runs."""
         largest = [max(run, key=lambda roof: (roof.n_bytes, roof.n_sets)) for run in self.runs]
         return statistics.median(roof.gb_per_s for roof in largest)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a file.
-
-        Raises:
-            RecordError: it is not such a record; names the file and the field.
-        """
-        return record_files.load(cls, path)
-
-    def save(self, path: Path) -> None:
-        """Write a file."""
-        record_files.save(self, path)
 
 
 def survey(device: torch.device, *, sizes: Sequence[int], runs: int, budget_s: float) -> RoofRecord:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 
-from rsk.measure import record_files
-from rsk.measure.record_files import RecordError, at_least, one_of, positive
+from rsk.measure.record_files import RecordError, RecordFile, at_least, one_of, positive
 from rsk.measure.records import Provenance, Spread
 
 SCHEMA = "rsk-sharded/1"
@@ -91,7 +89,7 @@ class ShardedRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sharded:
+class Sharded(RecordFile):
     """One file of ``data/sharded``: a run of ``rsk benchmark --sharded N`` on one machine."""
 
     schema: str
@@ -114,16 +112,3 @@ class Sharded:
         for i, record in enumerate(self.records):
             if (self.backend == "nccl") != (record.sharded is not None):
                 raise RecordError(f"records[{i}].sharded: times are of nccl, and of nccl alone")
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file."""
-        record_files.save(self, path)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Sharded:
-        """Read and check a file.
-
-        Raises:
-            RecordError: the file is not one of these; names the file and the field.
-        """
-        return record_files.load(cls, path)

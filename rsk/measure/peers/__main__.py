@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -27,7 +27,6 @@ from rsk.measure import (
     logit_inputs,
     peers,
     provenance,
-    record_files,
     records,
     timing,
     workload,
@@ -36,6 +35,7 @@ from rsk.measure.clocks import Thunk
 from rsk.measure.logit_inputs import FILTERED, TEMPERATURE, Ways
 from rsk.measure.peers import checking, traits
 from rsk.measure.peers.peer import Peer, PeerError, PeerInputs
+from rsk.measure.record_files import RecordFile
 from rsk.measure.records import Provenance, Record, RecordError, Spread
 from rsk.measure.run_files import lasting
 from rsk.sampler import logits
@@ -99,7 +99,7 @@ class FromLogits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PeersRecord:
+class PeersRecord(RecordFile):
     """A file of ``data/peers/``."""
 
     SCHEMA = SCHEMA
@@ -115,19 +115,6 @@ class PeersRecord:
 
     def __post_init__(self) -> None:
         records.check_schema(self.schema, SCHEMA)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a file.
-
-        Raises:
-            RecordError: it is not such a record; names the file and the field.
-        """
-        return record_files.load(cls, path)
-
-    def save(self, path: Path) -> None:
-        """Write the file; one that was there before stays whole until the new one is complete."""
-        record_files.save(self, path)
 
 
 class _Run:
