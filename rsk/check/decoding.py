@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from rsk.check.cases import Aspect
-from rsk.check.sequential_test import SequentialTest, looks
-from rsk.check.verdict import Finding, NotLossless, Verdict
+from rsk.check.sequential_test import looks
+from rsk.check.verdict import NotLossless, Verdict, Watch
 from rsk.sampler.logits import probabilities
 
 MAX_TEXTS = 1 << 14
@@ -244,17 +244,11 @@ def _watch(
     generator: torch.Generator,
 ) -> None:
     """Decode until the texts of every prompt have spoken for or against their law."""
-    tests = [
-        SequentialTest(p, needed=verdict.needed, bias=verdict.bias, miss=1 - verdict.power)
-        for p in aspects
-    ]
-    findings = [
-        [Finding("decoding", f"prompt {each.prompt}", p.name, p.labels, p.law) for p in of_prompt]
+    watched = [
+        Watch(verdict, "decoding", f"prompt {each.prompt}", of_prompt)
         for each, of_prompt in zip(texts, aspects, strict=True)
     ]
-    verdict.findings = [found for of_prompt in findings for found in of_prompt]
     counts = [torch.zeros_like(each.law) for each in texts]
-    undecided = set(range(len(texts)))
     freedom = max(aspect.freedom for of_prompt in aspects for aspect in of_prompt)
     collected = 0
     for total in looks(freedom, verdict.bias, 1 - verdict.power):
@@ -273,19 +267,11 @@ def _watch(
                     verdict.impossible = f"text {list(text)}: {reason} (seed {key})"
         verdict.requests += len(order)
         collected = total
-        for kind, test in enumerate(tests):
-            evidence = test.evidence(counts[kind])
-            for found, aspect, log_e in zip(
-                findings[kind], aspects[kind], evidence.tolist(), strict=True
-            ):
-                found.look(aspect.counts(counts[kind]), log_e)
-            if bool(test.failed(evidence)):
-                verdict.lossless = False
-            elif kind in undecided and bool(test.passed(counts[kind])):
-                undecided.remove(kind)
+        for watch, of_kind in zip(watched, counts, strict=True):
+            watch.look(of_kind)
         if not verdict.lossless:
             verdict.blame()
-        if not verdict.lossless or not undecided:
+        if not verdict.lossless or all(watch.is_decided for watch in watched):
             return
 
 

@@ -16,11 +16,10 @@ from rsk.check.cases import Aspect, Case, Outcomes, default_cases
 from rsk.check.logit_cases import logit_cases
 from rsk.check.sequential_test import (
     FIRST_LOOK,
-    SequentialTest,
     log_evidence,
     looks,
 )
-from rsk.check.verdict import Finding, NotLossless, Verdict
+from rsk.check.verdict import NotLossless, Verdict, Watch
 from rsk.sampler.api import sample
 
 _MAX_ELEMENTS = 1 << 19  # target probabilities in one call: they stay in the cache
@@ -133,33 +132,19 @@ def _examine_case(
     bench: _Bench, law: Outcomes, aspects: list[list[Aspect]], verdict: Verdict, at_least: int
 ) -> None:
     case = law.case
-    tests = [
-        SequentialTest(p, needed=verdict.needed, bias=verdict.bias, miss=1 - verdict.power)
-        for p in aspects
-    ]
-    findings = [
-        [Finding(case.name, kind, aspect.name, aspect.labels, aspect.law) for aspect in of_kind]
+    watched = [
+        Watch(verdict, case.name, kind, of_kind, is_decided=not case.general)
         for kind, of_kind in zip(case.kinds, aspects, strict=True)
     ]
-    verdict.findings += [found for of_kind in findings for found in of_kind]
     outcomes = torch.zeros(len(case.kinds), law.malformed + 1, dtype=torch.float64)
-    undecided = set(range(len(case.kinds))) if case.general else set()
     collected = 0
     for total in _totals(law, aspects, verdict):
         outcomes += bench.count(law, total - collected)
         collected = total
-        for r, test in enumerate(tests):
-            evidence = test.evidence(outcomes[r])
-            for found, aspect, log_e in zip(
-                findings[r], aspects[r], evidence.tolist(), strict=True
-            ):
-                found.look(aspect.counts(outcomes[r]), log_e)
-            if bool(test.failed(evidence)):
-                verdict.lossless = False
-            elif r in undecided and bool(test.passed(outcomes[r])):
-                undecided.remove(r)
+        for watch, counts in zip(watched, outcomes, strict=True):
+            watch.look(counts)
         enough = case.seeds is not None or collected >= at_least
-        if enough and (not undecided or not verdict.lossless):
+        if enough and (all(watch.is_decided for watch in watched) or not verdict.lossless):
             break
     if not verdict.lossless:
         verdict.blame()

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rsk.check.sequential_test import noise_floor, total_variation
+from rsk.check.cases import Aspect
+from rsk.check.sequential_test import SequentialTest, noise_floor, total_variation
 
 _MEANING = {
     "accepted length": "draft token d must be accepted with probability min(1, p[d] / q[d]), each "
@@ -182,6 +183,47 @@ def _table(finding: Finding, rows: int = 6) -> Iterator[str]:
 def cell_label(label: Any) -> str:
     """A cell in words: a number, or the tokens that are emitted."""
     return "malformed" if label == () else str(label).strip("(,)")
+
+
+class Watch:
+    """One kind of request, watched until its outcomes speak for or against their law."""
+
+    def __init__(
+        self,
+        verdict: Verdict,
+        case: str,
+        kind: str,
+        aspects: list[Aspect],
+        *,
+        is_decided: bool = False,
+    ) -> None:
+        """Add a finding for each aspect to the verdict.
+
+        Args:
+            verdict: what the watching leads to.
+            case: of the findings.
+            kind: of the findings.
+            aspects: what to look at; the last one is the whole outcome.
+            is_decided: whether it need not speak for the law.
+        """
+        self._verdict, self._aspects, self.is_decided = verdict, aspects, is_decided
+        self._test = SequentialTest(
+            aspects, needed=verdict.needed, bias=verdict.bias, miss=1 - verdict.power
+        )
+        self._findings = [Finding(case, kind, p.name, p.labels, p.law) for p in aspects]
+        verdict.findings += self._findings
+
+    def look(self, outcomes: Tensor) -> None:
+        """Note what was counted so far, and whether that decides it."""
+        evidence = self._test.evidence(outcomes)
+        for found, aspect, log_e in zip(
+            self._findings, self._aspects, evidence.tolist(), strict=True
+        ):
+            found.look(aspect.counts(outcomes), log_e)
+        if bool(self._test.failed(evidence)):
+            self._verdict.lossless = False
+        elif not self.is_decided:
+            self.is_decided = bool(self._test.passed(outcomes))
 
 
 class NotLossless(AssertionError):
