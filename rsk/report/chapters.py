@@ -24,10 +24,10 @@ from rsk.figures import benchmarks, decoding, memory_access, record_tables, tabl
 from rsk.figures.lessons import acceptance_rule, law
 from rsk.figures.plotting import Picture
 from rsk.figures.tables import Table
-from rsk.measure import ideas
-from rsk.report import logit_times, measurements, sharded_times, values
+from rsk.report import measurements, values
 from rsk.report.here import Here
 from rsk.report.runs import Run
+from rsk.report.sharded_times import ShardedTimes
 from rsk.sampler.kernels import KERNELS
 
 _EXHIBIT = re.compile(r"^!\[\]\((\w+):([^)]*)\)(?:\{(.*)\})?$", re.MULTILINE)
@@ -128,9 +128,9 @@ def _tables(found: measurements.Measurements, language: str) -> dict[str, Callab
         "tab-solutions": lambda: tables.solutions(cpu.benchmark, cpu),
         "tab-kernels": lambda: tables.kernels(gpu.benchmark, gpu, language),
         "tab-rungs": lambda: record_tables.rungs(gpu.benchmark, gpu),
-        "tab-ideas": lambda: tried_ideas.table(ideas.load()),
-        "tab-from-logits": lambda: record_tables.from_logits(logit_times.newest().found),
-        "tab-sharded": lambda: _sharded(sharded_times.newest()),
+        "tab-ideas": lambda: tried_ideas.table(found.tried),
+        "tab-from-logits": lambda: record_tables.from_logits(found.logits),
+        "tab-sharded": lambda: _sharded(ShardedTimes(found.sharded)),
         "tab-times": lambda: tables.times(cpu.benchmark, cpu),
         "tab-yardsticks": lambda: tables.yardsticks(gpu.benchmark),
         "tab-yardsticks-cpu": lambda: tables.yardsticks(cpu.benchmark)._replace(
@@ -151,7 +151,7 @@ def _tables(found: measurements.Measurements, language: str) -> dict[str, Callab
     }
 
 
-def _sharded(times: sharded_times.ShardedTimes) -> Table:
+def _sharded(times: ShardedTimes) -> Table:
     return record_tables.sharded(times.found, times.vocab_size)
 
 

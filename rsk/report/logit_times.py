@@ -6,7 +6,6 @@ import statistics
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rsk.base import folders
 from rsk.measure.logits_benchmark import LogitsBenchmark, Result
 from rsk.measure.records import RecordError
 
@@ -28,7 +27,7 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class LogitTimes:
-    """The newest file of ``data/logits`` that was measured on a GPU."""
+    """One file of ``data/logits``."""
 
     found: LogitsBenchmark
 
@@ -89,17 +88,3 @@ class LogitTimes:
 
 def _median_us(results: list[Result]) -> float:
     return statistics.median(result.record.device.median_us for result in results)
-
-
-def newest() -> LogitTimes:
-    """Of what is recorded.
-
-    Raises:
-        RecordError: nothing is, or a file is damaged.
-    """
-    folder = folders.data_dir() / "logits"
-    found = [LogitsBenchmark.load(path) for path in sorted(folder.glob("*.json"))]
-    found = [one for one in found if one.provenance.device == "cuda"]
-    if not found:
-        raise RecordError("data/logits: expected a record of a GPU, found none")
-    return LogitTimes(max(found, key=lambda one: one.provenance.date))

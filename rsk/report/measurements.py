@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,14 +15,18 @@ from typing import Generic, TypeVar
 
 from rsk.base import folders
 from rsk.decode.study import Study
-from rsk.measure import agreement, provenance, recorded_runs, resources
+from rsk.measure import agreement, ideas, provenance, recorded_runs, resources
 from rsk.measure.agreement import Grid
+from rsk.measure.ideas import Ideas
+from rsk.measure.logits_benchmark import LogitsBenchmark
 from rsk.measure.quoted import Quoted
 from rsk.measure.records import Benchmark, RecordError, parse
 from rsk.measure.resources import ResourceTable
+from rsk.measure.sharded_records import Sharded
 from rsk.sampler.api import BACKENDS
 
 T = TypeVar("T", Benchmark, Study)
+F = TypeVar("F", LogitsBenchmark, Sharded)
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,12 @@ class Measurements:
     """The table of the earlier work."""
     grid: Grid
     resources: ResourceTable
+    tried: Ideas
+    """What was tried on the kernels."""
+    logits: LogitsBenchmark
+    """On a GPU."""
+    sharded: Sharded
+    """On several."""
     set_aside: tuple[str, ...] = ()
     """What this run measured and may not be published, each with its reason."""
 
@@ -94,6 +105,9 @@ def gather(results: Path | None = None) -> Measurements:
         quoted=recorded_runs.earlier_work(),
         grid=agreement.newest(),
         resources=resources.load(),
+        tried=ideas.load(),
+        logits=recorded_logits(),
+        sharded=recorded_sharded(),
         set_aside=tuple(set_aside),
     )
 
@@ -117,6 +131,32 @@ def study_refusal(study: Study, *, here: bool = False) -> str:
     if missing := [name for name in BACKENDS if name not in study.by_backend()]:
         return f"the backend {missing[0]} was not measured"
     return ""
+
+
+def recorded_logits() -> LogitsBenchmark:
+    """The newest times from logits that were measured on a GPU.
+
+    Raises:
+        RecordError: there are none, or a file is damaged.
+    """
+    return _newest(LogitsBenchmark, "logits", lambda one: one.provenance.device == "cuda")
+
+
+def recorded_sharded() -> Sharded:
+    """The newest times on several GPUs.
+
+    Raises:
+        RecordError: there are none, or a file is damaged.
+    """
+    return _newest(Sharded, "sharded", lambda one: one.backend == "nccl")
+
+
+def _newest(kind: type[F], folder: str, is_of_gpus: Callable[[F], bool]) -> F:
+    found = [kind.load(path) for path in sorted((folders.data_dir() / folder).glob("*.json"))]
+    found = [one for one in found if is_of_gpus(one)]
+    if not found:
+        raise RecordError(f"data/{folder}: expected a record of a GPU, found none")
+    return max(found, key=lambda one: one.provenance.date)
 
 
 def _read_study(path: Path) -> Study:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rsk.base import folders
-from rsk.measure.records import RecordError
 from rsk.measure.sharded_records import STARTS, Sharded, ShardedRecord
 from rsk.report.runs import Span, span
 
 
 @dataclass(frozen=True)
 class ShardedTimes:
-    """The newest file of ``data/sharded`` that was measured with NCCL."""
+    """One file of ``data/sharded``, measured with NCCL."""
 
     found: Sharded
 
@@ -58,17 +56,3 @@ class ShardedTimes:
     @property
     def _shown(self) -> list[ShardedRecord]:
         return [one for one in self.found.records if one.vocab_size == self.vocab_size]
-
-
-def newest() -> ShardedTimes:
-    """Of what is recorded.
-
-    Raises:
-        RecordError: nothing is, or a file is damaged.
-    """
-    folder = folders.data_dir() / "sharded"
-    found = [Sharded.load(path) for path in sorted(folder.glob("*.json"))]
-    found = [one for one in found if one.backend == "nccl"]
-    if not found:
-        raise RecordError("data/sharded: expected a record made with nccl, found none")
-    return ShardedTimes(max(found, key=lambda one: one.provenance.date))

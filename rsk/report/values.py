@@ -15,14 +15,15 @@ from dataclasses import dataclass
 import torch
 
 from rsk.course import tried_ideas
-from rsk.measure import comparison, ideas, recorded_runs
+from rsk.measure import comparison, recorded_runs
 from rsk.measure.comparison import BASELINE
 from rsk.measure.records import TOLERANCE, Operations, RecordError
 from rsk.measure.series import Series, ratio
-from rsk.report import logit_times, sharded_times
 from rsk.report.here import Here, Shortcut, Written
+from rsk.report.logit_times import LogitTimes
 from rsk.report.measurements import Measurements
 from rsk.report.runs import Rival, Run, Span, counted_at, span
+from rsk.report.sharded_times import ShardedTimes
 from rsk.sampler.kernels import KERNELS
 
 
@@ -67,9 +68,9 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
         **shared(found),
         "here": here,
         "set_aside": found.set_aside,
-        "logits": logit_times.newest(),
-        "sharded": sharded_times.newest(),
-        "tried": tried_ideas.outcomes(ideas.load()),
+        "logits": LogitTimes(found.logits),
+        "sharded": ShardedTimes(found.sharded),
+        "tried": tried_ideas.outcomes(found.tried),
     }
 
 

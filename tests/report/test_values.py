@@ -14,7 +14,7 @@ from studied import made_up
 pytest.importorskip("matplotlib")
 
 from rsk.base import folders, templates
-from rsk.measure import resources
+from rsk.measure import ideas, resources
 from rsk.measure.provenance import sources
 from rsk.measure.recorded_runs import earlier_work
 from rsk.measure.records import RecordError
@@ -36,6 +36,9 @@ def found(cpu=None, gpu=None, study=None, **changes) -> Measurements:
         "quoted": earlier_work(),
         "grid": Grid(GPU_PROVENANCE, planned=20, done=20),
         "resources": resources.load(),
+        "tried": ideas.load(),
+        "logits": measurements.recorded_logits(),
+        "sharded": measurements.recorded_sharded(),
     }
     return Measurements(**{**fields, **changes})
 
@@ -191,12 +194,14 @@ def test_a_wrong_kernel_is_not_reported_as_right(monkeypatch):
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """A data folder with what is recorded about the kernels, and a run on each device."""
+    """A data folder with what is recorded on GPUs alone, and a run on each device."""
     shipped = folders.data_dir()
     place = tmp_path / "data"
-    for name in ("benchmarks", "decoding", "kernels"):
+    copied = ("kernels", "logits", "sharded")
+    for name in ("benchmarks", "decoding", *copied):
         (place / name).mkdir(parents=True)
-    for path in [*(shipped / "kernels").glob("*.json"), shipped / "benchmarks/earlier-work.json"]:
+    paths = [path for name in copied for path in (shipped / name).glob("*.json")]
+    for path in [*paths, shipped / "benchmarks/earlier-work.json"]:
         (place / path.relative_to(shipped)).write_bytes(path.read_bytes())
     monkeypatch.setattr(folders, "data_dir", lambda: place)
     monkeypatch.setattr(resources, "data_dir", lambda: place)
