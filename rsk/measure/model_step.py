@@ -14,7 +14,6 @@ graph's share too, which is the device's own time.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import math
 import time
@@ -31,9 +30,9 @@ from rsk.base.programs import UNFINISHED
 from rsk.measure import clocks
 from rsk.measure.logit_inputs import TEMPERATURE
 from rsk.measure.provenance import provenance
-from rsk.measure.record_files import RecordFile
-from rsk.measure.records import Provenance, Spread, check_schema
-from rsk.measure.run_files import lasting
+from rsk.measure.record_files import RecordError
+from rsk.measure.records import Spread
+from rsk.measure.run_files import PartsRecord, Recorder
 from rsk.measure.step_models import MINIATURE, PAIRS, Model, Pair
 from rsk.sampler import logits
 from rsk.sampler.api import RejectionSamples
@@ -94,20 +93,12 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelStepRecord(RecordFile):
+class ModelStepRecord(PartsRecord):
     """A file of ``data/model-step/``."""
 
     SCHEMA = SCHEMA
-    schema: str
-    provenance: Provenance
-    settings: dict[str, Any]
-    complete: bool
     passes: tuple[Pass, ...]
     steps: tuple[Step, ...]
-    failed: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        check_schema(self.schema, SCHEMA)
 
 
 Sampler = Callable[[Tensor, Tensor, Tensor, Tensor], RejectionSamples]
@@ -181,18 +172,8 @@ def step(target: Model, drafter: Model, last: Tensor, sample: Sampler) -> Reject
     return sample(tokens, draft_logits, target_logits, laws)
 
 
-class _Run:
-    """Gathers the record, and writes it as it grows."""
-
-    def __init__(self, record: ModelStepRecord, path: Path, budget_s: float) -> None:
-        self.record, self.path, self.budget_s = record, path, budget_s
-        self.device = torch.device(record.provenance.device)
-
-    def add(self, **more: Any) -> None:
-        """Append to fields of the record, and write it."""
-        grown: Any = {name: (*getattr(self.record, name), value) for name, value in more.items()}
-        self.record = dataclasses.replace(self.record, **grown)
-        self.record.save(self.path)
+class _Run(Recorder[ModelStepRecord]):
+    """The parts that are measured."""
 
     def call_time(self, call: clocks.Thunk) -> Spread:
         """Time until the result of a call is there."""
@@ -269,13 +250,6 @@ class _Run:
             flush=True,
         )
 
-    def note(self, what: str, error: Exception) -> None:
-        """Write down what was not measured."""
-        line = f"{what}: {terminal.error_line(error)}"
-        print(line, flush=True)
-        if line not in self.record.failed:
-            self.add(failed=line)
-
 
 def measure(run: _Run, pairs: dict[str, Pair], *, runs: int, batch_sizes: Sequence[int],
             context: int, time_limit_s: float | None) -> None:  # fmt: skip
@@ -284,8 +258,7 @@ def measure(run: _Run, pairs: dict[str, Pair], *, runs: int, batch_sizes: Sequen
     cases = list(run.wanted(runs, batch_sizes))
     with torch.inference_mode():
         is_complete = all(_measure_pair(run, *one, cases, context, until) for one in pairs.items())
-    run.record = dataclasses.replace(run.record, complete=is_complete)
-    run.record.save(run.path)
+    run.end(is_complete)
 
 
 def _measure_pair(run: _Run, name: str, pair: Pair, cases: Sequence[tuple[int, int]], context: int,
@@ -294,14 +267,14 @@ def _measure_pair(run: _Run, name: str, pair: Pair, cases: Sequence[tuple[int, i
     try:
         target, drafter = (Model(size, pair, run.device) for size in (pair.target, pair.draft))
     except RuntimeError as error:  # too large for this GPU
-        run.note(name, error)
+        run.fail(name, error)
         return True
     for index, batch_size in cases:
         try:
             for model in (target, drafter):
                 model.begin(batch_size, context, max(POSITIONS) + SPEC_LEN)
         except RuntimeError as error:  # too many requests for its memory
-            run.note(f"{name}, B = {batch_size}, run {index}", error)
+            run.fail(f"{name}, B = {batch_size}, run {index}", error)
             continue
         parts: list[tuple[str, Callable[[], None]]] = []
         for role, model in (("target", target), ("draft", drafter)):
@@ -318,7 +291,7 @@ def _measure_pair(run: _Run, name: str, pair: Pair, cases: Sequence[tuple[int, i
             try:
                 part()
             except (RuntimeError, ImportError, ValueError) as error:
-                run.note(f"{name}, B = {batch_size}, {what}, run {index}", error)
+                run.fail(f"{name}, B = {batch_size}, {what}, run {index}", error)
     return True
 
 
@@ -353,12 +326,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         schema=SCHEMA, provenance=place, settings=settings, complete=False,
         passes=(), steps=(), failed=(),
     )  # fmt: skip
-    if chosen.save.is_file():
-        before = ModelStepRecord.load(chosen.save)
-        if (lasting(before.provenance), before.settings) != (lasting(place), settings):
-            parser.error(f"{chosen.save} is of another machine, version, source or setting: "
-                         "choose another")  # fmt: skip
-        record = dataclasses.replace(before, failed=(), complete=False)
+    try:
+        record = record.going_on(chosen.save)
+    except RecordError as error:
+        parser.error(str(error))
     run = _Run(record, chosen.save, 0.005 if chosen.dry else chosen.budget)
     measure(
         run, pairs, runs=chosen.runs, batch_sizes=settings["batch_sizes"],

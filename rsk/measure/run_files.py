@@ -1,4 +1,4 @@
-"""Where a benchmark is saved, and the unfinished one there that it goes on with."""
+"""Where measurements are saved as they grow, and the unfinished file there to go on with."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import itertools
 import json
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
-from rsk.measure.record_files import parse
+import torch
+
+from rsk.base import terminal
+from rsk.measure.record_files import RecordFile, check_schema, parse
 from rsk.measure.records import Benchmark, Provenance, RecordError
 
 _OF_THE_MOMENT = ("date", "commit")
@@ -80,3 +84,66 @@ def save_path(save: str | os.PathLike[str], provenance: Provenance) -> Path:
     stem = f"{slug}-{provenance.date[:10]}"
     names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
     return next(file for file in (path / f"{name}.json" for name in names) if not file.exists())
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartsRecord(RecordFile):
+    """A file that is measured part by part, in several calls if need be."""
+
+    SCHEMA = ""
+    schema: str
+    provenance: Provenance
+    settings: dict[str, Any]
+    complete: bool
+    failed: tuple[str, ...]
+    """What was not measured, and why."""
+
+    def __post_init__(self) -> None:
+        check_schema(self.schema, self.SCHEMA)
+
+    def going_on(self, path: Path) -> Self:
+        """What a file holds of the same, of which what failed is tried again; without one, this.
+
+        Raises:
+            RecordError: the file is of something else, or damaged.
+        """
+        if not path.is_file():
+            return self
+        before = type(self).load(path)
+        if (lasting(before.provenance), before.settings) != (
+            lasting(self.provenance),
+            self.settings,
+        ):
+            raise RecordError(
+                f"{path} is of another machine, version, source or setting: choose another"
+            )
+        return dataclasses.replace(before, failed=(), complete=False)
+
+
+R = TypeVar("R", bound=PartsRecord)
+
+
+class Recorder(Generic[R]):
+    """Gathers such a record, and writes it as it grows."""
+
+    def __init__(self, record: R, path: Path, budget_s: float) -> None:
+        self.record, self.path, self.budget_s = record, path, budget_s
+        self.device = torch.device(record.provenance.device)
+
+    def add(self, **more: Any) -> None:
+        """Append to fields of the record, and write it."""
+        grown: Any = {name: (*getattr(self.record, name), value) for name, value in more.items()}
+        self.record = dataclasses.replace(self.record, **grown)
+        self.record.save(self.path)
+
+    def fail(self, what: str, error: Exception) -> None:
+        """Write down what was not measured, once."""
+        line = f"{what}: {terminal.error_line(error)}"
+        print(line, flush=True)
+        if line not in self.record.failed:
+            self.add(failed=line)
+
+    def end(self, complete: bool) -> None:
+        """Write whether everything was tried."""
+        self.record = dataclasses.replace(self.record, complete=complete)
+        self.record.save(self.path)

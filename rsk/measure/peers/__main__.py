@@ -27,7 +27,6 @@ from rsk.measure import (
     logit_inputs,
     peers,
     provenance,
-    records,
     timing,
     workload,
 )
@@ -35,9 +34,8 @@ from rsk.measure.clocks import Thunk
 from rsk.measure.logit_inputs import FILTERED, TEMPERATURE, Ways
 from rsk.measure.peers import checking, traits
 from rsk.measure.peers.peer import Peer, PeerError, PeerInputs
-from rsk.measure.record_files import RecordFile
-from rsk.measure.records import Provenance, Record, RecordError, Spread
-from rsk.measure.run_files import lasting
+from rsk.measure.records import Record, RecordError, Spread
+from rsk.measure.run_files import PartsRecord, Recorder
 from rsk.sampler import logits
 from rsk.sampler.build import BuildError
 
@@ -99,43 +97,21 @@ class FromLogits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PeersRecord(RecordFile):
+class PeersRecord(PartsRecord):
     """A file of ``data/peers/``."""
 
     SCHEMA = SCHEMA
-    schema: str
-    provenance: Provenance
-    settings: dict[str, Any]
-    complete: bool
     found: tuple[Found, ...]
     from_probs: tuple[FromProbs, ...]
     from_logits: tuple[FromLogits, ...]
-    failed: tuple[str, ...]
-    """What was not measured, and why."""
-
-    def __post_init__(self) -> None:
-        records.check_schema(self.schema, SCHEMA)
 
 
-class _Run:
-    """Gathers the record, and writes it as it grows."""
+class _Run(Recorder[PeersRecord]):
+    """The peers, and the parts that are measured."""
 
     def __init__(self, record: PeersRecord, path: Path, budget_s: float) -> None:
-        self.record, self.path, self.budget_s = record, path, budget_s
-        self.device = torch.device(record.provenance.device)
+        super().__init__(record, path, budget_s)
         self.peers: dict[str, Peer] = {OURS: _ours()}
-
-    def add(self, **more: Any) -> None:
-        """Append to a field of the record, and write it."""
-        grown: Any = {name: (*getattr(self.record, name), value) for name, value in more.items()}
-        self.record = dataclasses.replace(self.record, **grown)
-        self.record.save(self.path)
-
-    def fail(self, what: str, error: Exception) -> None:
-        """Write down what was not measured."""
-        line = f"{what}: {terminal.error_line(error)}"
-        print(line, flush=True)
-        self.add(failed=line)
 
     def look(self, name: str) -> None:
         """Find a peer, check its laws, try its traits; unless the record has that already."""
@@ -317,13 +293,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from_logits=(),
         failed=(),
     )
-    if chosen.save.is_file():
-        before = PeersRecord.load(chosen.save)
-        if (lasting(before.provenance), before.settings) != (lasting(place), record.settings):
-            parser.error(f"{chosen.save} is of another machine, version, source or setting: "
-                         "choose another")  # fmt: skip
-        found = tuple(one for one in before.found if not one.absent)
-        record = dataclasses.replace(before, found=found, failed=(), complete=False)
+    try:
+        record = record.going_on(chosen.save)
+    except RecordError as error:
+        parser.error(str(error))
+    record = dataclasses.replace(record, found=tuple(x for x in record.found if not x.absent))
     run = _Run(record, chosen.save, 0.002 if chosen.dry else chosen.budget)
     begin = time.monotonic()
     for name in (OURS, *names):
@@ -344,8 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 case()
             except FAILURES as error:
                 run.fail(f"{what}, run {index}", error)
-    run.record = dataclasses.replace(run.record, complete=not is_late)
-    run.record.save(chosen.save)
+    run.end(not is_late)
     return 1 if run.record.failed else UNFINISHED if is_late else 0
 
 
