@@ -31,6 +31,16 @@ def is_needed(text: str) -> bool:
     return bool(_LETTERS.search(text))
 
 
+def unbreakable(text: str) -> list[str]:
+    """The pieces of a text inside which no line ends: words, and single Chinese letters."""
+    return re.findall(rf"{_LETTERS.pattern}|[^\s{_LETTERS.pattern[1:-1]}]+", text)
+
+
+def columns(text: str) -> int:
+    """How wide a text is, in Latin letters: a Chinese one is as wide as two."""
+    return len(text) + len(_LETTERS.findall(text))
+
+
 def _folders() -> Iterator[Path]:
     """Where fonts are: pip's package first, then the system's folders."""
     spec = importlib.util.find_spec(PACKAGE)

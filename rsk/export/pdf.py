@@ -188,8 +188,8 @@ def _fitting_size(cell: Cell, columns: int, rows: list[Any]) -> float:
     for _, entries in rows:
         if len(entries) == columns:  # rows with merged cells do not say which column is wide
             for at, entry in enumerate(entries):
-                words = pandoc.plain(entry[4]).split()
-                longest[at] = max([longest[at], *map(len, words)])
+                words = fonts.unbreakable(pandoc.plain(entry[4]))
+                longest[at] = max([longest[at], *map(fonts.columns, words)])
     for size in TABLE_SIZES:
         if sum(longest) * size * _EM + columns * _CELL_PADDING <= TEXT_WIDTH:
             return size
