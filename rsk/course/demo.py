@@ -27,9 +27,9 @@ from rsk.course.contest import Row, Timed
 from rsk.measure import benchmark, comparison
 from rsk.measure.comparison import BASELINE
 from rsk.measure.implementations import backend
+from rsk.measure.over_runs import Series
 from rsk.measure.provenance import provenance
 from rsk.measure.records import Benchmark, Operations
-from rsk.measure.series import Series
 from rsk.measure.sweep import Sweep
 from rsk.measure.timing import MeasurementError, count_operations, difference
 from rsk.measure.workload import Inputs
@@ -68,7 +68,7 @@ class Demo:
 def run(
     *,
     device: str = "cpu",
-    batch_sizes: Sequence[int] = (1, 4, 16, 64),
+    batch_sizes: Sequence[int] = Sweep.batch_sizes,
     spec_len: int = 4,
     vocab_size: int = 32000,
     seed: int = 0,

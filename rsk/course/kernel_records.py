@@ -10,8 +10,8 @@ import torch
 from rsk.course import publish
 from rsk.measure import recorded_runs, resources
 from rsk.measure.comparison import usual_line
+from rsk.measure.over_runs import Series
 from rsk.measure.records import Benchmark, RecordError
-from rsk.measure.series import Series
 from rsk.sampler import registry
 from rsk.sampler.kernels import KERNELS, runs_on
 
