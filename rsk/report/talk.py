@@ -82,7 +82,7 @@ def material(found: Measurements, language: str = LANGUAGE) -> Material:
         },
         texts={
             "generated": lambda: written.runs,
-            "demo": lambda: [(demonstrated(found.cpu.value), "prompt")],
+            "demo": lambda: [(demonstrated(found.cpu.value, language), "prompt")],
         },
         epoch=found.epoch,
         language=language,
@@ -166,13 +166,14 @@ def _below(fig: Figure, legend: Legend, lines: int) -> None:
 # --- what the demos print -------------------------------------------------------------------------
 
 
-def demonstrated(benchmark: Benchmark) -> str:
+def demonstrated(benchmark: Benchmark, language: str = LANGUAGE) -> str:
     """The table that ``rsk demo`` prints, of a recorded run's smallest and largest batch."""
     from rich.console import Console
 
     rows = demo.recorded(benchmark)
     console = Console(file=io.StringIO(), width=100, force_terminal=False, color_system=None)
-    console.print(demo.table([rows[0], rows[-1]], benchmark.provenance.device == "cuda"))
+    on_gpu = benchmark.provenance.device == "cuda"
+    console.print(demo.table([rows[0], rows[-1]], on_gpu, language))
     assert isinstance(console.file, io.StringIO)
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
     return "\n".join(lines).strip("\n")

@@ -212,7 +212,7 @@ def test_demo_passes_its_options_on(monkeypatch, tmp_path):
     del seen["console"], defaults["console"]
     assert seen == defaults
     arguments = f"--batch-sizes 2,3 --spec-len 5 --vocab-size 70 --seed 8 --figure {tmp_path}/d.svg"
-    result = run("demo", *arguments.split(), "--device", "cpu")
+    result = run("demo", *arguments.split(), "--device", "cpu", "--lang", "zh-TW")
     assert result.exit_code == 0, result.output
     del seen["console"]
     assert seen == {
@@ -222,6 +222,7 @@ def test_demo_passes_its_options_on(monkeypatch, tmp_path):
         "figure": tmp_path / "d.svg",
         "device": "cpu",
         "seed": 8,
+        "language": "zh-TW",
     }
 
 
@@ -233,6 +234,7 @@ def test_demo_passes_its_options_on(monkeypatch, tmp_path):
         (["--vocab-size", "0"], "vocab_sizes: expected at least 1, got 0"),
         (["--figure", "demo.doc"], "figure: expected a name in .png, .svg or .pdf"),
         (["--device", "tpu"], "--device: expected auto, cpu or cuda, got 'tpu'"),
+        (["--lang", "xx"], "there are no words in 'xx'; languages: en"),
     ],
 )
 def test_demo_says_what_it_expected(arguments, expected):
