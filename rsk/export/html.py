@@ -234,8 +234,8 @@ def _tokens(item: Tokens, words: Words) -> list[Node]:
         f'<span class="{escape(kind)}">{escape(text)}</span>' for text, kind in item.runs
     )
     kinds = dict.fromkeys(kind for _, kind in item.runs if kind != "prompt")
-    legend = ", ".join(f'<span class="{kind}">{escape(words[kind])}</span>' for kind in kinds)
-    legend = f"{escape(words['marked'])}: {legend}."
+    marks = (f'<span class="{kind}">{escape(words[kind])}</span>' for kind in kinds)
+    legend = escape(words["marked"]).format(escape(words["comma"]).join(marks))
     opening = f'<figure class="tokens" id="{escape(item.label)}">'
     caption = [
         *_captioned(item, words),
