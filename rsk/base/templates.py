@@ -5,9 +5,9 @@ A sentence stands there once, with Jinja expressions where it names a number::
     A call takes {{ gpu.largest.fused.call | us }} instead of {{ gpu.largest.baseline.call | us }}.
 
 The filters are those of :mod:`rsk.base.numbers`, and ``label``, which is :func:`labels`; a number
-without one is written as :func:`rsk.base.numbers.number` does. ``say`` holds the macros of ``macros.md``. A file is one text,
-or blocks that begin with ``## name``. Whatever cannot be filled in is a :class:`TemplateError`
-that names the file and the line.
+without one is written as :func:`rsk.base.numbers.number` does. ``say`` holds the macros of
+``macros.md``. A file is one text, or blocks that begin with ``## name``. Whatever cannot be filled
+in is a :class:`TemplateError` that names the file and the line.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import io
-import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
