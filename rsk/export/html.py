@@ -234,8 +234,8 @@ def _tokens(item: Tokens, phrases: Phrases) -> list[Node]:
         f'<span class="{escape(kind)}">{escape(text)}</span>' for text, kind in item.runs
     )
     kinds = dict.fromkeys(kind for _, kind in item.runs if kind != "prompt")
-    legend = ", ".join(f'<span class="{kind}">{escape(phrases[kind])}</span>' for kind in kinds)
-    legend = f"{escape(phrases['marked'])}: {legend}."
+    marks = (f'<span class="{kind}">{escape(phrases[kind])}</span>' for kind in kinds)
+    legend = escape(phrases["marked"]).format(escape(phrases["comma"]).join(marks))
     opening = f'<figure class="tokens" id="{escape(item.label)}">'
     caption = [
         *_captioned(item, phrases),

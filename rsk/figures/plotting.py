@@ -143,18 +143,32 @@ def axes(height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
 def entitle(fig: Figure, title: str) -> None:
     """Put a sentence above a figure, on as many lines as it needs."""
     title = title.replace(" = ", "\u00a0=\u00a0")  # never broken at the equals sign
-    wrapped = "\n".join(_wrapped(title))
+    wrapped = "\n".join(wrap(title, TITLE_WIDTH))
     fig.suptitle(wrapped, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
 
 
-def _wrapped(title: str) -> list[str]:
-    """Lines of a title: Chinese letters are two wide, and a line may end after any of them."""
-    if not fonts.is_needed(title):
-        return textwrap.wrap(title, TITLE_WIDTH)
+def translate(fig: Figure, language: str) -> None:
+    """Name what a figure shows in a language; ticks, which show names and numbers, stay."""
+    from matplotlib.text import Text
+
+    label = templates.labels(language)
+    for text in fig.findobj(Text):
+        text.set_text(label(text.get_text()))
+    for ax in fig.axes:
+        for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
+            handle.set_label(label(name))
+        if fonts.is_needed(ax.get_ylabel()):
+            ax.set_ylabel("\n".join(wrap(ax.get_ylabel(), LABEL_WIDTH)))
+
+
+def wrap(text: str, columns: int) -> list[str]:
+    """Lines of a text: Chinese letters are two wide, and a line may end after any of them."""
+    if not fonts.is_needed(text):
+        return textwrap.wrap(text, columns)
     lines, width = [""], 0
-    for piece in re.findall(r"[\x21-\x7e]+\s*|.", title):
+    for piece in re.findall(r"[\x21-\x7e]+\s*|.", text):
         wide = 2 * len(piece) if fonts.is_needed(piece) else len(piece)
-        if width + wide > TITLE_WIDTH and piece not in "，。；：、）」":
+        if width + wide > columns and piece not in "，。；：、）」":
             lines, width = [*lines, ""], 0
         lines[-1] += piece
         width += wide

@@ -83,6 +83,7 @@ def others(language: str) -> dict[str, str]:
 def picture(found: Measurements, language: str = LANGUAGE) -> bytes:
     """The picture of the README, as SVG: the speed-ups over the loop on a GPU."""
     drawn = benchmarks.speed_up(found.gpu.value)
+    plotting.translate(drawn.fig, language)
     plotting.entitle(drawn.fig, plotting.exhibit(drawn, language).title)
     (ax,) = drawn.fig.axes
     ax.set_xlabel(f"{ax.get_xlabel()}\n{found.gpu.label}")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import io
-import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -129,14 +128,15 @@ def for_slide(
     from matplotlib.ticker import LogLocator
 
     fig = picture.fig
+    plotting.translate(fig, language)
     for text in fig.findobj(Text):
         text.set_fontsize(float(text.get_fontsize()) * LARGER)
     if fig.get_layout_engine() is not None:  # a drawing has sizes of its own
         fig.set_size_inches(*size)
         for ax in fig.axes:
-            ax.set_ylabel(textwrap.fill(ax.get_ylabel(), 22))
+            ax.set_ylabel("\n".join(plotting.wrap(ax.get_ylabel(), 22)))
             if len(fig.axes) > 1:
-                ax.set_xlabel(textwrap.fill(ax.get_xlabel(), 22))
+                ax.set_xlabel("\n".join(plotting.wrap(ax.get_xlabel(), 22)))
             if isinstance(ax.xaxis.get_major_locator(), LogLocator):
                 ax.xaxis.set_major_locator(LogLocator(numticks=5))
         for legend in list(fig.legends):

@@ -127,7 +127,7 @@ def test_pictures_without_it_are_refused(none):
 def test_long_titles_are_broken_anywhere():
     from rsk.figures import plotting
 
-    lines = plotting._wrapped("推測解碼，" * 20 + " 12.5 µs")
+    lines = plotting.wrap("推測解碼，" * 20 + " 12.5 µs", plotting.TITLE_WIDTH)
     assert all(2 * len(line) <= plotting.TITLE_WIDTH + 10 for line in lines)
     assert len(lines) >= 3 and not any(line.startswith("，") for line in lines)
 
