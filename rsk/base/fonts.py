@@ -20,6 +20,8 @@ CHINESE = "Noto Sans CJK TC"
 PACKAGE = "noto_cjk_sans_otc"
 HINT = "pip install 'rsk[zh]', or on Debian and Ubuntu: apt install fonts-noto-cjk"
 _LETTERS = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
+# A Chinese letter or a run of others, with the punctuation that opens no line and ends none.
+_PIECE = rf"[（「]*(?:{_LETTERS.pattern}|(?:[^\s{_LETTERS.pattern[1:-1]}]|\u00a0)+)[，。；：、）」]*"
 
 
 class FontError(RuntimeError):
@@ -33,12 +35,24 @@ def is_needed(text: str) -> bool:
 
 def unbreakable(text: str) -> list[str]:
     """The pieces of a text inside which no line ends: words, and single Chinese letters."""
-    return re.findall(rf"{_LETTERS.pattern}|[^\s{_LETTERS.pattern[1:-1]}]+", text)
+    return re.findall(_PIECE, text)
 
 
 def columns(text: str) -> int:
     """How wide a text is, in Latin letters: a Chinese one is as wide as two."""
     return len(text) + len(_LETTERS.findall(text))
+
+
+def wrap(text: str, width: float) -> list[str]:
+    """Lines of a text with Chinese letters, no wider than so many of matplotlib's Latin letters."""
+    lines, used = [""], 0.0
+    for piece in re.findall(rf"{_PIECE}\s*", text):
+        wide = len(piece) + 0.65 * len(_LETTERS.findall(piece))  # its font is a wide one
+        if used and used + wide > width:
+            lines, used = [*lines, ""], 0.0
+        lines[-1] += piece
+        used += wide
+    return lines
 
 
 def _folders() -> Iterator[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -283,9 +284,10 @@ def _compile(
 
     system_fonts = False
     family = document.phrases["font"]
-    found = [str(fonts.find(family)[0].parent)] if family else []
     with tempfile.TemporaryDirectory(prefix="rsk-report-") as name:
         folder = Path(name)
+        if family:  # alone: no other weight beside it is taken, and pages look alike everywhere
+            shutil.copy(fonts.find(family)[0], folder)
         (folder / "phrases.typ").write_text(_phrases(document.phrases), encoding="utf-8")
         for template in templates:
             (folder / template).write_bytes((folders.style_dir() / template).read_bytes())
@@ -299,7 +301,7 @@ def _compile(
                     root=str(folder),
                     # Typst's own fonts: the same pages on every machine.
                     ignore_system_fonts=not system_fonts,
-                    font_paths=found,
+                    font_paths=[name] if family else [],
                     **options,
                 )
             except typst.TypstError as error:

@@ -162,17 +162,8 @@ def translate(fig: Figure, language: str) -> None:
 
 
 def wrap(text: str, columns: int) -> list[str]:
-    """Lines of a text: Chinese letters are two wide, and a line may end after any of them."""
-    if not fonts.is_needed(text):
-        return textwrap.wrap(text, columns)
-    lines, width = [""], 0
-    for piece in re.findall(r"[\x21-\x7e]+\s*|.", text):
-        wide = 2 * len(piece) if fonts.is_needed(piece) else len(piece)
-        if width + wide > columns and piece not in "，。；：、）」":
-            lines, width = [*lines, ""], 0
-        lines[-1] += piece
-        width += wide
-    return lines
+    """Lines of a text, of at most so many letters; between Chinese ones any line may end."""
+    return (fonts.wrap if fonts.is_needed(text) else textwrap.wrap)(text, columns)
 
 
 def _with_glyphs(fig: Figure) -> None:
@@ -182,12 +173,16 @@ def _with_glyphs(fig: Figure) -> None:
         FontError: it is missing.
     """
     from matplotlib.font_manager import fontManager
+    from matplotlib.patheffects import withStroke
     from matplotlib.text import Text
 
     for text in fig.findobj(Text):
         if fonts.is_needed(text.get_text()):
             if fonts.CHINESE not in fontManager.get_font_names():
                 fontManager.addfont(fonts.face())
+            if text.get_fontweight() == "bold":  # it has one weight: an outline makes it heavier
+                outline = withStroke(linewidth=0.3, foreground=text.get_color())
+                text.set_path_effects([outline])
             text.set(fontfamily=["DejaVu Sans", fonts.CHINESE], fontweight="normal")
 
 
