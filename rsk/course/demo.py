@@ -231,9 +231,7 @@ def recorded(found: Benchmark) -> list[Row]:
     ]
 
 
-def _columns(
-    rows: Sequence[Row], on_gpu: bool, language: str = templates.LANGUAGE
-) -> list[str]:
+def _columns(rows: Sequence[Row], on_gpu: bool, language: str = templates.LANGUAGE) -> list[str]:
     """The names above the columns, as a class knows them."""
     values = {"names": list(rows[0].times), "on_gpu": on_gpu}
     return templates.render("demo.md#columns", values, language).split(" | ")
