@@ -267,10 +267,15 @@ def test_all_languages_say_the_same_numbers(written):
 # --- other data, other words
 
 
+def named(written, **changes):
+    """What the talk may name, from other data."""
+    fields = {"cpu": twice(story()), "gpu": twice(story(gpu=True)), "study": made_up(), **changes}
+    return values.talk(found(**fields), written)
+
+
 def words(written, **changes):
     """The talk's text, from other data."""
-    fields = {"cpu": twice(story()), "gpu": twice(story(gpu=True)), "study": made_up(), **changes}
-    return templates.render(talk.SOURCE, values.talk(found(**fields), written))
+    return templates.render(talk.SOURCE, named(written, **changes))
 
 
 def titles(text):
@@ -303,6 +308,37 @@ def test_what_depends_on_who_wins_says_so(written):
     assert only("On a CPU", cpu=twice(slower(story(), "vectorized", 10))).endswith("the loop")
     assert "too, it is faster" in only("On a CPU", cpu=twice(slower(story(), "baseline", 10)))
     assert "not faster for it" in only("tokens a pass", study=made_up(speed=0.8))
+
+
+OTHER_DATA = {
+    "one thread loses": lambda: {"gpu": twice(slower(story(gpu=True), "thread_per_sequence", 100))},
+    "the loop wins on a CPU": lambda: {"cpu": twice(slower(story(), "vectorized", 10))},
+    "PyTorch wins on a CPU": lambda: {"cpu": twice(slower(story(), "baseline", 10))},
+    "speculation costs time": lambda: {"study": made_up(speed=0.8)},
+    "fused is slow": lambda: {"gpu": twice(slower(story(gpu=True), "fused", 10))},
+    "one run": lambda: {"gpu": story(gpu=True)},
+}
+
+
+@pytest.fixture(scope="module")
+def unchanged(written):
+    return named(written)
+
+
+@pytest.mark.parametrize("what", OTHER_DATA)
+def test_other_data_change_the_same_paragraphs_in_every_language(what, written, unchanged):
+    changed = named(written, **OTHER_DATA[what]())
+
+    def differs(language):
+        before, after = (
+            [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text)]
+            for text in (templates.render(talk.SOURCE, of, language) for of in (unchanged, changed))
+        )
+        return [a != b for a, b in zip(before, after, strict=True)]
+
+    first, *others = map(differs, templates.languages())
+    assert any(first) and not all(first)
+    assert all(other == first for other in others)
 
 
 def test_a_figure_is_drawn_the_same_twice_and_without_its_title():
