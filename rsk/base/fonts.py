@@ -44,10 +44,27 @@ def columns(text: str) -> int:
 
 
 def wrap(text: str, width: float) -> list[str]:
-    """Lines of a text with Chinese letters, no wider than so many of matplotlib's Latin letters."""
+    """Lines of a text with Chinese letters, none much shorter than the others.
+
+    Args:
+        text: lines that it has are broken one by one.
+        width: of a line, in matplotlib's bold Latin letters.
+    """
+    lines = []
+    for line in text.splitlines():
+        broken = _filled(line, width)
+        for less in range(int(width), 0, -1):
+            if len(even := _filled(line, less)) > len(broken):
+                break
+            broken = even
+        lines += broken
+    return lines
+
+
+def _filled(line: str, width: float) -> list[str]:
     lines, used = [""], 0.0
-    for piece in re.findall(rf"{_PIECE}\s*", text):
-        wide = len(piece) + 0.65 * len(_LETTERS.findall(piece))  # its font is a wide one
+    for piece in re.findall(rf"{_PIECE}\s*", line):
+        wide = 0.87 * len(piece) + 0.58 * len(_LETTERS.findall(piece))
         if used and used + wide > width:
             lines, used = [*lines, ""], 0.0
         lines[-1] += piece
