@@ -38,6 +38,11 @@ def unbreakable(text: str) -> list[str]:
     return re.findall(_PIECE, text)
 
 
+def pieces(text: str) -> list[str]:
+    """The same with the spaces behind them."""
+    return re.findall(rf"{_PIECE}\s*", text)
+
+
 def columns(text: str) -> int:
     """How wide a text is, in Latin letters: a Chinese one is as wide as two."""
     return len(text) + len(_LETTERS.findall(text))
@@ -63,7 +68,7 @@ def wrap(text: str, width: float) -> list[str]:
 
 def _filled(line: str, width: float) -> list[str]:
     lines, used = [""], 0.0
-    for piece in re.findall(rf"{_PIECE}\s*", line):
+    for piece in pieces(line):
         wide = 0.87 * len(piece) + 0.58 * len(_LETTERS.findall(piece))
         if used and used + wide > width:
             lines, used = [*lines, ""], 0.0
