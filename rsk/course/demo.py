@@ -167,7 +167,7 @@ def _broken(text: Text, width: int) -> Text:
     """The text in lines; between Chinese letters any may end, where rich breaks at spaces alone."""
     if not fonts.is_needed(text.plain):
         return text
-    lines = []
+    lines: list[Text] = []
     for line in text.split():
         ends, begin, end = [], 0, 0
         for piece in fonts.pieces(line.plain):
