@@ -22,7 +22,7 @@ from rsk.course import demo
 from rsk.export import talk as talk_file
 from rsk.figures import plotting
 from rsk.report import measurements, talk, values
-from rsk.report.here import Written
+from rsk.report.computed_here import Written
 
 TITLES = {"en": "From a Python loop to one kernel", "zh-TW": "從 Python 迴圈到一個核函式"}
 
