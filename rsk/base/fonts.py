@@ -21,7 +21,8 @@ PACKAGE = "noto_cjk_sans_otc"
 HINT = "pip install 'rsk[zh]', or on Debian and Ubuntu: apt install fonts-noto-cjk"
 _LETTERS = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
 # A Chinese letter or a run of others, with the punctuation that opens no line and ends none.
-_PIECE = rf"[（「]*(?:{_LETTERS.pattern}|(?:[^\s{_LETTERS.pattern[1:-1]}]|\u00a0)+)[，。；：、）」]*"
+_OTHERS = rf"(?:[^\s{_LETTERS.pattern[1:-1]}]|\u00a0)+"
+_PIECE = rf"[（「]*(?:{_LETTERS.pattern}|{_OTHERS})[，。；：、）」]*"
 
 
 class FontError(RuntimeError):
