@@ -17,7 +17,7 @@ from rsk.base import fonts, templates
 from rsk.base.numbers import DASH
 from rsk.figures import plotting
 from rsk.report import chapters, measurements, talk, values
-from rsk.report.here import Compared, Here, Shortcut
+from rsk.report.computed_here import Compared, Here, Shortcut
 from rsk.report.runs import Run
 from rsk.report.values import Story
 from rsk.sampler import registry
