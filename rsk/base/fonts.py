@@ -21,8 +21,9 @@ PACKAGE = "noto_cjk_sans_otc"
 HINT = "pip install 'rsk[zh]', or on Debian and Ubuntu: apt install fonts-noto-cjk"
 _LETTERS = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
 # A Chinese letter or a run of others, with the punctuation that opens no line and ends none.
-_OTHERS = rf"(?:[^\s{_LETTERS.pattern[1:-1]}]|\u00a0)+"
-_PIECE = rf"[（「]*(?:{_LETTERS.pattern}|{_OTHERS})[，。；：、）」]*"
+_PIECE = (
+    rf"[（「]*(?:{_LETTERS.pattern}|(?:[^\s{_LETTERS.pattern[1:-1]}]|\u00a0)+)[，。；：、）」]*"
+)
 
 
 class FontError(RuntimeError):
@@ -37,6 +38,11 @@ def is_needed(text: str) -> bool:
 def unbreakable(text: str) -> list[str]:
     """The pieces of a text inside which no line ends: words, and single Chinese letters."""
     return re.findall(_PIECE, text)
+
+
+def pieces(text: str) -> list[str]:
+    """The same with the spaces behind them."""
+    return re.findall(rf"{_PIECE}\s*", text)
 
 
 def columns(text: str) -> int:
@@ -64,7 +70,7 @@ def wrap(text: str, width: float) -> list[str]:
 
 def _filled(line: str, width: float) -> list[str]:
     lines, used = [""], 0.0
-    for piece in re.findall(rf"{_PIECE}\s*", line):
+    for piece in pieces(line):
         wide = 0.87 * len(piece) + 0.58 * len(_LETTERS.findall(piece))
         if used and used + wide > width:
             lines, used = [*lines, ""], 0.0

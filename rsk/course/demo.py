@@ -20,7 +20,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rsk.base import templates
+from rsk.base import fonts, templates
 from rsk.base.numbers import digits, duration
 from rsk.check.synthetic import make_batch
 from rsk.course import race
@@ -118,7 +118,8 @@ def run(
         calls = {name: _until_done(name, inputs, on_gpu) for name in names}
         rows.append(race.race(calls, size, budget_s=RACE_S))
     console.print(table(rows, on_gpu, language))
-    console.print(f"  {provenance(device).label}\n", style="dim", highlight=False)
+    label = templates.labels(language)(provenance(device).label)
+    console.print(f"  {label}\n", style="dim", highlight=False)
     say("certainty", **_certainty(rows, on_gpu))
     say("reason", **_reason(rows[-1], inputs, device))
     if figure is not None:
@@ -130,6 +131,7 @@ def run(
             sweep, device=device, chosen=names, budget_s=FIGURE_S, console=console
         )
         picture = benchmarks.latency_by_batch(found)
+        plotting.translate(picture.fig, language)
         plotting.entitle(picture.fig, plotting.exhibit(picture, language).title)
         picture.fig.savefig(path, dpi=160)
         console.print(f"Figure: {path}\n", soft_wrap=True)
@@ -156,7 +158,24 @@ def _say(console: Console, language: str, block: str, **values: object) -> None:
         text = Text.from_markup(
             re.sub(r"\*\*(.+?)\*\*", r"[bold]\1[/]", paragraph.replace("[", "\\["))
         )
-        console.print(Padding(text, (0, 4, 1, 0 if heading else 2)))
+        padding = 0, 4, 1, 0 if heading else 2
+        text = _broken(text, console.width - padding[1] - padding[3])
+        console.print(Padding(text, padding))
+
+
+def _broken(text: Text, width: int) -> Text:
+    """The text in lines; between Chinese letters any may end, where rich breaks at spaces alone."""
+    if not fonts.is_needed(text.plain):
+        return text
+    lines: list[Text] = []
+    for line in text.split():
+        ends, begin, end = [], 0, 0
+        for piece in fonts.pieces(line.plain):
+            if fonts.columns(line.plain[begin:end] + piece.rstrip()) > width:
+                ends.append(begin := end)
+            end += len(piece)
+        lines += line.divide(ends)
+    return Text("\n").join(lines)
 
 
 def available(device: torch.device | str) -> list[str]:
@@ -204,7 +223,10 @@ def agreement(
 
 
 def table(rows: Sequence[Row], on_gpu: bool, language: str = templates.LANGUAGE) -> Table:
-    """A line for each batch size: the times, and how many times faster the last one is."""
+    """A line for each batch size: the times, and how many times faster the last one is.
+
+    A time that is only known to be no longer stands behind a ≤.
+    """
     drawn = Table(box=None, padding=(0, 2), pad_edge=True)
     for column in _columns(rows, on_gpu, language):
         drawn.add_column(column, justify="right")
@@ -218,7 +240,10 @@ def table(rows: Sequence[Row], on_gpu: bool, language: str = templates.LANGUAGE)
             ratio = f"{digits(low, 2)} – {digits(high, 2)} ×"
         else:
             ratio = unclear
-        times = [duration(time.median) for time in row.times.values()]
+        times = [
+            f"{'' if row.known(name) else '≤ '}{duration(time.median)}"
+            for name, time in row.times.items()
+        ]
         drawn.add_row(str(row.batch_size), *times, ratio)
     return drawn
 
@@ -242,6 +267,7 @@ def _certainty(rows: Sequence[Row], on_gpu: bool) -> dict[str, object]:
     last = list(rows[0].times)[-1]
     doubtful = [row.batch_size for row in rows if not row.certain(last)]
     return {
+        "too_long": not all(row.known(name) for row in rows for name in row.times),
         "last": _columns(rows, on_gpu)[-2],
         "certainty": race.CERTAINTY,
         "doubtful": doubtful,
