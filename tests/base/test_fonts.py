@@ -102,15 +102,18 @@ def test_pictures_are_drawn_with_it(installed):
 
     from rsk.figures import plotting
 
-    def drawn(title):
+    def drawn(label, title):
         fig = Figure(figsize=(4, 2))
-        fig.add_subplot().set_xlabel("B")
+        fig.add_subplot().set_xlabel(label)
         plotting.entitle(fig, title)
-        return plotting.svg(fig)[0]
+        return plotting.svg(fig)[0], fig._suptitle
 
-    picture = drawn("解碼 = B")
+    picture, title = drawn("解碼 = B", "解碼 = B")
     assert "NotoSansCJKTC" in picture
-    assert "NotoSansCJK" not in drawn("decoding = B")
+    assert title.get_fontweight() == "normal" and title.get_path_effects()  # outlined instead
+    picture, title = drawn("decoding = B", "decoding = B")
+    assert "NotoSansCJK" not in picture
+    assert title.get_fontweight() == "bold" and not title.get_path_effects()
 
 
 def test_pictures_without_it_are_refused(none):
@@ -127,9 +130,19 @@ def test_pictures_without_it_are_refused(none):
 def test_long_titles_are_broken_anywhere():
     from rsk.figures import plotting
 
-    lines = plotting.wrap("推測解碼，" * 20 + " 12.5 µs", plotting.TITLE_WIDTH)
-    assert all(2 * len(line) <= plotting.TITLE_WIDTH + 10 for line in lines)
-    assert len(lines) >= 3 and not any(line.startswith("，") for line in lines)
+    text = "推測解碼，" * 20 + "12.5 µs（草稿）"
+    lines = plotting.wrap(text, plotting.TITLE_WIDTH)
+    assert "".join(lines) == text
+    assert all(1.45 * len(line) <= plotting.TITLE_WIDTH for line in lines)
+    assert len(lines) == 3 and max(map(len, lines)) - min(map(len, lines)) <= 12
+    assert not any(line[0] in "，）" or line[-1] == "（" for line in lines)
+    assert plotting.wrap("推測\n解碼", 60) == ["推測", "解碼"]
+    assert plotting.wrap("解碼", 1) == ["解", "碼"]
+
+
+def test_what_a_line_cannot_break():
+    assert fonts.unbreakable("解碼（µs），B = 4") == ["解", "碼", "（µs），", "B", "=", "4"]
+    assert fonts.unbreakable("K\u00a0=\u00a04 個") == ["K\u00a0=\u00a04", "個"]
 
 
 def chinese_notebook(path):
