@@ -44,11 +44,10 @@ def rebuild(
     """
     elsewhere = {}
     if folder is None:
-        top = folders.checkout()
-        if top is None:
+        if folders.checkout() is None:
             raise ValueError("--publish writes to report/ of a checkout; else name an --output")
         elsewhere = others(language)
-        folder = top / "report" if language == LANGUAGE else templates.folder(language)
+        folder = home(language)
     found = measurements.gather()  # first: without records there is nothing to publish
     build.load("cpu")
     build.load("emulator")
@@ -68,6 +67,12 @@ def rebuild(
             size = f"{path.stat().st_size / 1e6:.2f} MB"
             console.print(f"{path}: {size}", markup=False, highlight=False, soft_wrap=True)
     return written
+
+
+def home(language: str) -> Path:
+    """The folder of a language's copies: ``report/`` for the first one, else its own there."""
+    own = templates.folder(language)
+    return own.parent if language == LANGUAGE else own
 
 
 def others(language: str) -> dict[str, str]:

@@ -241,3 +241,43 @@ def test_phrases_are_set_so_too():
     lines = [text for text in texts(templates.phrases(CHINESE)) if isinstance(text, str)]
     filled = "\n\n".join(re.sub(r"\{\w*\}", "0", line) for line in lines)
     assert fonts.is_needed(filled) and faults(filled) == []
+
+
+def as_prose(markdown):
+    """Without marks of lists, tables, slides and code; a cell of a table is a paragraph."""
+    text = re.sub(r"```.*?```|\]\([^)]*\)(?=[^{]|$)", "", markdown, flags=re.S)
+    text = re.sub(
+        r"!\[\].*|\{(?:minutes|\.script|width)[^}]*\}|^:::.*$|^\d\. ", "", text, flags=re.M
+    )
+    return re.sub(r"\$\$.*?\$\$|[ \n]*\|[ \n]*|\n\s*\n", "\n\n", text, flags=re.S)
+
+
+def test_the_talk_is_set_so_too(measured):
+    written = here().written
+    written.__dict__.update(command="rsk generate")
+    written.text.__dict__.update(acceptance_rate=0.7, tokens_per_target_pass=2.5)
+    text = templates.render(talk.SOURCE, values.talk(measured, written), CHINESE)
+    assert faults(as_prose(text)) == []
+
+
+@pytest.mark.parametrize("name", ["README.zh-TW.md", "notebooks/README.zh-TW.md"])
+def test_the_readmes_are_set_so_too(name):
+    path = templates.folder().parents[1] / name
+    if not path.is_file():
+        pytest.skip("needs the source checkout")
+    assert faults(as_prose(path.read_text(encoding="utf-8"))) == []
+
+
+def test_the_demo_is_set_so_too():
+    several = {"doubtful": [1, 4], "too_long": True, "settled": True, "certainty": 0.1}
+    count = SimpleNamespace(operators=9, launches=None, synchronizations=4)
+    for block, named in {
+        "opening": {"spec_len": 4, "vocab_size": 32000, "on_gpu": True},
+        "agreement": {"agreement": here().agreement},
+        "certainty": {**several, "last": "CUDA"},
+        "reason": {"batch_size": 4, "last": "C++", "is_kernel": True, "baseline": count,
+                   "other": count},
+    }.items():  # fmt: skip
+        text = templates.render(f"demo.md#{block}", named, CHINESE)
+        bare = re.sub(r"^\*\*(\d|[A-Za-z+]+)(\*\*)? +|\n", "\n\n", text, flags=re.M)
+        assert faults(bare) == []
