@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 import rsk
 from rsk import options
-from rsk.base import templates, terminal
+from rsk.base import fonts, templates, terminal
 
 DEBUG_VARIABLE = "RSK_DEBUG"
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -333,7 +333,8 @@ def report(
     from rsk.course.parameters import parse_parameters
     from rsk.report import measurements, published, talk
 
-    templates.folder(lang)
+    if family := templates.phrases(lang)["font"]:
+        fonts.find(family)  # or say now that it is missing, not after the notebooks have run
     if publish:
         if param or only or quick is not None or not export:
             raise ValueError("--publish goes with no other option than --output and --lang")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import rsk
 from rsk import cli, doctor
-from rsk.base import templates
+from rsk.base import fonts
 from rsk.course import running
 from rsk.report import measurements, talk
 
@@ -185,12 +185,22 @@ def test_report_passes_its_options_on(monkeypatch, tmp_path):
 def test_report_is_made_in_the_language_asked_for(monkeypatch, tmp_path):
     seen = {}
     monkeypatch.setattr(running, "run_course", lambda *a, **k: seen.update(k, parameters=a[0]))
-    monkeypatch.setattr(templates, "languages", lambda: ["de", "en"])
-    assert run("report", "--lang", "de", "--presenter", "Lin").exit_code == 0
-    assert seen["parameters"] == {"language": "de"}
-    assert seen["more"].keywords == {"language": "de", "presenter": "Lin"}
+    monkeypatch.setattr(fonts, "find", lambda family: None)
+    assert run("report", "--lang", "zh-TW", "--presenter", "Lin").exit_code == 0
+    assert seen["parameters"] == {"language": "zh-TW"}
+    assert seen["more"].keywords == {"language": "zh-TW", "presenter": "Lin"}
     result = run("report", "--lang", "xx")
-    assert result.exit_code == 2 and "no words in 'xx'; languages: de, en" in result.output
+    assert result.exit_code == 2 and "no words in 'xx'; languages: en, zh-TW" in result.output
+
+
+def test_a_missing_font_is_named_before_anything_runs(monkeypatch):
+    def missing(family):
+        raise fonts.FontError(f"the font {family} is missing: {fonts.HINT}")
+
+    monkeypatch.setattr(fonts, "find", missing)
+    monkeypatch.setattr(running, "run_course", lambda *a, **k: pytest.fail("it ran"))
+    result = run("report", "--lang", "zh-TW")
+    assert result.exit_code == 1 and "pip install 'rsk[zh]'" in result.output
 
 
 def test_report_refuses_a_parameter_that_cannot_be_read():
