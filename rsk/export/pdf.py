@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 import shutil
 import tempfile
@@ -284,11 +285,14 @@ def _compile(
 
     system_fonts = False
     family = document.phrases["font"]
+    if not family and fonts.is_needed(body):  # a name in Chinese, in a text in another language
+        with contextlib.suppress(fonts.FontError):
+            family = fonts.find() and fonts.CHINESE
     with tempfile.TemporaryDirectory(prefix="rsk-report-") as name:
         folder = Path(name)
         if family:  # alone: no other weight beside it is taken, and pages look alike everywhere
             shutil.copy(fonts.find(family)[0], folder)
-        (folder / "phrases.typ").write_text(_phrases(document.phrases), encoding="utf-8")
+        (folder / "phrases.typ").write_text(_phrases({**document.phrases, "font": family}), "utf-8")
         for template in templates:
             (folder / template).write_bytes((folders.style_dir() / template).read_bytes())
         for file, content in files.items():

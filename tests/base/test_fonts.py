@@ -181,6 +181,26 @@ def embedded(reader):
             yield font.get_object()["/BaseFont"]
 
 
+def test_a_name_in_chinese_is_set_with_it_in_any_language(installed, tmp_path):
+    import pypdf
+    from test_slides import SMALL, small
+
+    from rsk.export import export_talk
+
+    (tmp_path / "talk.md").write_text(SMALL, encoding="utf-8")
+    slides, _ = export_talk(tmp_path / "talk.md", small(presenter="推測"), tmp_path)
+    page = pypdf.PdfReader(slides).pages[0]
+    assert "推測" in page.extract_text()
+    assert any("NotoSansCJKTC" in str(font) for font in embedded(pypdf.PdfReader(slides)))
+
+
+def test_a_name_in_chinese_without_it_is_refused(none):
+    from rsk.report import talk
+
+    with pytest.raises(fonts.FontError, match="pip install"):
+        talk.write(None, presenter="推測")
+
+
 def test_a_report_without_it_is_refused_and_the_old_one_stays(chinese, none, tmp_path):
     from rsk.export import export_report
 
