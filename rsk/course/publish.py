@@ -102,8 +102,7 @@ def figure(
     content: dict[str, Any] = {"kind": "figure", "caption": caption, "alt": alt}
     content["interactive"] = interactive
     if data is not None:
-        content["data"] = _translated(frames.cells(data, None), language)
-        content["data"]["csv"] = frames.csv(data)
+        content["data"] = frames.cells(data, None, language=language) | {"csv": frames.csv(data)}
     name = labels.claim(label, "figure", language)
     content["label"] = label
 
@@ -149,8 +148,7 @@ def table(
     if values is not None:
         caption = templates.exhibit(label, values, language).caption
     caption = _text(caption, "caption", label)
-    cells = _translated(frames.cells(frame, formats, label), language)
-    content = {"kind": "table", "caption": caption, **cells}
+    content = frames.cells(frame, formats, label, language) | {"kind": "table", "caption": caption}
     if not content["rows"]:
         raise ValueError(f"table {label!r} is empty: it has no rows")
     name = labels.claim(label, "table", language)
@@ -293,12 +291,7 @@ def source(
     lines = text.splitlines()[first - 1 : last]
     code = excerpt.dedented(excerpt.without_markers(lines))
     written_in = excerpt.language(path)
-    content: dict[str, Any] = {
-        "kind": "source",
-        "code": code,
-        "language": written_in,
-        "where": where,
-    }
+    content = {"kind": "source", "code": code, "language": written_in, "where": where}
     heading = f"`{where}`"
     if label is not None:
         content["caption"] = caption = _text(caption or "", "caption", label)
@@ -319,11 +312,7 @@ def source(
 
 
 def tokens(
-    runs: Iterable[tuple[str, str]],
-    *,
-    label: str,
-    caption: str,
-    language: str = templates.LANGUAGE,
+    runs: Iterable[tuple[str, str]], *, label: str, caption: str, language: str = templates.LANGUAGE
 ) -> None:
     """Publish generated text with each run marked by where its tokens came from.
 
@@ -357,13 +346,12 @@ def tokens(
     spans = "".join(
         f'<span style="{styles.get(kind, "")}">{html.escape(text)}</span>' for text, kind in pairs
     )
-    legend = " ".join(
-        f'<span style="{style}">{words[kind]}</span>' for kind, style in styles.items()
-    )
+    legend = (f'<span style="{style}">{words[kind]}</span>' for kind, style in styles.items())
     _display(
         {
             "text/html": f'<pre style="white-space:pre-wrap">{spans}</pre>'
-            f"<p><b>{name}.</b> {html.escape(labels.read_aloud(caption, language))} ({legend})</p>",
+            f"<p><b>{name}.</b> {html.escape(labels.read_aloud(caption, language))} "
+            f"({' '.join(legend)})</p>",
             "text/plain": "".join(text for text, _ in pairs),
             MIME: {"kind": "tokens", "runs": pairs, "label": label, "caption": caption},
         }
@@ -377,13 +365,6 @@ def _text(value: str, what: str, label: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{label!r} needs a {what} that is not empty, got {value!r}")
     return value.strip("\n") if what == "text" else " ".join(value.split())
-
-
-def _translated(content: dict[str, Any], language: str) -> dict[str, Any]:
-    """A table's text in a language."""
-    label = templates.labels(language)
-    rows = [[label(cell) for cell in row] for row in content["rows"]]
-    return {**content, "columns": [label(name) for name in content["columns"]], "rows": rows}
 
 
 def _display(bundle: dict[str, Any]) -> None:
