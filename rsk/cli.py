@@ -333,8 +333,9 @@ def report(
     from rsk.course.parameters import parse_parameters
     from rsk.report import measurements, published, talk
 
-    if family := templates.phrases(lang)["font"]:
-        fonts.find(family)  # or say now that it is missing, not after the notebooks have run
+    family = templates.phrases(lang)["font"]
+    if family or fonts.is_needed(presenter):
+        fonts.find(family or fonts.CHINESE)  # or say now what is missing, not after the notebooks
     if publish:
         if param or only or quick is not None or not export:
             raise ValueError("--publish goes with no other option than --output and --lang")

@@ -94,9 +94,12 @@ def run(
         ValueError: an unknown device or language, a size out of range, or an unknown kind of
             figure.
         MeasurementError: the implementations do not agree.
+        FontError: the figure needs one that is missing; says what to install.
     """
     if figure is not None and Path(figure).suffix not in (".png", ".svg", ".pdf"):
         raise ValueError(f"figure: expected a name in .png, .svg or .pdf, got {figure}")
+    if figure is not None and (family := templates.phrases(language)["font"]):
+        fonts.find(family)
     benchmark.check_device(device)
     console = console or Console()
     sweep = Sweep(
@@ -133,8 +136,8 @@ def run(
         picture = benchmarks.latency_by_batch(found)
         plotting.translate(picture.fig, language)
         plotting.entitle(picture.fig, plotting.exhibit(picture, language).title)
-        picture.fig.savefig(path, dpi=160)
-        console.print(f"Figure: {path}\n", soft_wrap=True)
+        plotting.save(picture.fig, path)
+        console.print(f"{templates.phrases(language)['figure']}: {path}\n", soft_wrap=True)
     return Demo(agreed, rows)
 
 

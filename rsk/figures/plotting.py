@@ -22,6 +22,8 @@ from rsk.measure.over_runs import OverRuns
 from rsk.sampler import registry
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -86,6 +88,12 @@ def png(fig: Figure) -> str:
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=PNG_DPI, bbox_inches="tight", metadata={"Software": None})
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def save(fig: Figure, path: Path) -> None:
+    """Write a figure to a file, of the kind that its name says."""
+    _with_glyphs(fig)
+    fig.savefig(path, dpi=PNG_DPI)
 
 
 def svg(fig: Figure) -> tuple[str, tuple[float, float]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsk import export
-from rsk.base import fonts, templates
+from rsk.base import templates
 from rsk.base.templates import LANGUAGE
 from rsk.course import demo, python_kernels
 from rsk.export.talk import Drawn, Material
@@ -61,10 +61,8 @@ def write(folder: Path, language: str = LANGUAGE, presenter: str = "") -> list[P
         TemplateError: the words name an unknown value; says where.
         ExportError: the words name another unknown thing, or a slide does not fit its page; names
             the line. Older files are left as they were.
-        FontError: the words or the name need one that is not here; says what to install.
+        FontError: the language's font is missing; says what to install.
     """
-    if fonts.is_needed(presenter):
-        fonts.find()
     source = templates.folder(language) / SOURCE
     made = replace(material(measurements.gather(), language), presenter=presenter)
     return export.export_talk(source, made, folder)

@@ -116,7 +116,7 @@ def test_pictures_are_drawn_with_it(installed):
     assert title.get_fontweight() == "bold" and not title.get_path_effects()
 
 
-def test_pictures_without_it_are_refused(none):
+def test_pictures_without_it_are_refused(none, tmp_path):
     from matplotlib.figure import Figure
 
     from rsk.figures import plotting
@@ -125,6 +125,8 @@ def test_pictures_without_it_are_refused(none):
     plotting.entitle(fig, "解碼")
     with pytest.raises(fonts.FontError):
         plotting.svg(fig)
+    with pytest.raises(fonts.FontError):
+        plotting.save(fig, tmp_path / "picture.png")
 
 
 def test_long_titles_are_broken_anywhere():
@@ -181,24 +183,21 @@ def embedded(reader):
             yield font.get_object()["/BaseFont"]
 
 
+TALK = "# A talk {minutes=1}\n\nWords.\n\n::: notes\nHello.\n:::\n\n## One {minutes=1}\n"
+
+
 def test_a_name_in_chinese_is_set_with_it_in_any_language(installed, tmp_path):
     import pypdf
-    from test_slides import SMALL, small
 
     from rsk.export import export_talk
+    from rsk.export.talk import Material
 
-    (tmp_path / "talk.md").write_text(SMALL, encoding="utf-8")
-    slides, _ = export_talk(tmp_path / "talk.md", small(presenter="推測"), tmp_path)
-    page = pypdf.PdfReader(slides).pages[0]
-    assert "推測" in page.extract_text()
-    assert any("NotoSansCJKTC" in str(font) for font in embedded(pypdf.PdfReader(slides)))
-
-
-def test_a_name_in_chinese_without_it_is_refused(none):
-    from rsk.report import talk
-
-    with pytest.raises(fonts.FontError, match="pip install"):
-        talk.write(None, presenter="推測")
+    (tmp_path / "talk.md").write_text(TALK, encoding="utf-8")
+    made = Material(TALK, {}, {}, epoch=0, presenter="推測")
+    slides, _ = export_talk(tmp_path / "talk.md", made, tmp_path)
+    reader = pypdf.PdfReader(slides)
+    assert "推測" in reader.pages[0].extract_text()
+    assert any("NotoSansCJKTC" in str(font) for font in embedded(reader))
 
 
 def test_a_report_without_it_is_refused_and_the_old_one_stays(chinese, none, tmp_path):

@@ -193,13 +193,24 @@ def test_report_is_made_in_the_language_asked_for(monkeypatch, tmp_path):
     assert result.exit_code == 2 and "no words in 'xx'; languages: en, zh-TW" in result.output
 
 
-def test_a_missing_font_is_named_before_anything_runs(monkeypatch):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report", "--lang", "zh-TW"],
+        ["report", "--presenter", "林小明"],
+        ["demo", "--device", "cpu", "--lang", "zh-TW", "--figure", "demo.svg"],
+    ],
+)
+def test_a_missing_font_is_named_before_anything_runs(arguments, monkeypatch):
+    from rsk.course import demo
+
     def missing(family):
         raise fonts.FontError(f"the font {family} is missing: {fonts.HINT}")
 
     monkeypatch.setattr(fonts, "find", missing)
     monkeypatch.setattr(running, "run_course", lambda *a, **k: pytest.fail("it ran"))
-    result = run("report", "--lang", "zh-TW")
+    monkeypatch.setattr(demo, "_say", lambda *a, **k: pytest.fail("it ran"))
+    result = run(*arguments)
     assert result.exit_code == 1 and "pip install 'rsk[zh]'" in result.output
 
 
