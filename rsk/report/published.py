@@ -91,5 +91,5 @@ def picture(found: Measurements, language: str = LANGUAGE) -> bytes:
     plotting.translate(drawn.fig, language)
     plotting.entitle(drawn.fig, plotting.exhibit(drawn, language).title)
     (ax,) = drawn.fig.axes
-    ax.set_xlabel(f"{ax.get_xlabel()}\n{found.gpu.label}")
+    ax.set_xlabel(f"{ax.get_xlabel()}\n{templates.labels(language)(found.gpu.label)}")
     return plotting.svg(drawn.fig)[0].encode()
