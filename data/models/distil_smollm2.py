@@ -135,13 +135,13 @@ def is_held_out(prompt: str) -> bool:
     return hashlib.sha256(prompt.encode()).digest()[0] < 256 / 20
 
 
-def prompt_ids(kind: str, prompt: str, tokenizer: Any) -> list[int]:
-    """Token ids of a prompt; chat in the model's own template."""
+def as_text(kind: str, prompt: str, tokenizer: Any) -> str:
+    """What the model reads: chat in its own template, all else as it is."""
     if kind == "chat" and tokenizer.chat_template:
         prompt = tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
         )
-    return list(tokenizer(prompt).input_ids)
+    return prompt
 
 
 # --- samples --------------------------------------------------------------------------------------
@@ -157,7 +157,8 @@ def sample_shard(target: Any, tokenizer: Any, settings: Settings, index: int) ->
     for i in range(settings.texts):
         own = [p for k, p in every if k == kinds[i % len(kinds)]]
         chosen = own[int(torch.randint(len(own), (), generator=generator))]
-        rows.append(prompt_ids(kinds[i % len(kinds)], chosen, tokenizer))
+        text = as_text(kinds[i % len(kinds)], chosen, tokenizer)
+        rows.append(list(tokenizer(text).input_ids))
     width = max(map(len, rows))
     pad = target.config.eos_token_id or 0
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=target.device)
@@ -297,23 +298,29 @@ def train(
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def measure(pair: Pair, each: int = 8, new_tokens: int = 128) -> list[dict[str, Any]]:
+def held_out(tokenizer: Any, each: int = 8) -> dict[str, list[str]]:
+    """By kind, some of the prompts that are kept apart, chat in the model's template."""
+    found = {}
+    for kind, some in prompts().items():
+        apart = [p for p in some if is_held_out(p)]
+        found[kind] = [as_text(kind, p, tokenizer) for p in apart[:: max(len(apart) // each, 1)]]
+    return {kind: texts[:each] for kind, texts in found.items()}
+
+
+def measure(pair: Pair, apart: dict[str, list[str]], new_tokens: int = 128) -> list[dict[str, Any]]:
     """Acceptance at K = 4 on held-out prompts, by kind, temperature and drafter."""
     rows = []
-    settings = itertools.product(FORMS, (0.0, 0.8), ("draft", "lookup", "both"))
+    settings = itertools.product(apart, (0.0, 0.8), ("draft", "lookup", "both"))
     for kind, temperature, drafter in settings:
-        texts = [p for p in prompts()[kind] if is_held_out(p)]
-        ids = [
-            prompt_ids(kind, p, pair.tokenizer) for p in texts[:: max(len(texts) // each, 1)][:each]
-        ]
         found = speculative_generate(
-            pair.target, "ngram" if drafter == "lookup" else pair.draft, ids,
-            lookup=drafter == "both", temperature=temperature, max_new_tokens=new_tokens, seed=5,
+            pair.target, "ngram" if drafter == "lookup" else pair.draft, apart[kind],
+            pair.tokenizer, lookup=drafter == "both", temperature=temperature,
+            max_new_tokens=new_tokens, seed=5,
         )  # fmt: skip
         rows.append({
-            "kind": kind, "temperature": temperature, "drafter": drafter, "texts": len(ids),
-            "judged": sum(found.tried), "accepted": sum(found.accepted),
-            "tokens_per_pass": found.tokens_per_target_pass,
+            "kind": kind, "temperature": temperature, "drafter": drafter,
+            "texts": len(apart[kind]), "judged": sum(found.tried),
+            "accepted": sum(found.accepted), "tokens_per_pass": found.tokens_per_target_pass,
         })  # fmt: skip
         print(rows[-1], flush=True)
     return rows
@@ -332,7 +339,9 @@ def main() -> None:
     if not given.measure:
         distil(target, tokenizer, Settings(), given.out, given.out / ".training")
     draft = borrowing_draft.load(given.out, target)
-    record = {"device": _device(device), "rows": measure(Pair(target, draft, tokenizer))}
+    apart = held_out(tokenizer)
+    _write_json(given.out / "held_out.json", apart)
+    record = {"device": _device(device), "rows": measure(Pair(target, draft, tokenizer), apart)}
     _write_json(given.out / "measured.json", record)
     write_card(given.out)
 

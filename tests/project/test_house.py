@@ -220,7 +220,7 @@ ROOMS = {
     "decode": (
         "arguments borrowing_draft command_line custom_generate drafting errors generation "
         "greedy_check kv_cache loading loop packing public_models sampling speculation_length "
-        "step_counts study trials"
+        "speed step_counts study trials"
     ),
     "figures": (
         "benchmarks checks curves decoding from_logits lessons memory_access plotting "
