@@ -40,19 +40,19 @@ struct Kernel {
   namespace name {            \
   extern const Kernel entry;  \
   }
-#include "ladder.h"
+#include "kernel_list.h"
 #undef RSK_KERNEL
 
 enum class KernelName : int32_t {
 #define RSK_KERNEL(name, ...) name,
-#include "ladder.h"
+#include "kernel_list.h"
 #undef RSK_KERNEL
 };
 
 // The compute capability, times ten, that a kernel needs.
 constexpr int32_t NEEDED_CAPABILITY[] = {
 #define RSK_KERNEL(name, capability, ...) capability,
-#include "ladder.h"
+#include "kernel_list.h"
 #undef RSK_KERNEL
 };
 constexpr int32_t NUM_KERNELS = sizeof NEEDED_CAPABILITY / sizeof NEEDED_CAPABILITY[0];

@@ -15,11 +15,9 @@
 
 #if defined(__CUDACC__)
 #include <cuda_fp16.h>
-#define RSK_METHOD __host__ __device__ __forceinline__
-#else
-#define RSK_METHOD inline
 #endif
-#define RSK_FUNCTION static RSK_METHOD
+
+#include "random_words.h"
 
 namespace rsk {
 
@@ -57,20 +55,7 @@ struct Batch {
 
 // ------------------------------------------------------------------------------- random words
 
-// SplitMix64 as a counter: the word of a decision depends on its request, position and purpose.
-enum Stream : int32_t { COIN = 0, SAMPLE = 1, DRAFT = 2 };
-
-RSK_FUNCTION uint64_t mix(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
-  return x ^ (x >> 31);
-}
-
-RSK_FUNCTION uint64_t random_word(uint64_t seed, uint64_t t, int32_t stream) {
-  const uint64_t gamma = 0x9E3779B97F4A7C15ull;
-  return mix(mix(seed + gamma) + gamma * (4 * t + (uint64_t)stream + 1));
-}
-
+// The seed and the position that a request's random words are made of.
 RSK_FUNCTION uint64_t seed_of(const Batch& batch, int32_t b) {
   return batch.seeds ? (uint64_t)batch.seeds[b] : (uint64_t)batch.seed + (uint64_t)b;
 }

@@ -239,7 +239,6 @@ constexpr int32_t MAX_ADDED = 128;  // vectors; a lane's sums stay below 2^31
 // summed as int32. The rest times 2^42 is an integer, unless w is below 2^-19; then the multiple is 0
 // and the rest is w. So to truncate the rest is to round it down, even where it is negative.
 struct FixedPointSum {
-  typedef uint32_t Bits __attribute__((vector_size(4 * WIDTH)));
   Bits multiples{};  // the bits of floats between 48 and 49, so in units of 2^-18; modulo 2^32
   Ints rests{};      // in units of 2^-42
   uint32_t count = 0;

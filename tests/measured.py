@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from rsk.measure.over_runs import Series
 from rsk.measure.records import SCHEMA, Benchmark, Operations, Provenance, Record, Spread
-from rsk.measure.series import Series
 
 CPU_PROVENANCE = Provenance(
     date="2026-01-02T03:04:05+00:00",

@@ -25,9 +25,9 @@ import rsk
 from rsk import check
 from rsk.base import terminal
 from rsk.check.calls import Sampler
-from rsk.check.correct import Specimen
 from rsk.check.logit_mutants import LOGIT_MUTANTS
 from rsk.check.mutants import MUTANTS
+from rsk.check.specimen import Specimen
 from rsk.sampler.implementations import IMPLEMENTATIONS
 
 Check = Callable[..., Any]

@@ -1,6 +1,6 @@
 """Wrong samplers, each by one step: bugs that have been shipped, to try checks on.
 
-A mutant overrides one step of :class:`rsk.check.correct.Correct`, so the override is the bug::
+A mutant overrides one step of :class:`rsk.check.right_sampler.Correct`; the override is the bug::
 
     rsk.check.assert_lossless(rsk.check.mutants.MUTANTS["residual_argmax"])  # raises, and says why
 """
@@ -15,7 +15,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from rsk.check.correct import Correct, has_weight
+from rsk.check.right_sampler import Correct, has_weight
 from rsk.sampler.random_words import COIN, DRAFT, coins, words
 from rsk.sampler.row_law import UNIT
 

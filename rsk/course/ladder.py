@@ -11,8 +11,8 @@ from rsk.course import beginning, publish
 from rsk.course.beginning import LessonError
 from rsk.course.results import load_result, results_dir, save_result
 from rsk.measure.comparison import BASELINE
+from rsk.measure.over_runs import Series
 from rsk.measure.records import Benchmark, Provenance, Record, RecordError, check_schema
-from rsk.measure.series import Series
 from rsk.sampler import registry
 
 if TYPE_CHECKING:

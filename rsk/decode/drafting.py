@@ -41,7 +41,7 @@ class Request:
         return self.max_new_tokens - (len(self.tokens) - self.prompt_length) - 1
 
 
-class Batch:
+class ActiveRequests:
     """The active requests, and what a step needs of them as tensors."""
 
     def __init__(self, requests: list[Request], device: torch.device) -> None:
@@ -80,7 +80,7 @@ class Draft:
     def start(self, requests: list[Request]) -> None:
         """Read the prompts."""
 
-    def propose(self, batch: Batch, spec_len: int) -> Proposal:
+    def propose(self, batch: ActiveRequests, spec_len: int) -> Proposal:
         """Propose at most ``spec_len`` tokens for each request."""
         return Proposal(batch.tensor([[] for _ in batch.requests]))
 
@@ -103,7 +103,7 @@ class ModelDraft(Draft):
     def start(self, requests: list[Request]) -> None:  # noqa: D102
         self.model.read([request.tokens[:-2] for request in requests])
 
-    def propose(self, batch: Batch, spec_len: int) -> Proposal:  # noqa: D102
+    def propose(self, batch: ActiveRequests, spec_len: int) -> Proposal:  # noqa: D102
         if not spec_len:  # every request lacks one token, and that is the target's
             return super().propose(batch, 0)
         self._catch_up(batch)
@@ -143,7 +143,7 @@ class ModelDraft(Draft):
         """How many tokens of a row the model has read, its text's and then those it proposed."""
         return self.model.lengths[row]
 
-    def _catch_up(self, batch: Batch) -> None:
+    def _catch_up(self, batch: ActiveRequests) -> None:
         """Read what was emitted since the model was last asked, but for the last two tokens."""
         wanted = [max(length - 2, 0) for length in batch.lengths]
         missed = max(want - have for want, have in zip(wanted, self.model.lengths, strict=True))
@@ -174,7 +174,7 @@ class LookupThenModelDraft(ModelDraft):
         super().start(requests)
         self.lookup.start(requests)
 
-    def propose(self, batch: Batch, spec_len: int) -> Proposal:  # noqa: D102
+    def propose(self, batch: ActiveRequests, spec_len: int) -> Proposal:  # noqa: D102
         found = self.lookup.propose(batch, spec_len)
         self.looked_up = {}
         if not spec_len or (found.tokens.shape[1] and bool((found.tokens[:, 0] >= 0).all())):
@@ -221,7 +221,7 @@ class NgramDraft(Draft):
         self.indexed = {request.index: 0 for request in requests}
         self.after: dict[int, dict[tuple[int, ...], int]] = {r.index: {} for r in requests}
 
-    def propose(self, batch: Batch, spec_len: int) -> Proposal:  # noqa: D102
+    def propose(self, batch: ActiveRequests, spec_len: int) -> Proposal:  # noqa: D102
         found = [self._look_up(request, spec_len) for request in batch.requests]
         longest = max(map(len, found))
         return Proposal(batch.tensor([row + [-1] * (longest - len(row)) for row in found]))

@@ -13,7 +13,7 @@ import torch
 
 from rsk.decode import arguments
 from rsk.decode.drafting import (
-    Batch,
+    ActiveRequests,
     Draft,
     LookupThenModelDraft,
     ModelDraft,
@@ -45,7 +45,7 @@ __all__ = [
 
 
 def decoding_step(
-    batch: Batch,
+    batch: ActiveRequests,
     target: CachedModel,
     draft: Draft,
     sampling: Sampling,
@@ -235,7 +235,7 @@ def decode(
     active = requests
     clock.lap()
     while active:
-        batch = Batch(active, target.device)
+        batch = ActiveRequests(active, target.device)
         spec_len = length.choose()
         judged = sum(result.tried), sum(result.accepted)
         steps = decoding_step(batch, cached_target, drafter, sampling, spec_len, backend)

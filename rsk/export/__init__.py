@@ -57,7 +57,7 @@ def export_report(
     try:
         document = read(notebook, all_code=False)
         document.epoch = document.epoch if epoch is None else epoch
-        switch = navigation.languages(others or {}, document.words)
+        switch = navigation.languages(others or {}, document.phrases)
         files = {
             folder / "report.html": html.write(document, switch).encode(),
             folder / "report.pdf": pdf.write(document),
@@ -101,13 +101,13 @@ def export_site(source: Path | Sequence[Path], out_dir: Path | None = None) -> l
             documents.append(read(notebook, all_code=True, pages=pages))
         except PandocError as error:
             raise ExportError(f"{notebook.name}: pandoc: {error}") from error
-    words = templates.phrases()
-    title = words["site_title"]
+    phrases = templates.phrases()
+    title = phrases["site_title"]
     titles = [document.plain_title for document in documents]
     files: dict[Path, bytes] = {}
     extra = [
         (
-            words["report_as"].format(path.suffix[1:].upper()),
+            phrases["report_as"].format(path.suffix[1:].upper()),
             Path(os.path.relpath(path, folder)).as_posix(),
         )
         for path in reports
@@ -120,7 +120,7 @@ def export_site(source: Path | Sequence[Path], out_dir: Path | None = None) -> l
             neighbours.insert(0, ("prev", pages[documents[at - 1].name], titles[at - 1]))
         if at + 1 < len(documents):
             neighbours.append(("next", pages[documents[at + 1].name], titles[at + 1]))
-        page = html.write(document, navigation.links(neighbours, words))
+        page = html.write(document, navigation.links(neighbours, phrases))
         files[folder / pages[document.name]] = page.encode()
     return replace(files)
 

@@ -60,9 +60,9 @@ class Labelled:
     """Key of its name in ``phrases.toml``."""
     number = 0
 
-    def name(self, words: Mapping[str, Any]) -> str:
+    def name(self, phrases: Mapping[str, Any]) -> str:
         """What it is called in references, such as "Figure 3"."""
-        return f"{words[self.word]} {self.number}"
+        return f"{phrases[self.word]} {self.number}"
 
 
 @dataclass
@@ -157,7 +157,7 @@ class Document:
     language: str = templates.LANGUAGE
 
     @property
-    def words(self) -> Mapping[str, Any]:
+    def phrases(self) -> Mapping[str, Any]:
         """What the exports put beside numbers, in the document's language."""
         return templates.phrases(self.language)
 

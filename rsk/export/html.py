@@ -38,7 +38,7 @@ MOST_ROWS = 200
 
 _POINT = 4 / 3  # CSS pixels
 
-Words = Mapping[str, Any]
+Phrases = Mapping[str, Any]
 """What stands beside numbers and links: :func:`rsk.base.templates.phrases`."""
 
 
@@ -56,19 +56,19 @@ def write(document: Document, navigation: str = "") -> str:
         formulas, glyphs = formula.draw(document.formulas)
     except FormulaError as error:
         raise document.cells_of_formulas[error.key].error(str(error)) from error
-    words = document.words
+    phrases = document.phrases
     named = (item.interactive for _, item in document.items if isinstance(item, Figure))
     scripts = list(dict.fromkeys(filter(None, named)))
-    rewrite = _rewriter(formulas, words)
-    blocks = [pandoc.walk(_blocks(item, words), rewrite) for _, item in document.items]
+    rewrite = _rewriter(formulas, phrases)
+    blocks = [pandoc.walk(_blocks(item, phrases), rewrite) for _, item in document.items]
     return page(
         title=document.plain_title,
         heading=_inline(document.title, rewrite),
         byline=" · ".join(filter(None, [*document.authors, document.date])),
-        contents=_contents(document.headings, rewrite, words["contents"]),
+        contents=_contents(document.headings, rewrite, phrases["contents"]),
         body=glyphs + _keep_together(pandoc.write([b for part in blocks for b in part], "html5")),
         navigation=navigation,
-        words=words,
+        phrases=phrases,
         scripts=scripts,
     )
 
@@ -90,11 +90,11 @@ def page(
     byline: str,
     contents: str,
     body: str,
-    words: Words,
+    phrases: Phrases,
     navigation: str = "",
     scripts: Sequence[str] = (),
 ) -> str:
-    """Fill the page template; everything but ``title``, ``byline`` and ``words`` is HTML.
+    """Fill the page template; everything but ``title``, ``byline`` and ``phrases`` is HTML.
 
     ``scripts`` are the page's own, by their names in ``report/style``; no other one may run.
     """
@@ -104,8 +104,8 @@ def page(
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
     template = string.Template((folder / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
-        language=escape(words["language"]),
-        skip=escape(words["skip"]),
+        language=escape(phrases["language"]),
+        skip=escape(phrases["skip"]),
         title=escape(title),
         style=(folder / "style.css").read_text(encoding="utf-8"),
         heading=heading,
@@ -115,23 +115,23 @@ def page(
         policy=f"; script-src {allowed}" if code else "",
         scripts="".join(f"<script>{text}</script>\n" for text in code),
         navigation=navigation,
-        navigation_below=navigation.replace(f'"{words["pages"]}"', f'"{words["pages_again"]}"'),
+        navigation_below=navigation.replace(f'"{phrases["pages"]}"', f'"{phrases["pages_again"]}"'),
     )
 
 
 # --- items ------------------------------------------------------------------------------------
 
 
-def _blocks(item: Item, words: Words) -> list[Node]:
+def _blocks(item: Item, phrases: Phrases) -> list[Node]:
     match item:
         case Text():
             return item.blocks
         case Figure():
-            return _figure(item, words)
+            return _figure(item, phrases)
         case Table():
             opening = f'<figure class="table" id="{escape(item.label)}">'
-            caption = _captioned(item, words)
-            named = ["", [], [["name", item.name(words)]]]
+            caption = _captioned(item, phrases)
+            named = ["", [], [["name", item.name(phrases)]]]
             # The caption is not the table's own: on a small screen it would scroll away with it.
             table = {"t": "Table", "c": [named, *item.table["c"][1:]]}
             return [*_enclosed(opening, caption, ""), table, _html("</figure>")]
@@ -142,22 +142,22 @@ def _blocks(item: Item, words: Words) -> list[Node]:
             else:
                 opening = f'<figure class="listing" id="{escape(item.label)}">'
                 caption = [
-                    *_captioned(item, words),
+                    *_captioned(item, phrases),
                     raw("html", f" {head}"),
                 ]
             code = highlight(item.code, item.language, item.where)
             return _enclosed(opening, caption, f"{code}</figure>")
         case Tokens():
-            return _tokens(item, words)
+            return _tokens(item, phrases)
         case Banner():
             text = f"<strong>{escape(item.opening)}</strong>{escape(item.detail)}"
             return [_html(f'<p class="banner {escape(item.mode)}">{text}</p>')]
         case Code():
-            return [_html(highlight(item.code, "python", words["code"]))]
+            return [_html(highlight(item.code, "python", phrases["code"]))]
         case Output():
             aligned = re.search(r"\S {3,}\S", item.text)  # as in a table, whose lines stay whole
             kind = "output columns" if aligned else "output"
-            return [_html(_pre(kind, words["output"], escape(item.text)))]
+            return [_html(_pre(kind, phrases["output"], escape(item.text)))]
 
 
 def _html(text: str) -> Node:
@@ -171,44 +171,44 @@ def _enclosed(opening: str, caption: list[Node], rest: str) -> list[Node]:
     ]
 
 
-def _captioned(item: Labelled, words: Words) -> list[Node]:
-    return [raw("html", f'<span class="label">{item.name(words)}.</span> '), *item.caption]
+def _captioned(item: Labelled, phrases: Phrases) -> list[Node]:
+    return [raw("html", f'<span class="label">{item.name(phrases)}.</span> '), *item.caption]
 
 
-def _figure(item: Figure, words: Words) -> list[Node]:
+def _figure(item: Figure, phrases: Phrases) -> list[Node]:
     address = f"data:{MIME_TYPES[item.suffix]};base64,{base64.b64encode(item.image).decode()}"
     width, height = (round(value * _POINT) for value in item.size)
     image = _scrolling(
         f'<img src="{address}" width="{width}" height="{height}" alt="{escape(item.alt)}">',
-        item.name(words),
+        item.name(phrases),
     )
-    instead = _interactive(item, words) if item.interactive else ""
+    instead = _interactive(item, phrases) if item.interactive else ""
     opening = raw("html", f'<figure id="{escape(item.label)}">{image}{instead}<figcaption>')
     closing = raw("html", "</figcaption></figure>")
-    figure = block([opening, *_captioned(item, words), closing])
-    return [figure, *([] if item.data is None else [_data(item, item.data, words)])]
+    figure = block([opening, *_captioned(item, phrases), closing])
+    return [figure, *([] if item.data is None else [_data(item, item.data, phrases)])]
 
 
-def _interactive(item: Figure, words: Words) -> str:
-    """The place of what a script draws from the data behind a figure, and its words."""
+def _interactive(item: Figure, phrases: Phrases) -> str:
+    """The place of what a script draws from the data behind a figure, and its phrases."""
     assert item.data is not None, "a figure without data is not interactive"
     rows = list(csv.reader(item.data["csv"].splitlines()))
     columns = {name: list(values) for name, *values in zip(*rows, strict=True)}
     given = {
         "tokens": columns["token"],
         **{name: [float(value) for value in columns[name]] for name in ("p", "q")},
-        "words": words[item.interactive],
+        "words": phrases[item.interactive],
     }
     text = escape(json.dumps(given, ensure_ascii=False))
     return f'<div class="interactive" data-{item.interactive}="{text}"></div>'
 
 
-def _data(item: Figure, behind: Any, words: Words) -> Node:
+def _data(item: Figure, behind: Any, phrases: Phrases) -> Node:
     """The numbers behind a figure: a table to unfold, and a file to keep."""
     csv = base64.b64encode(behind["csv"].encode()).decode()
-    name = escape(words["data"].format(item.name(words)))
+    name = escape(phrases["data"].format(item.name(phrases)))
     address = f"data:text/csv;base64,{csv}"
-    file = f'<a download="{escape(item.label)}.csv" href="{address}">{escape(words["csv"])}</a>'
+    file = f'<a download="{escape(item.label)}.csv" href="{address}">{escape(phrases["csv"])}</a>'
     rows = behind["rows"]
     table = ""
     if len(rows) <= MOST_ROWS:
@@ -229,16 +229,16 @@ def _data(item: Figure, behind: Any, words: Words) -> Node:
     return _html(f'<details class="data"><summary>{name}</summary>{table}<p>{file}</p></details>')
 
 
-def _tokens(item: Tokens, words: Words) -> list[Node]:
+def _tokens(item: Tokens, phrases: Phrases) -> list[Node]:
     spans = "".join(
         f'<span class="{escape(kind)}">{escape(text)}</span>' for text, kind in item.runs
     )
     kinds = dict.fromkeys(kind for _, kind in item.runs if kind != "prompt")
-    legend = ", ".join(f'<span class="{kind}">{escape(words[kind])}</span>' for kind in kinds)
-    legend = f"{escape(words['marked'])}: {legend}."
+    legend = ", ".join(f'<span class="{kind}">{escape(phrases[kind])}</span>' for kind in kinds)
+    legend = f"{escape(phrases['marked'])}: {legend}."
     opening = f'<figure class="tokens" id="{escape(item.label)}">'
     caption = [
-        *_captioned(item, words),
+        *_captioned(item, phrases),
         raw("html", f' <span class="legend">{legend}</span>'),
     ]
     return _enclosed(opening, caption, f'<div class="text">{spans}</div></figure>')
@@ -276,18 +276,18 @@ def _scrolling(inner: str, name: str) -> str:
 Rewrite = Callable[[Node], Node | list[Node] | None]
 
 
-def _rewriter(formulas: Mapping[formula.Key, str], words: Words) -> Rewrite:
+def _rewriter(formulas: Mapping[formula.Key, str], phrases: Phrases) -> Rewrite:
     def change(node: Node) -> Node | list[Node] | None:
         match node:
             case {"t": "Math", "c": [{"t": style}, _]}:
                 drawn = formulas[formula_key(node)]
                 if style == "DisplayMath":
-                    name = escape(words["formula"])
+                    name = escape(phrases["formula"])
                     frame = f'class="formula" tabindex="0" role="group" aria-label="{name}"'
                     drawn = f"<span {frame}>{drawn}</span>"
                 return raw("html", drawn)
             case {"t": "CodeBlock", "c": [[_, classes, _], code]}:
-                return _html(highlight(code, classes[0] if classes else "", words["code"]))
+                return _html(highlight(code, classes[0] if classes else "", phrases["code"]))
             case {"t": "Header", "c": [level, [anchor, _, [[_, number]]], inlines]}:
                 mark = f'<span class="number">{number}</span> ' if number else ""
                 return {
@@ -302,7 +302,7 @@ def _rewriter(formulas: Mapping[formula.Key, str], words: Words) -> Rewrite:
                     _html("</details>"),
                 ]
             case {"t": "Table", "c": [[anchor, classes, attributes], *rest]}:
-                name = dict(attributes).get("name", str(words["table"]))
+                name = dict(attributes).get("name", str(phrases["table"]))
                 start, end = _scrolling("\0", name).split("\0")
                 return [
                     _html(start),

@@ -8,27 +8,27 @@ from html import escape
 from rsk.base import templates
 from rsk.export import html
 from rsk.export.document import Document, Text
-from rsk.export.html import Words
+from rsk.export.html import Phrases
 from rsk.export.pandoc import Node, plain
 
 _SHOWN = {"prev": "← {}", "next": "{} →", "index": "{}"}
 
 
-def links(entries: Sequence[tuple[str, str, str]], words: Words) -> str:
+def links(entries: Sequence[tuple[str, str, str]], phrases: Phrases) -> str:
     """Links between pages: relation ("prev", "next" or "index"), address, text."""
     anchors = [
         f'<a rel="{relation}" href="{escape(address)}">{_SHOWN[relation].format(escape(text))}</a>'
         for relation, address, text in entries
     ]
-    return _bar(anchors, words)
+    return _bar(anchors, phrases)
 
 
-def languages(others: Mapping[str, str], words: Words) -> str:
+def languages(others: Mapping[str, str], phrases: Phrases) -> str:
     """Links to a page in other languages, each named in its own; nothing if there is none.
 
     Args:
         others: language (such as ``"zh-TW"``) to the address of the page in it.
-        words: of the page's own language.
+        phrases: of the page's own language.
     """
     anchors = []
     for language, address in others.items():
@@ -36,11 +36,11 @@ def languages(others: Mapping[str, str], words: Words) -> str:
         code = escape(there["language"])
         attributes = f'rel="alternate" lang="{code}" hreflang="{code}" href="{escape(address)}"'
         anchors.append(f"<a {attributes}>{escape(there['name'])}</a>")
-    return _bar(anchors, words) if anchors else ""
+    return _bar(anchors, phrases) if anchors else ""
 
 
-def _bar(anchors: Sequence[str], words: Words) -> str:
-    return f'<nav class="pages" aria-label="{escape(words["pages"])}">{"".join(anchors)}</nav>'
+def _bar(anchors: Sequence[str], phrases: Phrases) -> str:
+    return f'<nav class="pages" aria-label="{escape(phrases["pages"])}">{"".join(anchors)}</nav>'
 
 
 def index(documents: Sequence[Document], extra: Sequence[tuple[str, str]]) -> str:
@@ -58,11 +58,11 @@ def index(documents: Sequence[Document], extra: Sequence[tuple[str, str]]) -> st
         + "</li>"
         for address, name, summary in entries
     )
-    words = templates.phrases()
-    body = f'<p>{escape(words["site"])}</p><ul class="index">{body}</ul>'
-    title = words["site_title"]
+    phrases = templates.phrases()
+    body = f'<p>{escape(phrases["site"])}</p><ul class="index">{body}</ul>'
+    title = phrases["site_title"]
     return html.page(
-        title=title, heading=escape(title), byline="", contents="", body=body, words=words
+        title=title, heading=escape(title), byline="", contents="", body=body, phrases=phrases
     )
 
 
@@ -77,7 +77,7 @@ def goal(document: Document) -> str:
     named = (
         at + 1
         for at, node in enumerate(blocks)
-        if node["t"] == "Header" and plain(node["c"][2]).strip() == document.words["goal"]
+        if node["t"] == "Header" and plain(node["c"][2]).strip() == document.phrases["goal"]
     )
     start = next(named, 0)
     paragraph = next((node for node in blocks[start:] if node["t"] == "Para"), None)

@@ -282,11 +282,11 @@ def _compile(
     import typst
 
     system_fonts = False
-    family = document.words["font"]
+    family = document.phrases["font"]
     found = [str(fonts.find(family)[0].parent)] if family else []
     with tempfile.TemporaryDirectory(prefix="rsk-report-") as name:
         folder = Path(name)
-        (folder / "words.typ").write_text(_words(document.words), encoding="utf-8")
+        (folder / "phrases.typ").write_text(_phrases(document.phrases), encoding="utf-8")
         for template in templates:
             (folder / template).write_bytes((folders.style_dir() / template).read_bytes())
         for file, content in files.items():
@@ -318,10 +318,10 @@ def _compile(
     raise ExportError(f"{document.file}: too many characters that no font can draw")
 
 
-def _words(words: Mapping[str, Any]) -> str:
+def _phrases(phrases: Mapping[str, Any]) -> str:
     """What the templates put beside numbers, as a dictionary of Typst's."""
-    pairs = (f"{key}: {string(word)}, " for key, word in words.items() if isinstance(word, str))
-    return f"#let words = ({''.join(pairs)})\n#let filled(text, ..values) = " + (
+    pairs = (f"{key}: {string(word)}, " for key, word in phrases.items() if isinstance(word, str))
+    return f"#let phrases = ({''.join(pairs)})\n#let filled(text, ..values) = " + (
         'values.pos().fold(text, (text, value) => text.replace("{}", str(value), count: 1))\n'
     )
 

@@ -73,7 +73,7 @@ def _number(document: Document) -> None:
                 level = node["c"][0]
                 depth = level - 1
                 number = ""
-                if title not in document.words["unnumbered"]:
+                if title not in document.phrases["unnumbered"]:
                     counters = [*counters[:depth], *[0] * (depth - len(counters))]
                     counters[-1] += 1
                     number = ".".join(map(str, counters))
@@ -96,7 +96,7 @@ def _number(document: Document) -> None:
 def _link(document: Document, pages: Mapping[str, str]) -> None:
     """Resolve ``[@label]`` and the links to headings and other notebooks."""
     names = {
-        heading.anchor: f"{document.words['section']} {heading.number}"
+        heading.anchor: f"{document.phrases['section']} {heading.number}"
         for heading in document.headings
     }
     for heading in document.headings:
@@ -104,7 +104,7 @@ def _link(document: Document, pages: Mapping[str, str]) -> None:
             names[heading.anchor] = pandoc.plain(heading.title).strip()
     for _, item in document.items:
         if isinstance(item, Labelled) and item.label:
-            names[item.label] = item.name(document.words)
+            names[item.label] = item.name(document.phrases)
 
     for cell, item in document.items:
 

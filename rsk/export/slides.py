@@ -9,7 +9,7 @@ from pathlib import Path
 from rsk.export import pandoc, pdf
 from rsk.export.document import ExportError
 from rsk.export.pandoc import Node, block, raw, raw_block
-from rsk.export.talk import Part, Place, Talk, read_number
+from rsk.export.talk import Division, Place, Talk, read_number
 
 PREVIEW_PPI = 26  # of the slides' pictures in the script, where they are a seventh as wide
 _PLAIN_DIVS = {"big", "small", "command"}
@@ -116,7 +116,7 @@ def _clock(minutes: float) -> str:
 
 
 def _rewriter(
-    talk: Talk, part: Part, files: pdf.Files
+    talk: Talk, part: Division, files: pdf.Files
 ) -> Callable[[Node], Node | list[Node] | None]:
     """What turns the nodes of a part into calls of the template."""
     usual = pdf.rewriter(part.place, files, talk.document)

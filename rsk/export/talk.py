@@ -84,7 +84,7 @@ class Place(Cell):
 
 
 @dataclass
-class Part:
+class Division:
     """What a heading begins: the title, a section, a slide, or a chapter of the script."""
 
     place: Place
@@ -96,7 +96,7 @@ class Part:
     notes: list[Node]
     number: int = 0
     """Of the slide, from 1; 0 if it is none."""
-    section: Part | None = None
+    section: Division | None = None
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Talk:
     """The file, read."""
 
     document: Document
-    parts: list[Part]
+    parts: list[Division]
     drawn: dict[str, tuple[Drawn, list[Node]]]
     """Figures by name, with their captions."""
     texts: dict[str, list[tuple[str, str]]]
@@ -112,16 +112,16 @@ class Talk:
     presenter: str = ""
 
     @property
-    def slides(self) -> list[Part]:
+    def slides(self) -> list[Division]:
         """Those that are shown, the title slide first."""
         return [part for part in self.parts if part.number]
 
     @property
-    def sections(self) -> list[Part]:
+    def sections(self) -> list[Division]:
         """What the slides are grouped into."""
         return _sections(self.parts)
 
-    def spoken_minutes(self, part: Part) -> float | None:
+    def spoken_minutes(self, part: Division) -> float | None:
         """How long its notes take to be read aloud; ``None`` if they are steps of a live demo.
 
         At :data:`WORDS_A_MINUTE` words and :data:`CHARACTERS_A_MINUTE` Chinese characters.
@@ -134,7 +134,7 @@ class Talk:
         return chinese / CHARACTERS_A_MINUTE + others / WORDS_A_MINUTE
 
 
-def _sections(parts: Sequence[Part]) -> list[Part]:
+def _sections(parts: Sequence[Division]) -> list[Division]:
     return [part for part in parts if part.level == 2 and not part.script_only]
 
 
@@ -219,7 +219,7 @@ class _Reader:
     shown_by: dict[Place, list[str]] = field(default_factory=dict)
     texts: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
-    def part(self, place: Place, blocks: list[Node]) -> Part:
+    def part(self, place: Place, blocks: list[Node]) -> Division:
         head, *rest = blocks
         assert head["t"] == "Header", "a piece begins with its heading"
         level, (_, classes, attributes), title = head["c"]
@@ -245,7 +245,7 @@ class _Reader:
                 notes += node["c"][1]
             else:
                 body.append(node)
-        return Part(place, level, title, minutes, "script" in classes, body, notes)
+        return Division(place, level, title, minutes, "script" in classes, body, notes)
 
     def _exhibit(self, place: Place, address: str, about: dict[str, str]) -> Node:
         """What an address such as ``figure:speed-up`` stands for, as a Div or a block of code."""
@@ -334,7 +334,7 @@ def _refuse(cell: Cell, target: str) -> str:
     raise cell.error(f"the picture {target} stands inside a paragraph")
 
 
-def _arrange(parts: list[Part]) -> None:
+def _arrange(parts: list[Division]) -> None:
     """Check the order of the parts, give the slides their numbers, and add up the minutes."""
     first, *others = parts
     if first.level != 1 or any(part.level == 1 for part in others):
@@ -342,7 +342,7 @@ def _arrange(parts: list[Part]) -> None:
     sections = _sections(others)
     if not sections:
         raise first.place.error("the talk has no section ('## ')")
-    chapter: Part | None = None
+    chapter: Division | None = None
     planned = {id(section): 0.0 for section in sections}
     number = 0
     for part in parts:

@@ -19,9 +19,9 @@ from rsk.figures.curves import Lines
 from rsk.figures.plotting import CLOCKS, ROOF, TIMES, Picture
 from rsk.measure import comparison
 from rsk.measure.comparison import BASELINE
+from rsk.measure.over_runs import OverRuns, Series, comparable, ratio
 from rsk.measure.quoted import Quoted
 from rsk.measure.records import Benchmark, Operations
-from rsk.measure.series import OverRuns, Series, comparable, ratio
 from rsk.sampler.api import BACKENDS
 from rsk.sampler.kernels import KERNELS
 

@@ -9,8 +9,8 @@ from rsk.base.numbers import run_range
 from rsk.figures import plotting
 from rsk.figures.plotting import CLOCKS, TIMES, Picture
 from rsk.measure import comparison
+from rsk.measure.over_runs import OverRuns, Series, ratio
 from rsk.measure.records import Benchmark
-from rsk.measure.series import OverRuns, Series, ratio
 from rsk.sampler.api import BACKENDS
 
 if TYPE_CHECKING:

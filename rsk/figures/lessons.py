@@ -12,8 +12,8 @@ from rsk.base.numbers import byte_size
 from rsk.figures import curves, plotting
 from rsk.figures.plotting import STYLES, Picture
 from rsk.measure.comparison import BASELINE
+from rsk.measure.over_runs import ratio
 from rsk.measure.records import Benchmark, Operations
-from rsk.measure.series import ratio
 
 if TYPE_CHECKING:
     from torch import Tensor

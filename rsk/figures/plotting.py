@@ -18,7 +18,7 @@ from rsk.base import fonts, templates
 from rsk.base.numbers import duration
 from rsk.base.templates import Exhibit
 from rsk.measure import peers
-from rsk.measure.series import OverRuns
+from rsk.measure.over_runs import OverRuns
 from rsk.sampler import registry
 
 if TYPE_CHECKING:

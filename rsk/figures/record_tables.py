@@ -9,8 +9,8 @@ from rsk.base.numbers import DASH, byte_size, digits, duration, over_runs, share
 from rsk.figures.tables import Table
 from rsk.measure.comparison import usual_line
 from rsk.measure.logits_benchmark import LogitsBenchmark, Result
+from rsk.measure.over_runs import Series
 from rsk.measure.records import Benchmark
-from rsk.measure.series import Series
 from rsk.measure.sharded_records import Sharded, Times
 from rsk.sampler import registry
 

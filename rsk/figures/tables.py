@@ -15,9 +15,9 @@ from rsk.base.templates import LANGUAGE, phrases
 from rsk.figures.plotting import CLOCKS
 from rsk.measure import comparison, latency
 from rsk.measure.comparison import BASELINE, usual_line
+from rsk.measure.over_runs import Series, ratio
 from rsk.measure.quoted import Quoted
 from rsk.measure.records import CACHES, Benchmark, Provenance
-from rsk.measure.series import Series, ratio
 from rsk.sampler import registry
 from rsk.sampler.api import BACKENDS
 

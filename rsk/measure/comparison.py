@@ -1,6 +1,6 @@
 """What records say: the usual ones along an axis, speed-ups, differences from run to run.
 
-No run is picked: what is compared is a :class:`rsk.measure.series.Series`, all runs of one
+No run is picked: what is compared is a :class:`rsk.measure.over_runs.Series`, all runs of one
 implementation at one point, and a ratio is formed within each run.
 """
 
@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from rsk.measure.implementations import BASELINE as BASELINE
 from rsk.measure.implementations import PYTORCH, is_peer
+from rsk.measure.over_runs import OverRuns, Series, comparable
+from rsk.measure.over_runs import ratio as ratio
 from rsk.measure.records import Benchmark, Point, Record
-from rsk.measure.series import OverRuns, Series, comparable
-from rsk.measure.series import ratio as ratio
 
 
 def by_point(records: Iterable[Record]) -> dict[Point, dict[str, Series]]:
@@ -123,7 +123,7 @@ def speed_ups(records: Iterable[Record], time: str = "call", base: str = BASELIN
 
     Args:
         records: of one file.
-        time: one of :data:`rsk.measure.series.TIMES`.
+        time: one of :data:`rsk.measure.over_runs.TIMES`.
         base: what the others are compared with.
     """
     ratios: dict[str, dict[Point, OverRuns]] = defaultdict(dict)
@@ -224,7 +224,7 @@ def repeatability(records: Sequence[Record], time: str = "call") -> list[Repeata
 
     Args:
         records: of one file.
-        time: one of :data:`rsk.measure.series.TIMES`.
+        time: one of :data:`rsk.measure.over_runs.TIMES`.
     """
     found: dict[str, list[Series]] = defaultdict(list)
     for by_name in by_point(records).values():

@@ -11,7 +11,7 @@ import torch
 
 from rsk.base.machine import last_level_cache
 from rsk.measure import roof
-from rsk.measure.series import Series
+from rsk.measure.over_runs import Series
 
 
 @dataclass(frozen=True)

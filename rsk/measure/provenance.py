@@ -70,9 +70,9 @@ def _commit() -> str:
 
 CPU_SOURCES = (
     *("binding.cpp", "binding_logits.cpp", "binding_sharded.cpp", "binding.h", "arguments.h"),
-    *("kernels.h", "ladder.h", "sharded.h"),
+    *("kernels.h", "kernel_list.h", "sharded.h"),
     *("fused_cpu.cpp", "fused_cpu_logits.cpp", "unit_sum.h", "vectors.h"),
-    *("specification.h", "row_law.h", "logits_batch.h"),
+    *("specification.h", "host_device.h", "random_words.h", "row_law.h", "logits_batch.h"),
 )
 """What the CPU's kernel is compiled from, in ``cuda/``."""
 

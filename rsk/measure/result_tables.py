@@ -10,9 +10,9 @@ from rich.table import Table
 from rsk.base.numbers import DASH, digits, duration, over_runs, percent, share, times
 from rsk.measure import comparison
 from rsk.measure.comparison import BASELINE, usual_line
+from rsk.measure.over_runs import Series, comparable, ratio
 from rsk.measure.quoted import Quoted
 from rsk.measure.records import Benchmark, Point
-from rsk.measure.series import Series, comparable, ratio
 from rsk.sampler.api import BACKENDS
 
 _HEADINGS = ("B", "K", "V", "dtype", "acceptance", "cache")

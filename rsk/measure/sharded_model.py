@@ -89,11 +89,6 @@ class Cost(NamedTuple):
     reading_us: float
     launches_us: float
 
-    @property
-    def total_us(self) -> float:
-        """All of it."""
-        return sum(self)
-
 
 def sharded(point: ShardedPoint, link: Link) -> Cost:
     """What a sharded call takes."""

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PICTURE = "speed-up.svg"
-COPIES = ("report.html", "report.pdf", "slides.pdf", "script.pdf", PICTURE)
-COMMAND = "rsk report --publish"
 
 
 def rebuild(

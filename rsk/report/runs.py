@@ -13,8 +13,8 @@ from rsk.figures import curves
 from rsk.figures.curves import Growth
 from rsk.measure import comparison
 from rsk.measure.comparison import Repeatability, Repeated, Sizes, SpeedUp, usual_line
+from rsk.measure.over_runs import OverRuns, Series, Time, comparable, ratio
 from rsk.measure.records import Benchmark, Operations, Point, RecordError
-from rsk.measure.series import OverRuns, Series, Time, comparable, ratio
 from rsk.report.measurements import Source
 from rsk.sampler.api import BACKENDS
 from rsk.sampler.kernels import KERNELS

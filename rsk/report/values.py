@@ -3,7 +3,7 @@
 :func:`report` and :func:`talk` say which names there are. What stands behind a name is a record of
 :mod:`rsk.measure.records` itself (``gpu.largest.fused.call`` is a time with its range), a
 :class:`rsk.decode.study.Study`, or one of the classes here, whose fields and properties are
-described; of several runs, a :class:`rsk.measure.series.Series`. No sentence stands here.
+described; of several runs, a :class:`rsk.measure.over_runs.Series`. No sentence stands here.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 
 from rsk.course import tried_ideas
-from rsk.measure import comparison, recorded_runs
+from rsk.measure import comparison, publishable_runs
 from rsk.measure.comparison import BASELINE
+from rsk.measure.over_runs import Series, ratio
 from rsk.measure.records import TOLERANCE, Operations, RecordError
-from rsk.measure.series import Series, ratio
-from rsk.report.here import Here, Shortcut, Written
+from rsk.report.computed_here import Here, Shortcut, Written
 from rsk.report.logit_times import LogitTimes
 from rsk.report.measurements import Measurements
 from rsk.report.runs import Rival, Run, Span, counted_at, span
@@ -37,7 +37,7 @@ def shared(found: Measurements) -> dict[str, object]:
       mean of its own speed-ups;
     * ``kernels``: the names of the CUDA kernels, in the course's order;
     * ``tolerance``: by how much a time may beat the memory roof before it is refused;
-    * ``ratio(a, b)``: how many times as fast b is as a, both :class:`rsk.measure.series.Series`.
+    * ``ratio(a, b)``: how many times as fast b is as a, both :class:`rsk.measure.over_runs.Series`.
     """
     study = found.study.value
     return {
@@ -115,7 +115,7 @@ class Story:
     @property
     def thread(self) -> Series:
         """The simplest kernel: one thread a request."""
-        return self.gpu[recorded_runs.SIMPLE_KERNEL]
+        return self.gpu[publishable_runs.SIMPLE_KERNEL]
 
     @property
     def given_bytes(self) -> int:
@@ -161,7 +161,7 @@ def talk(found: Measurements, written: Written) -> dict[str, object]:
         "written": written,
         "grid": found.grid,
         "resources": found.resources,
-        "gpus": sorted({run.provenance.machine for run in recorded_runs.all_runs("cuda")}),
+        "gpus": sorted({run.provenance.machine for run in publishable_runs.all_runs("cuda")}),
         "check": races[study.usual.spec_len],
         "lost": [row for row in found.quoted.times if row.fused_ms > row.vectorized_ms],
     }

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rsk.sampler import baseline, build, fused, registry, validation, vectorized
+from rsk.sampler import baseline, build, distributions, fused, registry, vectorized
 from rsk.sampler.arguments import (
     MAX_VOCAB_SIZE,
     PROBABILITY_DTYPES,
@@ -117,7 +117,7 @@ def rejection_sample(
         samples = RejectionSamples(*module.rejection_sample(*tensors, seed, position))
     if validate:
         raise_if_invalid(samples.num_accepted, UNREADABLE_PROBABILITIES)
-        validation.check_samples(*tensors, samples.num_accepted)
+        distributions.check_samples(*tensors, samples.num_accepted)
     return samples
 
 
@@ -158,7 +158,7 @@ def sample(
     tokens: Tensor = _MODULES[_choose(backend, probs.device)].sample(probs, seed, position)
     if validate:
         raise_if_invalid(tokens, UNREADABLE_PROBABILITIES)
-        validation.check_rows("probs", probs, tokens >= 0)
+        distributions.check_rows("probs", probs, tokens >= 0)
     return tokens
 
 

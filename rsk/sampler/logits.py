@@ -27,7 +27,7 @@ from rsk.sampler.arguments import (
     check_tensors,
     raise_if_invalid,
 )
-from rsk.sampler.validation import check_drawn
+from rsk.sampler.distributions import check_drawn
 
 _EMULATOR = "emulator"
 _MODULES: dict[str, Any] = {

@@ -3,7 +3,7 @@
 A word is a pure function of a request's seed, a position in its sequence and a purpose (the
 stream), so a decision never depends on the batch around it, on its order or on how a kernel was
 launched. Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
-The same arithmetic in C++ is in ``cuda/specification.h``.
+The same arithmetic in C++ is in ``cuda/random_words.h``.
 """
 
 from __future__ import annotations

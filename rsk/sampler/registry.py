@@ -1,9 +1,9 @@
 """The implementations of the sampler: what each is, what it needs, and how figures draw it.
 
-One entry each. The CUDA kernels' entries are in ``cuda/ladder.h``, where C++ takes its enum and
-tables from; the backends' are here, and those of the rivals, which are there to be compared with;
-those of other projects' samplers, in the same form, are in :mod:`rsk.measure.peers`. What each name
-calls is in :mod:`rsk.sampler.implementations`.
+One entry each. The CUDA kernels' entries are in ``cuda/kernel_list.h``, where C++ takes its enum
+and tables from; the backends' are here, and those of the rivals, which are there to be compared
+with; those of other projects' samplers, in the same form, are in :mod:`rsk.measure.peers`. What
+each name calls is in :mod:`rsk.sampler.implementations`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def by_name(*entries: Entry) -> Mapping[str, Entry]:
 
 
 def read_kernels(text: str) -> list[Entry]:
-    """The entries in the text of ``cuda/ladder.h``.
+    """The entries in the text of ``cuda/kernel_list.h``.
 
     Raises:
         ValueError: a line there is not as its comment says.
@@ -73,10 +73,10 @@ def read_kernels(text: str) -> list[Entry]:
             capability, color, marker, idea = ast.literal_eval(f"({rest.strip()})")
             needed = divmod(capability, 10)
         except (SyntaxError, TypeError, ValueError) as error:
-            raise ValueError(f"cuda/ladder.h: the entry of {name}: {error}") from error
+            raise ValueError(f"cuda/kernel_list.h: the entry of {name}: {error}") from error
         found.append(Entry(name, idea, color, marker, ":", needed, devices=("cuda",)))
     if len(found) != len(re.findall(r"^\s*RSK_KERNEL\(", text, re.M)):
-        raise ValueError("cuda/ladder.h: expected each entry to begin and to end a line")
+        raise ValueError("cuda/kernel_list.h: expected each entry to begin and to end a line")
     return found
 
 
@@ -91,7 +91,7 @@ BACKENDS = by_name(
     Entry("vectorized", "PyTorch operators over the whole batch, no loop", "#e69f00", "s", "--"),
     Entry("fused", "one kernel a call, the best of those there are", "#0072b2", "D"),
 )
-KERNELS = by_name(*read_kernels((cuda_dir() / "ladder.h").read_text(encoding="utf-8")))
+KERNELS = by_name(*read_kernels((cuda_dir() / "kernel_list.h").read_text(encoding="utf-8")))
 """In the order of the course; a kernel's place is its number in C++."""
 
 _FIRST, _SECOND, _LAST = BACKENDS.values()

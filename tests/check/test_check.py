@@ -21,9 +21,9 @@ from rsk.check import __main__ as command
 from rsk.check import sequential_test
 from rsk.check.calls import Call
 from rsk.check.cases import Case, Outcomes, long_draft, searched_coins, small_vocabulary
-from rsk.check.correct import Correct
 from rsk.check.mutants import MUTANTS
 from rsk.check.recipes import Recipe
+from rsk.check.right_sampler import Correct
 from rsk.check.shrink import shrink
 from rsk.figures import checks, plotting
 from rsk.sampler.random_words import DRAFT, words

@@ -13,8 +13,8 @@ from rsk import check
 from rsk.check import __main__ as command
 from rsk.check import agreement
 from rsk.check.cases import default_cases, large_vocabulary
-from rsk.check.correct import Correct
 from rsk.check.mutants import MUTANTS
+from rsk.check.right_sampler import Correct
 
 mutants = pytest.mark.parametrize("mutant", MUTANTS.values(), ids=list(MUTANTS))
 HARMLESS = {"nan_falls_through", "stale_output", "depends_on_batch_slot"}

@@ -197,7 +197,7 @@ def whole_report():
         a_figure(data=FRAME),
         shows(publish.table, FRAME, label="tab-a", caption="Times for $K = 4$."),
         shows(publish.prose, "It takes {{t}} ms at $B = 64$.", t=0.321),
-        shows(publish.source, "cuda/specification.h", "mix", label="lst-a", caption="The mixer."),
+        shows(publish.source, "cuda/random_words.h", "mix", label="lst-a", caption="The mixer."),
         shows(publish.source, "rsk/sampler/random_words.py", "coin"),
         shows(
             publish.tokens,
@@ -242,7 +242,7 @@ def test_both_exports_carry_everything(whole):
         "Figure 1. Time,",
         "see Table 1.",
         "Table 1. Times for",
-        "Listing 1. The mixer. cuda/specification.h, lines ",
+        "Listing 1. The mixer. cuda/random_words.h, lines ",
         "Listing 2. Text. Marked: accepted, recovered, bonus.",
         "Recorded on NVIDIA H200, driver 570.86, PyTorch 2.13.0, 2026-11-20",
         "kept bold",

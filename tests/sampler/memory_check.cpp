@@ -6,7 +6,7 @@
 
 #include "block_per_sequence.cu"
 #include "cluster.cu"
-#include "fused.cu"
+#include "best_kernel.cu"
 #include "loads_in_flight.cu"
 #include "split_vocabulary.cu"
 #include "thread_per_sequence.cu"

@@ -12,7 +12,7 @@ from rsk.base.folders import cuda_dir
 from rsk.sampler import api, kernels, registry
 from rsk.sampler.implementations import IMPLEMENTATIONS
 
-LADDER = (cuda_dir() / "ladder.h").read_text()
+LADDER = (cuda_dir() / "kernel_list.h").read_text()
 
 
 def test_everybody_has_the_same_names():
@@ -52,9 +52,9 @@ def test_an_entry_that_cannot_be_read_is_an_error():
     entry = 'RSK_KERNEL(one, 75, "#123456", "v",\n           "an idea")\n'
     (read,) = registry.read_kernels("// RSK_KERNEL(name, ...)\n" + entry)
     assert (read.name, read.capability, read.idea) == ("one", (7, 5), "an idea")
-    with pytest.raises(ValueError, match=r"cuda/ladder.h: the entry of one"):
+    with pytest.raises(ValueError, match=r"cuda/kernel_list.h: the entry of one"):
         registry.read_kernels(entry.replace("75", '"75"'))
-    with pytest.raises(ValueError, match=r"cuda/ladder.h: the entry of one"):
+    with pytest.raises(ValueError, match=r"cuda/kernel_list.h: the entry of one"):
         registry.read_kernels(entry.replace('"v",', ""))
     with pytest.raises(ValueError, match="each entry to begin and to end a line"):
         registry.read_kernels("  " + entry)

@@ -9,8 +9,8 @@ from measured import record, series, spread
 
 from rsk.base import numbers
 from rsk.measure import comparison
+from rsk.measure.over_runs import OverRuns, Series, comparable, ratio
 from rsk.measure.records import RecordError
-from rsk.measure.series import OverRuns, Series, comparable, ratio
 
 
 def two_clocks(name: str, runs: dict[int, tuple[float, float]]) -> Series:

@@ -7,7 +7,7 @@ namespace rsk {
 const Kernel& kernel_of(KernelName name) {
   static const Kernel* const kernels[] = {
 #define RSK_KERNEL(name, ...) &name::entry,
-#include "ladder.h"
+#include "kernel_list.h"
 #undef RSK_KERNEL
   };
   return *kernels[(int32_t)name];
