@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+from rsk.base import terminal
+from rsk.base.folders import data_dir
 from rsk.decode.generation import Generation
 from rsk.decode.greedy_check import check_greedy
 from rsk.decode.loading import NGRAM, Pair, load_model, load_pair, parameters, resolved
@@ -35,9 +37,10 @@ HELD_OUT = "held_out.json"
 MEASURED = 0
 """In place of K: chosen by measuring, see :mod:`rsk.decode.speculation_length`."""
 WAYS = {
-    0.0: [(PLAIN, 1), (MODEL, 2), (MODEL, 3), (MODEL, 4), (MODEL, 6), (NGRAM, 4), (BOTH, 4),
-          (BOTH, 6), (MODEL, MEASURED), (BOTH, MEASURED)],
-    0.8: [(PLAIN, 1), (MODEL, 2), (MODEL, 3), (MODEL, 4), (BOTH, 4), (MODEL, MEASURED)],
+    0.0: [
+        (PLAIN, 1), (MODEL, 2), (MODEL, 4), (MODEL, 6), (NGRAM, 4), (BOTH, 4), (BOTH, MEASURED),
+    ],
+    0.8: [(PLAIN, 1), (MODEL, 2), (MODEL, 4), (BOTH, 4), (MODEL, MEASURED)],
 }  # fmt: skip
 """By temperature, what is timed: a draft and K."""
 
@@ -178,8 +181,8 @@ def measured(
         for temperature, some in ways.items()
         for way in some
     ]
-    for way in dict.fromkeys(way for *_, way in every):  # the first passes of a kind are slow
-        _continued(pair, every[0][2], 1.0, way, 16)
+    for way in dict.fromkeys(way for *_, way in every):  # the first passes of a size are slow
+        _continued(pair, every[0][2], 1.0, way, new_tokens)
     found: list[list[Generation]] = [[] for _ in every]
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}: {len(every)} texts")
@@ -281,6 +284,14 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def recorded(target: str = "smollm2") -> list[DecodingSpeeds]:
+    """What is recorded of a public model, the newest of each device, a GPU first."""
+    folder = data_dir() / "decoding" / target
+    found = sorted(map(DecodingSpeeds.load, folder.glob("*.json")), key=lambda s: s.provenance.date)
+    by_device = {speeds.provenance.device: speeds for speeds in found}
+    return [by_device[device] for device in ("cuda", "cpu") if device in by_device]
+
+
 def table(speeds: DecodingSpeeds) -> str:
     """One line a way: acceptance, tokens a pass, time a token, speed-up and its range."""
     lines = []
@@ -305,6 +316,7 @@ def table(speeds: DecodingSpeeds) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m rsk.decode.speed FILE``: measure, write the file, print the table."""
+    terminal.accept_any_text()
     parser = argparse.ArgumentParser(prog="python -m rsk.decode.speed", description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--target", default="smollm2")

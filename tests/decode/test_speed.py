@@ -6,7 +6,8 @@ import json
 import math
 
 import pytest
-from tests.decode.test_decoding import Characters, llama
+from test_decoding import Characters
+from tiny_models import llama
 
 from rsk.decode import speed
 from rsk.decode.loading import Pair
