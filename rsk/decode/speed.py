@@ -2,7 +2,7 @@
 
 One prompt at a time, as for a single user: every way of drafting continues the same held-out
 prompts on the same machine in turn, and the rival is plain decoding in the dtype that is fastest
-for it. ``data/decoding/smollm2`` holds recorded :class:`DecodingSpeeds`.
+for it.
 """
 
 from __future__ import annotations
@@ -10,32 +10,37 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from rsk.base import terminal
-from rsk.base.folders import data_dir
-from rsk.decode.generation import Generation
+from rsk.decode.decoding_speeds import (
+    BOTH,
+    MEASURED,
+    MODEL,
+    PLAIN,
+    SCHEMA,
+    DecodingSpeeds,
+    Greedy,
+    Piece,
+    Sample,
+    Text,
+    table,
+)
+from rsk.decode.generation import Generation, token_runs
 from rsk.decode.greedy_check import check_greedy
 from rsk.decode.loading import NGRAM, Pair, load_model, load_pair, parameters, resolved
 from rsk.decode.loading import shipped_draft as draft_of
 from rsk.decode.loop import speculative_generate
 from rsk.decode.speculation_length import AUTO
+from rsk.decode.study import USUAL_SPEC_LEN
 from rsk.measure.provenance import provenance
-from rsk.measure.records import Provenance, RecordFile, at_least, check_schema, one_of, positive
 
-SCHEMA = "rsk-decoding-speeds/1"
-PLAIN, MODEL, BOTH = "none", "model", "both"
-DRAFTS = (PLAIN, NGRAM, MODEL, BOTH)
 HELD_OUT = "held_out.json"
 """In the folder of a draft: prompts that it never saw, by kind."""
-MEASURED = 0
-"""In place of K: chosen by measuring, see :mod:`rsk.decode.speculation_length`."""
 WAYS = {
     0.0: [
         (PLAIN, 1), (MODEL, 2), (MODEL, 4), (MODEL, 6), (NGRAM, 4), (BOTH, 4), (BOTH, MEASURED),
@@ -43,116 +48,6 @@ WAYS = {
     0.8: [(PLAIN, 1), (MODEL, 2), (MODEL, 4), (BOTH, 4), (MODEL, MEASURED)],
 }  # fmt: skip
 """By temperature, what is timed: a draft and K."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Text:
-    """One prompt, continued in one way."""
-
-    kind: str
-    prompt: int
-    """Which of its kind."""
-    temperature: float
-    draft: str
-    """One of ``DRAFTS``; "both" is lookup where it finds something, else the model."""
-    spec_len: int
-    """K; 0 for one that was chosen by measuring, 1 without a draft."""
-    seconds: float
-    """Median over the rounds, of the whole text, its prompt's reading included."""
-    parts: dict[str, float]
-    """Of draft, target, sampler and rest, means over the rounds."""
-    tokens: int
-    passes: int
-    """Of the target."""
-    judged: int
-    accepted: int
-
-    def __post_init__(self) -> None:
-        one_of("draft", self.draft, DRAFTS)
-        positive("seconds", self.seconds)
-        at_least("tokens", self.tokens, 1)
-        at_least("judged", self.judged, self.accepted)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Greedy:
-    """Greedy texts with the draft beside the target's own, in float32."""
-
-    tokens: int
-    """Compared, and the same."""
-    near_ties: tuple[float, ...]
-    """Where two texts part: between the two best logits, below the rounding of their sums."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecodingSpeeds(RecordFile):
-    """What one run of this module found on one machine."""
-
-    SCHEMA = SCHEMA
-    schema: str
-    provenance: Provenance
-    conditions: str
-    """What else ran on the machine, in words."""
-    target: str
-    target_parameters: int
-    draft_parameters: int
-    dtype: str
-    """Of the target in all of ``texts``."""
-    plain_seconds: dict[str, float]
-    """By the target's dtype, seconds a token of plain decoding."""
-    new_tokens: int
-    """At most, of a text."""
-    rounds: int
-    greedy: Greedy
-    texts: tuple[Text, ...]
-
-    def __post_init__(self) -> None:
-        check_schema(self.schema, SCHEMA)
-
-    def of(self, temperature: float, draft: str, spec_len: int) -> list[Text]:
-        """The texts of one way."""
-        wanted = (temperature, draft, spec_len)
-        return [t for t in self.texts if (t.temperature, t.draft, t.spec_len) == wanted]
-
-    def ways(self, temperature: float) -> list[tuple[str, int]]:
-        """Drafts and K that were timed at a temperature, plain decoding first."""
-        return list(dict.fromkeys(
-            (t.draft, t.spec_len) for t in self.texts if t.temperature == temperature
-        ))  # fmt: skip
-
-    def speed_ups(self, temperature: float, draft: str, spec_len: int) -> list[float]:
-        """Of each prompt: tokens a second over those of plain decoding."""
-        plain = {(t.kind, t.prompt): t for t in self.of(temperature, PLAIN, 1)}
-        return [
-            (t.tokens / t.seconds) / (rival.tokens / rival.seconds)
-            for t in self.of(temperature, draft, spec_len)
-            for rival in [plain[t.kind, t.prompt]]
-        ]
-
-    def speed_up(self, temperature: float, draft: str, spec_len: int) -> float:
-        """Geometric mean over the prompts."""
-        return statistics.geometric_mean(self.speed_ups(temperature, draft, spec_len))
-
-    def best(self, temperature: float, drafts: Sequence[str] = (MODEL, BOTH)) -> tuple[str, int]:
-        """The fastest way with one of these drafts and a fixed K."""
-        ways = [w for w in self.ways(temperature) if w[0] in drafts and w[1] != MEASURED]
-        return max(ways, key=lambda way: self.speed_up(temperature, *way))
-
-    def acceptance(self, temperature: float, draft: str, spec_len: int) -> float:
-        """Share accepted of what was judged."""
-        texts = self.of(temperature, draft, spec_len)
-        judged = sum(text.judged for text in texts)
-        return sum(text.accepted for text in texts) / judged if judged else math.nan
-
-    def tokens_per_pass(self, temperature: float, draft: str, spec_len: int) -> float:
-        """New tokens per pass of the target."""
-        texts = self.of(temperature, draft, spec_len)
-        return sum(text.tokens for text in texts) / sum(text.passes for text in texts)
-
-    def seconds_per_token(self, temperature: float, draft: str, spec_len: int) -> float:
-        """Of all texts together."""
-        texts = self.of(temperature, draft, spec_len)
-        return sum(text.seconds for text in texts) / sum(text.tokens for text in texts)
 
 
 def measured(
@@ -264,6 +159,7 @@ def record(
         pair, prompts, new_tokens=new_tokens, rounds=rounds,
         say=lambda line: print(line, flush=True),
     )  # fmt: skip
+    sample = _sample(pair, prompts["list"][0], new_tokens)
     return DecodingSpeeds(
         schema=SCHEMA,
         provenance=provenance(device),
@@ -276,42 +172,25 @@ def record(
         new_tokens=new_tokens,
         rounds=rounds,
         greedy=Greedy(tokens=greedy.tokens, near_ties=tuple(greedy.near_ties)),
+        sample=sample,
         texts=tuple(found),
+    )
+
+
+def _sample(pair: Pair, prompt: str, new_tokens: int) -> Sample:
+    temperature, spec_len = 0.8, USUAL_SPEC_LEN
+    found = _continued(pair, prompt, temperature, (MODEL, spec_len), new_tokens)
+    return Sample(
+        temperature=temperature,
+        spec_len=spec_len,
+        tokens=len(found.tokens[0]),
+        passes=found.target_passes,
+        pieces=tuple(Piece(text=t, kind=k) for t, k in token_runs(found, prompt, pair)),
     )
 
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def recorded(target: str = "smollm2") -> list[DecodingSpeeds]:
-    """What is recorded of a public model, the newest of each device, a GPU first."""
-    folder = data_dir() / "decoding" / target
-    found = sorted(map(DecodingSpeeds.load, folder.glob("*.json")), key=lambda s: s.provenance.date)
-    by_device = {speeds.provenance.device: speeds for speeds in found}
-    return [by_device[device] for device in ("cuda", "cpu") if device in by_device]
-
-
-def table(speeds: DecodingSpeeds) -> str:
-    """One line a way: acceptance, tokens a pass, time a token, speed-up and its range."""
-    lines = []
-    for temperature in dict.fromkeys(text.temperature for text in speeds.texts):
-        for way in speeds.ways(temperature):
-            ratios = speeds.speed_ups(temperature, *way)
-            texts = speeds.of(temperature, *way)
-            seconds = sum(sum(text.parts.values()) for text in texts)
-            parts = {name: sum(text.parts[name] for text in texts) / seconds
-                     for name in texts[0].parts}  # fmt: skip
-            lines.append(
-                f"{temperature:3g}  {way[0]:5} K={way[1] or AUTO!s:4}  "
-                f"accepted {speeds.acceptance(temperature, *way):.3f}  "
-                f"{speeds.tokens_per_pass(temperature, *way):.2f} tokens a pass  "
-                f"{speeds.seconds_per_token(temperature, *way) * 1e3:.2f} ms a token  "
-                f"speed-up {speeds.speed_up(temperature, *way):.2f} "
-                f"({min(ratios):.2f} to {max(ratios):.2f})  "
-                + " ".join(f"{name} {share:.0%}" for name, share in parts.items())
-            )
-    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

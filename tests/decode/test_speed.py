@@ -9,7 +9,7 @@ import pytest
 from test_decoding import Characters
 from tiny_models import llama
 
-from rsk.decode import speed
+from rsk.decode import decoding_speeds, speed
 from rsk.decode.loading import Pair
 from rsk.measure.provenance import provenance
 from rsk.measure.records import RecordError
@@ -30,10 +30,12 @@ def texts():
 
 @pytest.fixture
 def speeds(texts):
-    return speed.DecodingSpeeds(
-        schema=speed.SCHEMA, provenance=provenance("cpu"), conditions="tests", target="tiny",
+    return decoding_speeds.DecodingSpeeds(
+        schema=decoding_speeds.SCHEMA, provenance=provenance("cpu"), conditions="tests",
+        target="tiny",
         target_parameters=2, draft_parameters=1, dtype="float32", plain_seconds={"float32": 0.1},
-        new_tokens=24, rounds=2, greedy=speed.Greedy(tokens=5, near_ties=()), texts=tuple(texts),
+        new_tokens=24, rounds=2, greedy=decoding_speeds.Greedy(tokens=5, near_ties=()), sample=None,
+        texts=tuple(texts),
     )  # fmt: skip
 
 
@@ -65,14 +67,14 @@ def test_what_follows_from_the_times(speeds):
     assert made.best(0.0) == ("both", 3)
     assert made.best(0.0, ["model"]) == ("model", 2)  # a K that was measured is none to name
     assert made.seconds_per_token(0.8, "ngram", 4) == pytest.approx(6)
-    assert speed.table(made).count("\n") == 6 and "K=auto" in speed.table(made)
+    assert decoding_speeds.table(made).count("\n") == 6 and "K=auto" in decoding_speeds.table(made)
 
 
 def test_a_record_is_read_back_and_checked(speeds, tmp_path):
     speeds.save(tmp_path / "one.json")
-    assert speed.DecodingSpeeds.load(tmp_path / "one.json") == speeds
+    assert decoding_speeds.DecodingSpeeds.load(tmp_path / "one.json") == speeds
     content = json.loads((tmp_path / "one.json").read_text())
     content["texts"][0]["draft"] = "magic"
     (tmp_path / "one.json").write_text(json.dumps(content))
     with pytest.raises(RecordError, match=r"texts\[0\].draft: expected one of none"):
-        speed.DecodingSpeeds.load(tmp_path / "one.json")
+        decoding_speeds.DecodingSpeeds.load(tmp_path / "one.json")
