@@ -150,8 +150,8 @@ def record(
     plain = {}
     for name, model in rivals.items():
         runs = [
-            _continued(Pair(model, None, pair.tokenizer), texts[0], 0.0, (PLAIN, 1), 48)
-            for _ in range(4)
+            _continued(Pair(model, None, pair.tokenizer), texts[0], 0.0, (PLAIN, 1), 32)
+            for _ in range(3)
         ]
         plain[name] = min(1 / run.tokens_per_second for run in runs)
         print(f"plain decoding in {name}: {plain[name] * 1e3:.2f} ms a token", flush=True)
