@@ -93,7 +93,8 @@ the same.
 
 ## Acceptance on held-out prompts, K = 4
 
-On {measured["device"]}. "lookup" is prompt lookup alone, "both" uses it where it finds something.
+On {measured["device"]}. "lookup" is prompt lookup alone; "both" is lookup where the last three
+tokens occurred before, else the draft.
 
 """
         + "\n".join(lines)
