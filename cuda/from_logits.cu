@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     kernel(LogitsBatch call, Division division, uint64_t* slots, uint64_t number) {
   TeamMemory& memory = shared_memory<TeamMemory>();
   Team team = join_team(memory.letters, division.team_size);
-  open_candidates(memory.candidates);
+  open_candidates(memory.candidates, division.team_size);
   announce_to_cluster();
   wait_for_kernel_before();
 
@@ -130,7 +130,8 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
       }
       position.p = rows.p;
       position.q = rows.q;
-      position.laws = team_laws(team, memory, rows, wants_q, extent, filter, scale, lists);
+      position.laws = team_laws(team, memory, rows, wants_q, extent, filter, scale, lists,
+                                position.is_listed);
       if (knows_q) position.laws.q = call.draft_laws[(int64_t)b * batch.spec_len + k];
       position.min_p = filter.min_p;
       position.certain = has_q ? position.ROW_OF_Q : (int32_t)d;  // -1 is NO_Q
@@ -146,6 +147,9 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     if (verdict != Verdict::invalid) {
       if (is_greedy(position.laws.p)) {
         token = (int32_t)position.laws.p.threshold;  // the only one with a weight
+      } else if (position.is_listed && !team.is_alone()) {
+        token = sample_from_list(team, memory.candidates, position, sample_word(batch, b, k));
+        is_writer = token >= 0;
       } else {
         if (knows_q && position.is_plain()) {
           position.q.begin_copies(0, position.q.tiles_held);
@@ -173,7 +177,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     probabilities_kernel(LogitsBatch call, Division division, float* out) {
   TeamMemory& memory = shared_memory<TeamMemory>();
   Team team = join_team(memory.letters, division.team_size);
-  open_candidates(memory.candidates);
+  open_candidates(memory.candidates, division.team_size);
   announce_to_cluster();
   wait_for_kernel_before();
 
@@ -192,8 +196,9 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     begin_rows(rows, false);
     const Extent extent = measure(team, memory, rows, false, top_k, false);
     Two<uint32_t> lists{0, 0};
+    bool is_listed;
     law = team_laws(team, memory, rows, false, extent, filter, scale_of(filter.temperature),
-                    lists).p;
+                    lists, is_listed).p;
   } else {
     wait_for_cluster();
   }

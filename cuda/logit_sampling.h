@@ -17,6 +17,7 @@ struct LogitWeights {
   LogitRow<Logit> p, q;
   Two<RowLaw> laws;
   float min_p;
+  bool is_listed;   // all that p's law keeps is in the short list of block 0
   int32_t certain;  // the token at which q is 1, or NO_Q, or ROW_OF_Q
 
   __device__ bool has_q() const { return certain == ROW_OF_Q; }
@@ -126,6 +127,47 @@ __device__ int32_t find_in_piece(const Team& team, const LogitWeights<Logit>& we
     return start + __ffs(__ballot_sync(ALL_LANES, counts && running > rest)) - 1;
   }
   return -1;  // not reached: the sum over the piece exceeds `rest`
+}
+
+// The same, by block 0 alone, if all that p's law keeps is in its short list. The list has no order,
+// so each thread adds up the weights of the tokens before its own.
+template <class Logit>
+__device__ int32_t sample_from_list(const Team& team, Candidates& candidates,
+                                    LogitWeights<Logit>& weights, uint64_t word) {
+  constexpr int32_t AT_ONCE = 4;
+  if (team.rank != 0) return -1;
+  ShortList& list = candidates.brief;
+  const int32_t count = candidates.ranked, own = (int32_t)threadIdx.x;
+  const bool has_own = own < count;
+  const float x = has_own ? list.logits[own] : 0.0f;
+  const int32_t v = has_own ? list.tokens[own] : 0;
+  for (;;) {
+    int64_t weight = 0;
+    if (has_own) {
+      const float p = probability(weights.laws.p, weights.min_p, x, v);
+      if (p > 0.0f) weight = fixed_point(p - weights.q_of(v));
+    }
+    if (own < (count + AT_ONCE - 1) / AT_ONCE * AT_ONCE) list.weights[own] = weight;
+    __syncthreads();
+    int64_t before = 0, total = 0;
+#pragma unroll 1
+    for (int32_t first = 0; first < count; first += AT_ONCE) {
+#pragma unroll
+      for (int32_t i = first; i < first + AT_ONCE; ++i) {
+        const int64_t other = list.weights[i];
+        total += other;
+        before += list.tokens[i] < v ? other : 0;
+      }
+    }
+    if (total > 0 || weights.certain == weights.NO_Q) {
+      const int64_t rest = threshold(word, total);
+      const uint32_t found =
+          __ballot_sync(ALL_LANES, before <= rest && rest < before + weight);
+      return found ? __shfl_sync(ALL_LANES, v, __ffs(found) - 1) : -1;
+    }
+    weights.certain = weights.NO_Q;  // the residual is empty: sample from p
+    __syncthreads();
+  }
 }
 
 // By the whole team. Returns the token to the lanes of one warp, and -1 to all others.

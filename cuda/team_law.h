@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include "selection.h"
+#include "short_list.h"
 
 namespace rsk {
 
@@ -178,11 +179,14 @@ __device__ RowLaw narrowed_law(Team& team, TeamMemory& memory, const LogitRow<Lo
   return law;
 }
 
-// From the maxima to the laws. `scale`: of the temperature, if that is not 0. `lists`: how many lists of either row were gathered so far.
+// From the maxima to the laws. `scale`: of the temperature, if that is not 0. `lists`: how many lists
+// of either row were gathered so far. `is_listed` becomes whether all that p's law keeps is in the
+// short list of block 0.
 template <class Logit>
 __device__ Two<RowLaw> team_laws(Team& team, TeamMemory& memory, const Two<LogitRow<Logit>>& rows,
                                  bool wants_q, const Extent& extent, const Filter& filter,
-                                 float scale, Two<uint32_t>& lists) {
+                                 float scale, Two<uint32_t>& lists, bool& is_listed) {
+  is_listed = false;
   Two<RowLaw> laws{invalid_law(), invalid_law()};
   const float p_maximum = in_order(extent.maximum.p), q_maximum = in_order(extent.maximum.q);
   const Two<bool> wanted{is_finite(p_maximum), wants_q && is_finite(q_maximum)};
@@ -191,14 +195,47 @@ __device__ Two<RowLaw> team_laws(Team& team, TeamMemory& memory, const Two<Logit
   if (!wanted.p && !wanted.q) return laws;
   if (filter.temperature == 0.0f) return greedy_laws(team, memory, rows, laws);
 
-  // What tells most of either row: how many logits may be among the k largest, or the weight.
   const Two<bool> has_top_k{filter.top_k > 0 && filter.top_k < rows.p.size,
                             filter.top_k > 0 && filter.top_k < rows.q.size};
+  const Two<bool> listed{wanted.p && has_top_k.p, wanted.q && has_top_k.q};
+  Two<bool> open = wanted;  // rows without a law
+  if (listed.p || listed.q) {
+#pragma unroll 1
+    for (int32_t r = 0; r < 2; ++r) {
+      if (!listed.of(r)) continue;
+      send_short_list(team, memory.candidates, rows.of(r), r, in_order(extent.bound.of(r)));
+    }
+    announce_short_lists(team, memory.candidates, listed);
+#pragma unroll 1
+    for (int32_t r = 0; r < 2; ++r) {
+      if (listed.of(r)) {
+        answer_short_list(team, memory.candidates, r, lists.of(r), laws.of(r), filter);
+      }
+    }
+#pragma unroll 1
+    for (int32_t r = 0; r < 2; ++r) {
+      if (!listed.of(r)) continue;
+      const Gathering list{r, 0, lists.of(r)};
+      lists.set(r, list.phase + 1);
+      RowLaw law = laws.of(r);
+      const Decision found = receive(team, memory.candidates, list);
+      if (found.normalizer > 0.0f) {
+        law.threshold = found.threshold;
+        law.normalizer = found.normalizer;
+        laws.set(r, law);
+        open.set(r, false);
+      }
+    }
+  }
+  is_listed = listed.p && !open.p;
+  if (!open.p && !open.q) return laws;
+
+  // What tells most of either row: how many logits may be among the k largest, or the weight.
   const float min_p = filter.top_p < 1.0f ? 0.0f : filter.min_p;
   Two<int64_t> number{0, 0};
 #pragma unroll 1
   for (int32_t r = 0; r < 2; ++r) {
-    if (!wanted.of(r)) continue;
+    if (!open.of(r)) continue;
     const LogitRow<Logit> row = rows.of(r);
     number.set(r, has_top_k.of(r) ? (int64_t)count_from(row, in_order(extent.bound.of(r)))
                                   : sum_kept(row, laws.of(r), min_p));
@@ -206,38 +243,11 @@ __device__ Two<RowLaw> team_laws(Team& team, TeamMemory& memory, const Two<Logit
   int64_t numbers[2] = {number.p, number.q};
   exchange<Sum>(team, memory.letters, numbers);
   number = {numbers[0], numbers[1]};
-
-  const Two<bool> listed{wanted.p && has_top_k.p && number.p <= MAX_CANDIDATES,
-                         wanted.q && has_top_k.q && number.q <= MAX_CANDIDATES};
 #pragma unroll 1
   for (int32_t r = 0; r < 2; ++r) {
-    if (!listed.of(r)) continue;
-    send_candidates(team, memory.candidates, rows.of(r),
-                    Gathering{r, (int32_t)number.of(r), lists.of(r)},
-                    shares_of_blocks(team, memory.letters, r), extent.bound.of(r),
-                    order_of(laws.of(r).maximum) + 1);
-  }
-#pragma unroll 1
-  for (int32_t r = 0; r < 2; ++r) {
-    if (!listed.of(r)) continue;
-    answer(team, memory.candidates, Gathering{r, (int32_t)number.of(r), lists.of(r)}, laws.of(r),
-           {(int32_t)filter.top_k, filter.top_p, filter.min_p, -1, 0, true});
-  }
-#pragma unroll 1
-  for (int32_t r = 0; r < 2; ++r) {
-    if (!wanted.of(r)) continue;
-    RowLaw law = laws.of(r);
-    if (listed.of(r)) {
-      const Gathering list{r, 0, lists.of(r)};
-      lists.set(r, list.phase + 1);
-      const Decision found = receive(team, memory.candidates, list);
-      law.threshold = found.threshold;
-      law.normalizer = found.normalizer;
-    } else {
-      law = narrowed_law(team, memory, rows.of(r), r, lists, law, filter, has_top_k.of(r),
-                         extent.bound.of(r), number.of(r));
-    }
-    laws.set(r, law);
+    if (!open.of(r)) continue;
+    laws.set(r, narrowed_law(team, memory, rows.of(r), r, lists, laws.of(r), filter,
+                             has_top_k.of(r), extent.bound.of(r), number.of(r)));
   }
   return laws;
 }
