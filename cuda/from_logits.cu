@@ -89,8 +89,8 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     }
     return;
   }
-  const int64_t top_k =
-      filter.temperature != 0.0f && filter.top_k < num_columns(batch) ? filter.top_k : 0;
+  const int32_t top_k =
+      filter.temperature != 0.0f && filter.top_k < num_columns(batch) ? (int32_t)filter.top_k : 0;
   const float scale = scale_of(filter.temperature);  // a division: while the rows come in
   Two<uint32_t> lists{0, 0};
   const int32_t first = succession.index * division.span;
@@ -191,8 +191,8 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
   rows.q = rows.p;
   RowLaw law = invalid_law();
   if (is_valid(filter)) {
-    const int64_t top_k =
-        filter.temperature != 0.0f && filter.top_k < batch.vocab_size ? filter.top_k : 0;
+    const int32_t top_k =
+        filter.temperature != 0.0f && filter.top_k < batch.vocab_size ? (int32_t)filter.top_k : 0;
     begin_rows(rows, false);
     const Extent extent = measure(team, memory, rows, false, top_k, false);
     Two<uint32_t> lists{0, 0};

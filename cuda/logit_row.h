@@ -44,6 +44,16 @@ __device__ __forceinline__ float larger(float a, float b) {  // NaN if one is
 #endif
 }
 
+__device__ __forceinline__ float saturated_product(float a, float b) {  // in [0, 1]; 0 for NaN
+#if defined(__CUDA_ARCH__)
+  float result;  // an instruction that the compiler does not always find
+  asm("mul.rn.sat.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+#else
+  return __saturatef(rounded_product(a, b));
+#endif
+}
+
 // The largest of logits, in a word.
 template <class Logit>
 struct Largest {
@@ -114,7 +124,7 @@ struct Curve {
 
   // How far below the maximum, in units of 64 factors of two.
   __device__ float depth(float x) const {
-    return __saturatef(rounded_product(rounded_sum(maximum, -x), scale));
+    return saturated_product(rounded_sum(maximum, -x), scale);
   }
   __device__ static float weight_at(float depth) {
     constexpr float magic = 196608.0f;  // 1.5 * 2^17: adding it rounds to 1/64, ties to even
@@ -127,12 +137,6 @@ struct Curve {
     r = rounded_sum(rounded_product(r, f), -0x1.62e42ap+5f);
     r = rounded_sum(rounded_product(r, f), 1.0f);
     return float_of(bits_of(r) - (bits_of(shifted) << 23));
-  }
-  __device__ float weight(float x) const { return weight_at(depth(x)); }
-  __device__ float weight_or_zero(float x) const {  // exactly 0 below 2^-42
-    const float depth_of_x = depth(x);
-    const float w = weight_at(depth_of_x);
-    return depth_of_x > 42.0f / 64.0f ? 0.0f : w;
   }
 };
 
@@ -225,8 +229,9 @@ struct LogitRow {
     end_group_of_copies();
   }
 
-  // A pack that is not held. Rows are seldom so long, and seldom not aligned, so this is short.
-  __device__ Pack<Logit> fetch(int32_t i) const {
+  // A pack that is not held. Rows are seldom so long, and seldom not aligned, so this is short, and
+  // there once.
+  __device__ __noinline__ Pack<Logit> fetch(int32_t i) const {
     if constexpr (std::is_pointer_v<RowPointer<Logit>>) {
       if (is_aligned && is_whole_pack(i)) return *(const Pack<Logit>*)(x + i);
     }
@@ -256,7 +261,7 @@ __device__ void add_largest(const LogitRow<Logit>& row, int32_t from, int32_t to
 
 // The weights of this thread's packs, summed.
 template <class Logit>
-__device__ int64_t sum_weights(const LogitRow<Logit>& row, Curve curve) {
+__device__ __forceinline__ int64_t sum_weights(const LogitRow<Logit>& row, const Curve& curve) {
   constexpr int32_t PACK = LogitRow<Logit>::PACK, AT_ONCE = FixedPointSum::MOST / PACK;
   int64_t total = 0;
 #pragma unroll 1
@@ -267,7 +272,7 @@ __device__ int64_t sum_weights(const LogitRow<Logit>& row, Curve curve) {
     for (int32_t t = first; t < last; ++t) {
       const auto pack = row.pack(t);
 #pragma unroll
-      for (int32_t j = 0; j < PACK; ++j) sum.add(curve.weight(pack.at(j)));
+      for (int32_t j = 0; j < PACK; ++j) sum.add(Curve::weight_at(curve.depth(pack.at(j))));
     }
     total += sum.total((uint32_t)((last - first) * PACK));
   }

@@ -37,23 +37,33 @@ struct LogitWeights {
     return v < q.size ? probability(laws.q, min_p, widen(q.x[v]), v) : 0.0f;
   }
 
-  __device__ int64_t sum_plain(int32_t tile, Curve of_p, Curve of_q) const {
-    FixedPointSum sum;
-    const auto in_p = p.pack(tile);
-    if (has_q()) {
-      const auto in_q = q.pack(tile);
+  // One loop for both rows: what is computed for every logit is long, as straight-line code, and
+  // slow to fetch.
+  __device__ __forceinline__ int64_t sum_plain(int32_t tile) const {
+    const Pack<Logit> pack_of_p = p.pack(tile);
+    Pack<Logit> pack = pack_of_p;
+    if (has_q()) pack = q.pack(tile);
+    RowLaw law = has_q() ? laws.q : laws.p;
+    float w[PACK];
+#pragma unroll
+    for (int32_t j = 0; j < PACK; ++j) w[j] = 0.0f;
+#pragma unroll 1
+    for (int32_t r = has_q() ? 0 : 1; r < 2; ++r) {  // q, then p
+      const Curve curve(law);
 #pragma unroll
       for (int32_t j = 0; j < PACK; ++j) {
-        const float x = rounded_product(of_p.weight(in_p.at(j)), laws.p.normalizer);
-        const float y = rounded_product(of_q.weight_or_zero(in_q.at(j)), laws.q.normalizer);
-        sum.add(__saturatef(rounded_sum(x, -y)));
+        const float depth = curve.depth(pack.at(j));
+        const float e = Curve::weight_at(depth);
+        // What is 0 must be exactly 0, to be subtracted.
+        const float y = depth > 42.0f / 64.0f ? 0.0f : rounded_product(e, law.normalizer);
+        w[j] = rounded_sum(y, -w[j]);
       }
-    } else {
-#pragma unroll
-      for (int32_t j = 0; j < PACK; ++j) {
-        sum.add(rounded_product(of_p.weight(in_p.at(j)), laws.p.normalizer));
-      }
+      pack = pack_of_p;
+      law = laws.p;
     }
+    FixedPointSum sum;
+#pragma unroll
+    for (int32_t j = 0; j < PACK; ++j) sum.add(__saturatef(w[j]));
     int64_t total = sum.total(PACK);
     const int32_t start = p.start(tile);
     if (start <= certain && certain < start + PACK && certain < p.end) {
@@ -76,43 +86,33 @@ struct LogitWeights {
   }
 };
 
-// This warp's sum, and of it the part that belongs to this lane's stretch of tiles.
+// The token, within this warp's piece: the first whose running sum exceeds `rest`; and before, as
+// long as `rest` is -1, the warp's sum and its stretches'. One loop for both, as its code is long.
 template <class Logit>
-__device__ int64_t sum_tiles(const Team& team, const LogitWeights<Logit>& weights, int32_t stretch,
-                             int64_t& of_stretch) {
-  int64_t sum = 0;
-  of_stretch = 0;
-  const int32_t first = team.lane * stretch;
-  const auto add = [&](int32_t tile, int64_t of_lane) {
-    const int64_t total = sum_over_warp(of_lane);
-    sum += total;
-    if ((uint32_t)(tile - first) < (uint32_t)stretch) of_stretch += total;
-  };
-  if (weights.is_plain()) {
-    const Curve of_p(weights.laws.p), of_q(weights.laws.q);
-#pragma unroll 1
-    for (int32_t t = 0; t < weights.p.tiles; ++t) add(t, weights.sum_plain(t, of_p, of_q));
-  } else {
-    const float least = least_kept(weights.laws.p, weights.min_p);
-#pragma unroll 1
-    for (int32_t t = 0; t < weights.p.tiles; ++t) add(t, weights.sum_kept(t, least));
-  }
-  return sum;
-}
-
-// The token, within this warp's piece: the first whose running sum exceeds `rest`.
-template <class Logit>
-__device__ int32_t find_in_piece(const Team& team, const LogitWeights<Logit>& weights,
-                                 int32_t stretch, int64_t of_stretch, int64_t rest) {
+__device__ __forceinline__ int64_t walk_tiles(const Team& team, const LogitWeights<Logit>& weights,
+                                              int64_t rest, int64_t& of_stretch) {
   constexpr int32_t PACK = LogitRow<Logit>::PACK;
-  const Totals stretches{running_sum(of_stretch, team.lane), 0};
-  const bool is_plain = weights.is_plain();
-  const Curve of_p(weights.laws.p), of_q(weights.laws.q);
+  const bool is_search = rest >= 0, is_plain = weights.is_plain();
   const float least = least_kept(weights.laws.p, weights.min_p);
+  const int32_t stretch = (weights.p.tiles + 31) / 32;
+  int32_t tile = 0;
+  int64_t sum = 0;
+  if (is_search) {
+    const Totals stretches{running_sum(of_stretch, team.lane), 0};
+    tile = stretches.choose(rest) * stretch;
+  } else {
+    of_stretch = 0;
+  }
 #pragma unroll 1
-  for (int32_t tile = stretches.choose(rest) * stretch; tile < weights.p.tiles; ++tile) {
+  for (; tile < weights.p.tiles; ++tile) {
     const int64_t own =
-        is_plain ? weights.sum_plain(tile, of_p, of_q) : weights.sum_kept(tile, least);
+        is_plain ? weights.sum_plain(tile) : weights.sum_kept(tile, least);
+    if (!is_search) {
+      const int64_t total = sum_over_warp(own);
+      sum += total;
+      if ((uint32_t)(tile - team.lane * stretch) < (uint32_t)stretch) of_stretch += total;
+      continue;
+    }
     const Totals lanes{running_sum(own, team.lane), 0};
     if (!__any_sync(ALL_LANES, lanes.running > rest)) {
       rest -= __shfl_sync(ALL_LANES, lanes.running, 31);
@@ -126,7 +126,7 @@ __device__ int32_t find_in_piece(const Team& team, const LogitWeights<Logit>& we
     const int64_t running = running_sum<PACK>(weight, team.lane);
     return start + __ffs(__ballot_sync(ALL_LANES, counts && running > rest)) - 1;
   }
-  return -1;  // not reached: the sum over the piece exceeds `rest`
+  return is_search ? -1 : sum;  // a search does not come to this: the sum exceeds `rest`
 }
 
 // The same, by block 0 alone, if all that p's law keeps is in its short list. The list has no order,
@@ -174,21 +174,24 @@ __device__ int32_t sample_from_list(const Team& team, Candidates& candidates,
 template <class Logit>
 __device__ int32_t sample_with_team(Team& team, Letters& letters, LogitWeights<Logit>& weights,
                                     uint64_t word) {
-  const int32_t stretch = (weights.p.tiles + 31) / 32;
-  int64_t of_stretch, numbers[1];
+  int64_t rest = -1, of_stretch = 0;
   for (;;) {
-    numbers[0] = sum_tiles(team, weights, stretch, of_stretch);
+    const int64_t found = walk_tiles(team, weights, rest, of_stretch);
+    if (rest >= 0) return (int32_t)found;
+    int64_t numbers[1] = {found};
     exchange<Sum>(team, letters, numbers);
-    if (numbers[0] > 0 || weights.certain == weights.NO_Q) break;
-    weights.certain = weights.NO_Q;  // the residual is empty: sample from p
+    if (numbers[0] == 0 && weights.certain != weights.NO_Q) {
+      weights.certain = weights.NO_Q;  // the residual is empty: sample from p
+      continue;
+    }
+    rest = threshold(word, numbers[0]);
+    const Totals blocks =
+        add_totals<MAX_TEAM>(shares_of_blocks(team, letters, 0), team.size, team.lane);
+    if (blocks.choose(rest) != team.rank) return -1;
+    const Totals warps =
+        add_totals<MAX_WARPS>(shares_of_warps(team, letters, 0), team.warps, team.lane);
+    if (warps.choose(rest) != team.warp) return -1;
   }
-  int64_t rest = threshold(word, numbers[0]);
-  const Totals blocks =
-      add_totals<MAX_TEAM>(shares_of_blocks(team, letters, 0), team.size, team.lane);
-  if (blocks.choose(rest) != team.rank) return -1;
-  const Totals warps = add_totals<MAX_WARPS>(shares_of_warps(team, letters, 0), team.warps, team.lane);
-  if (warps.choose(rest) != team.warp) return -1;
-  return find_in_piece(team, weights, stretch, of_stretch, rest);
 }
 
 }  // namespace rsk

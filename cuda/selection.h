@@ -97,16 +97,16 @@ __device__ inline int32_t nth_largest(const Team& team, const int16_t (&values)[
 // bound[r][0]; and if each block has k / blocks that are at least its bound[r][1], then k are at
 // least the least of these.
 __device__ inline void find_bounds(const Team& team, Candidates& candidates,
-                                   Two<int32_t> largest, int64_t top_k) {
+                                   Two<int32_t> largest, int32_t top_k) {
   candidates.largest[0][threadIdx.x] = (int16_t)(largest.p >> 16);
   candidates.largest[1][threadIdx.x] = (int16_t)(largest.q >> 16);
   __syncthreads();
   if (team.warp < 4) {
     const int32_t r = team.warp / 2, which = team.warp % 2;
-    const int64_t n = which == 0 ? top_k : (top_k + team.size - 1) / team.size;
+    const int32_t n = which == 0 ? top_k : (top_k + team.size - 1) / team.size;
     const int32_t order = n > team.threads()
                               ? LEAST_ORDER
-                              : nth_largest(team, candidates.largest[r], (int32_t)n);
+                              : nth_largest(team, candidates.largest[r], n);
     if (team.lane == 0) candidates.bound[r][which] = order;
   }
   __syncthreads();
@@ -173,19 +173,12 @@ template <class Logit>
 __device__ int64_t sum_kept(const LogitRow<Logit>& row, const RowLaw& law, float min_p) {
   const float least = least_kept(law, min_p);
   int64_t sum = 0;
-  if (least == in_order(LEAST_ORDER)) {
-    sum = sum_weights(row, Curve(law));
-  } else {
-#pragma unroll 1
-    for (int32_t t = 0; t < row.tiles; ++t) {
-      const auto pack = row.pack(t);
-      if (!(largest_of(pack) >= least)) continue;
-      for_each(pack, [&](float x, int32_t) {
-        const float e = relative_weight(x, law.maximum, law.scale);
-        if (x >= law.threshold && e >= min_p) sum += weight_of(e);
-      });
-    }
-  }
+  for_each_pack_from(row, least, [&](const Pack<Logit>& pack, int32_t) {
+    for_each(pack, [&](float x, int32_t) {
+      const float e = relative_weight(x, law.maximum, law.scale);
+      if (x >= law.threshold && e >= min_p) sum += weight_of(e);
+    });
+  });
   return Sum::over_warp(sum);
 }
 

@@ -39,7 +39,7 @@ __device__ void begin_rows(const Two<LogitRow<Logit>>& rows, bool wants_q) {
 // all of it.
 template <class Logit>
 __device__ Extent measure(Team& team, TeamMemory& memory, const Two<LogitRow<Logit>>& rows,
-                          bool wants_q, int64_t top_k, bool is_over) {
+                          bool wants_q, int32_t top_k, bool is_over) {
   Two<int32_t> largest{LEAST_ORDER, LEAST_ORDER};
   if (!is_over) {
     const int32_t parts = wants_q ? 4 : 2;
@@ -143,9 +143,10 @@ __device__ Decision find_threshold(Team& team, TeamMemory& memory, const LogitRo
 }
 
 // The law of a row whose thresholds take passes of their own: first that of top-k, then that of
-// top-p. `number` is what was summed in team_laws().
+// top-p. `number` is what was summed in team_laws(). Apart from the rest of the kernel's code, which
+// needs it seldom.
 template <class Logit>
-__device__ RowLaw narrowed_law(Team& team, TeamMemory& memory, const LogitRow<Logit>& row,
+__device__ __noinline__ RowLaw narrowed_law(Team& team, TeamMemory& memory, const LogitRow<Logit>& row,
                                int32_t r, Two<uint32_t>& lists, RowLaw law, const Filter& filter,
                                bool has_top_k, int32_t bound, int64_t number) {
 #pragma unroll 1
@@ -237,8 +238,15 @@ __device__ Two<RowLaw> team_laws(Team& team, TeamMemory& memory, const Two<Logit
   for (int32_t r = 0; r < 2; ++r) {
     if (!open.of(r)) continue;
     const LogitRow<Logit> row = rows.of(r);
-    number.set(r, has_top_k.of(r) ? (int64_t)count_from(row, in_order(extent.bound.of(r)))
-                                  : sum_kept(row, laws.of(r), min_p));
+    int64_t of_warp;
+    if (has_top_k.of(r)) {
+      of_warp = count_from(row, in_order(extent.bound.of(r)));
+    } else if (min_p > 0.0f) {
+      of_warp = sum_kept(row, laws.of(r), min_p);
+    } else {
+      of_warp = Sum::over_warp(sum_weights(row, Curve(laws.of(r))));
+    }
+    number.set(r, of_warp);
   }
   int64_t numbers[2] = {number.p, number.q};
   exchange<Sum>(team, memory.letters, numbers);
@@ -246,8 +254,18 @@ __device__ Two<RowLaw> team_laws(Team& team, TeamMemory& memory, const Two<Logit
 #pragma unroll 1
   for (int32_t r = 0; r < 2; ++r) {
     if (!open.of(r)) continue;
-    laws.set(r, narrowed_law(team, memory, rows.of(r), r, lists, laws.of(r), filter,
-                             has_top_k.of(r), extent.bound.of(r), number.of(r)));
+    RowLaw law = laws.of(r);
+    if (has_top_k.of(r) || filter.top_p < 1.0f) {
+      Team same = team;  // what a function is given to change cannot stay in registers
+      Two<uint32_t> same_lists = lists;
+      law = narrowed_law(same, memory, rows.of(r), r, same_lists, law, filter, has_top_k.of(r),
+                         extent.bound.of(r), number.of(r));
+      team.exchanges = same.exchanges;
+      lists = same_lists;
+    } else {
+      law.normalizer = normalizer_of(number.of(r));
+    }
+    laws.set(r, law);
   }
   return laws;
 }
