@@ -17,6 +17,14 @@
 #include "succession.h"
 #include "team_law.h"
 
+#if !defined(RSK_THREADS)
+#define RSK_THREADS MAX_THREADS
+#define RSK_BLOCKS 1
+#endif
+#if defined(RSK_TUNE)
+extern int rsk_tune[4];
+#endif
+
 namespace rsk::from_logits {
 
 // How a launch divides its work.
@@ -29,21 +37,56 @@ struct Division {
   Tiling tiling;
 };
 
+// The draft tokens of a request. Each lane asks at once for the one of its position, so that nothing
+// waits for them later.
+struct Drafts {
+  static constexpr int32_t INVALID = -2;
+  const Batch& batch;
+  int32_t b, lane, own;
+
+  __device__ Drafts(const Batch& batch, int32_t b, int32_t lane)
+      : batch(batch), b(b), lane(lane), own(ask(lane)) {}
+
+  // Of position k; -1 behind the last, INVALID for what is no token. By all lanes of a warp.
+  __device__ int32_t token(int32_t k) const {
+    return k < 32 ? __shfl_sync(ALL_LANES, own, k) : ask(k);
+  }
+
+  // By all lanes of a warp: n accepted drafts and a token, which is negative if the request is
+  // invalid.
+  __device__ void write(int32_t n, int32_t token) const {
+    int64_t* const row = batch.tokens + (int64_t)b * (batch.spec_len + 1);
+#pragma unroll 1
+    for (int32_t k = lane; k <= batch.spec_len; k += 32) {
+      const int32_t draft = k < 32 ? own : ask(k);
+      row[k] = token < 0 || k > n ? -1 : k == n ? token : draft;
+    }
+    if (lane == 0 && batch.num_accepted) batch.num_accepted[b] = token < 0 ? -1 : n;
+  }
+
+ private:
+  __device__ int32_t ask(int32_t k) const {
+    if (k >= batch.spec_len) return -1;
+    const int64_t d = draft_token(batch, b, k);
+    return d >= -1 && d < num_columns(batch) ? (int32_t)d : INVALID;
+  }
+};
+
 // What the verdict on a draft token needs beside the laws; asked for early, as it comes from memory.
 struct Judgement {
-  int64_t d;
+  int32_t d;
   Two<float> x;  // the logits of d, -infinity where a row has none
   double u;
 };
 
 template <class Logit>
-__device__ Judgement prepare_judgement(const Batch& batch, int32_t b, int32_t k, int64_t d,
+__device__ Judgement prepare_judgement(const Batch& batch, int32_t b, int32_t k, int32_t d,
                                        const Two<LogitRow<Logit>>& rows) {
   const float none = in_order(LEAST_ORDER);
   const uint64_t word = random_word(seed_of(batch, b), position_of(batch, b) + (uint64_t)k, COIN);
   return {d,
-          {d >= 0 && d < rows.p.size ? widen(rows.p.x[(int32_t)d]) : none,
-           d >= 0 && d < rows.q.size ? widen(rows.q.x[(int32_t)d]) : none},
+          {d >= 0 && d < rows.p.size ? widen(rows.p.x[d]) : none,
+           d >= 0 && d < rows.q.size ? widen(rows.q.x[d]) : none},
           (double)(int32_t)(word >> 35) * (1.0 / (1 << 29))};
 }
 
@@ -53,7 +96,7 @@ __device__ Verdict judge_with_laws(const Judgement& of_draft,
   const bool p_is_invalid = is_invalid(position.laws.p);
   if (of_draft.d == -1) return p_is_invalid ? Verdict::invalid : Verdict::ended;
   const bool q_is_invalid = position.has_q() && is_invalid(position.laws.q);
-  const int32_t v = (int32_t)of_draft.d;
+  const int32_t v = of_draft.d;
   if (p_is_invalid && v < position.p.size) return Verdict::invalid;
   if (q_is_invalid && v < position.q.size) return Verdict::invalid;
   const float p = v < position.p.size
@@ -66,7 +109,7 @@ __device__ Verdict judge_with_laws(const Judgement& of_draft,
 }
 
 template <class Logit>
-__global__ void __launch_bounds__(MAX_THREADS, 1)
+__global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
     kernel(LogitsBatch call, Division division, uint64_t* slots, uint64_t number) {
   TeamMemory& memory = shared_memory<TeamMemory>();
   Team team = join_team(memory.letters, division.team_size);
@@ -92,12 +135,13 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
   const int32_t top_k =
       filter.temperature != 0.0f && filter.top_k < num_columns(batch) ? (int32_t)filter.top_k : 0;
   const float scale = scale_of(filter.temperature);  // a division: while the rows come in
+  const Drafts drafts(batch, b, team.lane);
   Two<uint32_t> lists{0, 0};
   const int32_t first = succession.index * division.span;
   const int32_t last = min(first + division.span, batch.spec_len + 1);
 #pragma unroll 1
   for (int32_t k = first; k < last; ++k) {
-    const int64_t d = k < batch.spec_len ? draft_token(batch, b, k) : -1;
+    const int32_t d = drafts.token(k);
     const bool may_have_q = k < batch.spec_len && batch.draft_probs;
     Two<LogitRow<Logit>> rows;
     rows.p = LogitRow<Logit>::make(team, division.tiling, target_row<Logit>(batch, b, k),
@@ -116,7 +160,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     const bool knows_q = has_q && call.draft_laws;
     LogitWeights<Logit> position;
     Verdict verdict = Verdict::invalid;
-    if (d >= -1 && d < num_columns(batch)) {
+    if (d != Drafts::INVALID) {
       const Judgement of_draft = prepare_judgement(batch, b, k, d, rows);
       const bool wants_q = has_q && !knows_q;
       const Extent extent = measure(team, memory, rows, wants_q, top_k, is_over);
@@ -124,7 +168,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
       if (extent.is_over) {
         if (is_first_warp) {
           succession.tell(Ending::stopped, team.lane);
-          succession.wait_for_those_before(team.lane);
+          succession.wait_for_those_before(team.lane, succession.glance(team.lane));
         }
         return;
       }
@@ -134,7 +178,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
                                 position.is_listed);
       if (knows_q) position.laws.q = call.draft_laws[(int64_t)b * batch.spec_len + k];
       position.min_p = filter.min_p;
-      position.certain = has_q ? position.ROW_OF_Q : (int32_t)d;  // -1 is NO_Q
+      position.certain = has_q ? position.ROW_OF_Q : d;  // -1 is NO_Q
       if (call.laws && team.rank == 0 && threadIdx.x == 0) call.laws[b] = position.laws.p;
       verdict = judge_with_laws(of_draft, position);
       if (verdict == Verdict::accepted) continue;
@@ -142,6 +186,7 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     wait_for_copies<0>();  // also those of rows that were not needed
     if (team.exchanges == 0) wait_for_cluster();
     if (is_first_warp) succession.tell(Ending::stopped, team.lane);
+    const uint64_t seen = succession.glance(team.lane);
     int32_t token = -1;
     bool is_writer = is_first_warp;
     if (verdict != Verdict::invalid) {
@@ -159,21 +204,19 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
         is_writer = token >= 0;
       }
     }
-    if (is_writer && succession.wait_for_those_before(team.lane)) {
-      write_result_with_warp(batch, b, k, token, team.lane);
-    }
+    if (is_writer && succession.wait_for_those_before(team.lane, seen)) drafts.write(k, token);
     return;
   }
   if (is_first_warp) {
     succession.tell(Ending::accepted, team.lane);
-    succession.wait_for_those_before(team.lane);
+    succession.wait_for_those_before(team.lane, succession.glance(team.lane));
   }
 }
 
 // ------------------------------------------------------------------------------ probabilities
 
 template <class Logit>
-__global__ void __launch_bounds__(MAX_THREADS, 1)
+__global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
     probabilities_kernel(LogitsBatch call, Division division, float* out) {
   TeamMemory& memory = shared_memory<TeamMemory>();
   Team team = join_team(memory.letters, division.team_size);
@@ -260,6 +303,10 @@ Division divide(const LogitsBatch& call, const Device& device, int32_t pack_size
   } else if (packs > 32 * warps * size && all * size <= resident(16)) {
     warps = 16;
   }
+#if defined(RSK_TUNE)
+  if (rsk_tune[0]) warps = rsk_tune[0];
+  if (rsk_tune[1]) size = rsk_tune[1];
+#endif
   division.warps = warps;
   division.team_size = size;
   // One position each, side by side, while multiprocessors are many; with more work, teams that go
@@ -267,6 +314,9 @@ Division divide(const LogitsBatch& call, const Device& device, int32_t pack_size
   const int64_t share = all / device.multiprocessors;
   int32_t span = share < 1 ? 1 : share > 3 ? 3 : (int32_t)share;
   if (span < divided(positions, 32)) span = divided(positions, 32);
+#if defined(RSK_TUNE)
+  if (rsk_tune[2]) span = rsk_tune[2];
+#endif
   division.span = min(span, positions);
   division.teams = divided(positions, division.span);
   division.is_resident =

@@ -54,6 +54,17 @@ __device__ __forceinline__ float saturated_product(float a, float b) {  // in [0
 #endif
 }
 
+// 1 if x is at most `limit`, else 0: as a number, of which the compiler makes no branch.
+__device__ __forceinline__ float one_up_to(float limit, float x) {
+#if defined(__CUDA_ARCH__)
+  float result;
+  asm("set.le.f32.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(limit));
+  return result;
+#else
+  return x <= limit ? 1.0f : 0.0f;
+#endif
+}
+
 // The largest of logits, in a word.
 template <class Logit>
 struct Largest {
@@ -140,6 +151,21 @@ struct Curve {
   }
 };
 
+#if defined(RSK_DADD) && defined(__CUDA_ARCH__)
+struct FixedPointSum {
+  static constexpr int32_t MOST = 1023;
+  double sums[2] = {1024.0, 1024.0};
+  int32_t i = 0;
+  __device__ __forceinline__ void add(float w) {
+    const uint64_t bits = (uint64_t)bits_of(w) * (1u << 29) + (896ull << 52);
+    sums[i & 1] = __dadd_rz(sums[i & 1], __longlong_as_double((long long)bits));
+    ++i;
+  }
+  __device__ int64_t total(uint32_t) const {
+    return (__double_as_longlong(sums[0]) & ((1ll << 52) - 1)) + (__double_as_longlong(sums[1]) & ((1ll << 52) - 1));
+  }
+};
+#else
 // A sum of numbers in [0, 1], each in fixed point: floor(w * 2^42).
 //
 // Without the conversion from float to int64, which a GPU does at a fraction of the rate of
@@ -160,6 +186,7 @@ struct FixedPointSum {
     return ((int64_t)high << 20) + low;
   }
 };
+#endif
 
 // --------------------------------------------------------------------------------- the row
 

@@ -54,16 +54,16 @@ struct LogitWeights {
       for (int32_t j = 0; j < PACK; ++j) {
         const float depth = curve.depth(pack.at(j));
         const float e = Curve::weight_at(depth);
-        // What is 0 must be exactly 0, to be subtracted.
-        const float y = depth > 42.0f / 64.0f ? 0.0f : rounded_product(e, law.normalizer);
-        w[j] = rounded_sum(y, -w[j]);
+        // Below 2^-42 what is subtracted must be exactly 0.
+        const float y = rounded_product(e * one_up_to(42.0f / 64.0f, depth), law.normalizer);
+        w[j] = __saturatef(rounded_sum(y, -w[j]));
       }
       pack = pack_of_p;
       law = laws.p;
     }
     FixedPointSum sum;
 #pragma unroll
-    for (int32_t j = 0; j < PACK; ++j) sum.add(__saturatef(w[j]));
+    for (int32_t j = 0; j < PACK; ++j) sum.add(w[j]);
     int64_t total = sum.total(PACK);
     const int32_t start = p.start(tile);
     if (start <= certain && certain < start + PACK && certain < p.end) {
