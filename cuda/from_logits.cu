@@ -134,14 +134,13 @@ __global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
   }
   const int32_t top_k =
       filter.temperature != 0.0f && filter.top_k < num_columns(batch) ? (int32_t)filter.top_k : 0;
-  const float scale = scale_of(filter.temperature);  // a division: while the rows come in
   const Drafts drafts(batch, b, team.lane);
+  float scale = 0.0f;
   Two<uint32_t> lists{0, 0};
   const int32_t first = succession.index * division.span;
   const int32_t last = min(first + division.span, batch.spec_len + 1);
 #pragma unroll 1
   for (int32_t k = first; k < last; ++k) {
-    const int32_t d = drafts.token(k);
     const bool may_have_q = k < batch.spec_len && batch.draft_probs;
     Two<LogitRow<Logit>> rows;
     rows.p = LogitRow<Logit>::make(team, division.tiling, target_row<Logit>(batch, b, k),
@@ -151,11 +150,12 @@ __global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
       rows.q = LogitRow<Logit>::make(team, division.tiling, draft_row<Logit>(batch, b, k),
                                      batch.draft_vocab_size, 1);
     }
-    // The rows that a resident team may not need are read beside those of others: no time is lost.
+    // Before anything that waits. The rows that a resident team may not need are read beside those of
+    // others: no time is lost.
     const bool is_over = !division.is_resident && succession.is_over(team.lane);
-    if (!is_over) {
-      begin_rows(rows, may_have_q && !call.draft_laws && (division.is_resident || d != -1));
-    }
+    if (!is_over) begin_rows(rows, may_have_q && !call.draft_laws);
+    if (k == first) scale = scale_of(filter.temperature);  // a division
+    const int32_t d = drafts.token(k);
     const bool has_q = may_have_q && d != -1;
     const bool knows_q = has_q && call.draft_laws;
     LogitWeights<Logit> position;
