@@ -108,6 +108,50 @@ __device__ Verdict judge_with_laws(const Judgement& of_draft,
   return p_is_invalid || q_is_invalid ? Verdict::invalid : Verdict::rejected;
 }
 
+// The rows of a position, p's and q's.
+template <class Logit>
+__device__ Two<LogitRow<Logit>> rows_of(const Team& team, const Tiling& tiling, const Batch& batch,
+                                        int32_t b, int32_t k) {
+  Two<LogitRow<Logit>> rows;
+  rows.p = LogitRow<Logit>::make(team, tiling, target_row<Logit>(batch, b, k), batch.vocab_size, 0);
+  rows.q = rows.p;
+  if (k < batch.spec_len && batch.draft_probs) {
+    rows.q = LogitRow<Logit>::make(team, tiling, draft_row<Logit>(batch, b, k),
+                                   batch.draft_vocab_size, 1);
+  }
+  return rows;
+}
+
+// The rows of the next position come in while those of this one, which are not needed any more on
+// chip, are judged.
+template <class Logit>
+struct RowsAhead {
+  const Team& team;
+  const LogitsBatch& call;
+  const Division& division;
+  int32_t b, k, last;
+  const Two<LogitRow<Logit>>& rows;
+  bool& begun;
+
+  __device__ void bring(const Two<LogitRow<Logit>>& some, int32_t position) const {
+    begin_rows(some, position < call.batch.spec_len && call.batch.draft_probs && !call.draft_laws);
+  }
+  __device__ __forceinline__ void begin() const {
+#if defined(RSK_AHEAD)
+    if (k + 1 >= last) return;
+    bring(rows_of<Logit>(team, division.tiling, call.batch, b, k + 1), k + 1);
+    begun = true;
+#endif
+  }
+  __device__ __forceinline__ void undo() const {
+    if (!begun) return;
+    wait_for_copies<0>();
+    bring(rows, k);
+    wait_for_copies<0>();
+    begun = false;
+  }
+};
+
 template <class Logit>
 __global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
     kernel(LogitsBatch call, Division division, uint64_t* slots, uint64_t number) {
@@ -136,24 +180,19 @@ __global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
       filter.temperature != 0.0f && filter.top_k < num_columns(batch) ? (int32_t)filter.top_k : 0;
   const Drafts drafts(batch, b, team.lane);
   float scale = 0.0f;
+  bool begun = false;  // rows that come in already
   Two<uint32_t> lists{0, 0};
   const int32_t first = succession.index * division.span;
   const int32_t last = min(first + division.span, batch.spec_len + 1);
 #pragma unroll 1
   for (int32_t k = first; k < last; ++k) {
     const bool may_have_q = k < batch.spec_len && batch.draft_probs;
-    Two<LogitRow<Logit>> rows;
-    rows.p = LogitRow<Logit>::make(team, division.tiling, target_row<Logit>(batch, b, k),
-                                   batch.vocab_size, 0);
-    rows.q = rows.p;
-    if (may_have_q) {
-      rows.q = LogitRow<Logit>::make(team, division.tiling, draft_row<Logit>(batch, b, k),
-                                     batch.draft_vocab_size, 1);
-    }
+    const Two<LogitRow<Logit>> rows = rows_of<Logit>(team, division.tiling, batch, b, k);
     // Before anything that waits. The rows that a resident team may not need are read beside those of
     // others: no time is lost.
     const bool is_over = !division.is_resident && succession.is_over(team.lane);
-    if (!is_over) begin_rows(rows, may_have_q && !call.draft_laws);
+    if (!is_over && !begun) begin_rows(rows, may_have_q && !call.draft_laws);
+    begun = false;
     if (k == first) scale = scale_of(filter.temperature);  // a division
     const int32_t d = drafts.token(k);
     const bool has_q = may_have_q && d != -1;
@@ -166,6 +205,7 @@ __global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
       const Extent extent = measure(team, memory, rows, wants_q, top_k, is_over);
       let_next_kernel_start();
       if (extent.is_over) {
+        wait_for_copies<0>();
         if (is_first_warp) {
           succession.tell(Ending::stopped, team.lane);
           succession.wait_for_those_before(team.lane, succession.glance(team.lane));
@@ -175,6 +215,7 @@ __global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
       position.p = rows.p;
       position.q = rows.q;
       position.laws = team_laws(team, memory, rows, wants_q, extent, filter, scale, lists,
+                                RowsAhead<Logit>{team, call, division, b, k, last, rows, begun},
                                 position.is_listed);
       if (knows_q) position.laws.q = call.draft_laws[(int64_t)b * batch.spec_len + k];
       position.min_p = filter.min_p;
@@ -240,8 +281,9 @@ __global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
     const Extent extent = measure(team, memory, rows, false, top_k, false);
     Two<uint32_t> lists{0, 0};
     bool is_listed;
-    law = team_laws(team, memory, rows, false, extent, filter, scale_of(filter.temperature),
-                    lists, is_listed).p;
+    bool begun = false;
+    law = team_laws(team, memory, rows, false, extent, filter, scale_of(filter.temperature), lists,
+                    RowsAhead<Logit>{team, call, division, b, k, k, rows, begun}, is_listed).p;
   } else {
     wait_for_cluster();
   }

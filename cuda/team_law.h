@@ -26,7 +26,7 @@ constexpr int32_t OVER = 0x7FFFFFFF;  // no logit's order
 // Begin to bring the rows on chip: p's, and q's if it is wanted. Either comes in two halves, so that
 // measure() can begin with the first.
 template <class Logit>
-__device__ void begin_rows(const Two<LogitRow<Logit>>& rows, bool wants_q) {
+__device__ __forceinline__ void begin_rows(const Two<LogitRow<Logit>>& rows, bool wants_q) {
   const int32_t parts = wants_q ? 4 : 2;
   const int32_t held = rows.p.tiles_held, half = (held + 1) / 2;
 #pragma unroll 1
@@ -181,12 +181,14 @@ __device__ __noinline__ RowLaw narrowed_law(Team& team, TeamMemory& memory, cons
 }
 
 // From the maxima to the laws. `scale`: of the temperature, if that is not 0. `lists`: how many lists
-// of either row were gathered so far. `is_listed` becomes whether all that p's law keeps is in the
+// of either row were gathered so far. `rows_ahead`: begins to bring the next rows on chip where these
+// are not needed any more, and brings these back if they are. `is_listed` becomes whether all that p's law keeps is in the
 // short list of block 0.
-template <class Logit>
+template <class Logit, class RowsAhead>
 __device__ Two<RowLaw> team_laws(Team& team, TeamMemory& memory, const Two<LogitRow<Logit>>& rows,
                                  bool wants_q, const Extent& extent, const Filter& filter,
-                                 float scale, Two<uint32_t>& lists, bool& is_listed) {
+                                 float scale, Two<uint32_t>& lists, RowsAhead&& rows_ahead,
+                                 bool& is_listed) {
   is_listed = false;
   Two<RowLaw> laws{invalid_law(), invalid_law()};
   const float p_maximum = in_order(extent.maximum.p), q_maximum = in_order(extent.maximum.q);
@@ -207,6 +209,7 @@ __device__ Two<RowLaw> team_laws(Team& team, TeamMemory& memory, const Two<Logit
       send_short_list(team, memory.candidates, rows.of(r), r, in_order(extent.bound.of(r)));
     }
     announce_short_lists(team, memory.candidates, listed);
+    if (listed.p == wanted.p && listed.q == wanted.q) rows_ahead.begin();
 #pragma unroll 1
     for (int32_t r = 0; r < 2; ++r) {
       if (listed.of(r)) {
@@ -230,6 +233,7 @@ __device__ Two<RowLaw> team_laws(Team& team, TeamMemory& memory, const Two<Logit
   }
   is_listed = listed.p && !open.p;
   if (!open.p && !open.q) return laws;
+  rows_ahead.undo();
 
   // What tells most of either row: how many logits may be among the k largest, or the weight.
   const float min_p = filter.top_p < 1.0f ? 0.0f : filter.min_p;
