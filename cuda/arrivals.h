@@ -40,6 +40,21 @@ __device__ __forceinline__ void load_place(PlaceInShared place, uint32_t (&words
                : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
                : "r"(place));
 }
+// Part i of those that a place has.
+template <class Part>
+__device__ __forceinline__ void load_part_of_place(PlaceInShared place, int32_t i, Part& part) {
+  static_assert(sizeof(Part) == 2 || sizeof(Part) == 4, "a part has 2 or 4 bytes");
+  const uint32_t address = place + (uint32_t)(i * (int32_t)sizeof(Part));
+  if constexpr (sizeof(Part) == 2) {
+    uint16_t bits;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(bits) : "r"(address));
+    memcpy(&part, &bits, sizeof bits);
+  } else {
+    uint32_t bits;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(bits) : "r"(address));
+    memcpy(&part, &bits, sizeof bits);
+  }
+}
 __device__ __forceinline__ void store_place(PlaceInShared place, const uint32_t (&words)[4]) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(place), "r"(words[0]),
                "r"(words[1]), "r"(words[2]), "r"(words[3])

@@ -73,25 +73,26 @@ struct Drafts {
 };
 
 // What the verdict on a draft token needs beside the laws; asked for early, as it comes from memory.
+template <class Logit>
 struct Judgement {
   int32_t d;
-  Two<float> x;  // the logits of d, -infinity where a row has none
+  Two<Element<Logit>> x;  // the logits of d, as they come
   double u;
 };
 
 template <class Logit>
-__device__ Judgement prepare_judgement(const Batch& batch, int32_t b, int32_t k, int32_t d,
-                                       const Two<LogitRow<Logit>>& rows) {
-  const float none = in_order(LEAST_ORDER);
+__device__ Judgement<Logit> prepare_judgement(const Batch& batch, int32_t b, int32_t k, int32_t d,
+                                              const Two<LogitRow<Logit>>& rows) {
+  Judgement<Logit> of_draft{d, {}, 0.0};
+  if (d >= 0 && d < rows.p.size) of_draft.x.p = rows.p.x[d];
+  if (d >= 0 && d < rows.q.size) of_draft.x.q = rows.q.x[d];
   const uint64_t word = random_word(seed_of(batch, b), position_of(batch, b) + (uint64_t)k, COIN);
-  return {d,
-          {d >= 0 && d < rows.p.size ? widen(rows.p.x[d]) : none,
-           d >= 0 && d < rows.q.size ? widen(rows.q.x[d]) : none},
-          (double)(int32_t)(word >> 35) * (1.0 / (1 << 29))};
+  of_draft.u = (double)(int32_t)(word >> 35) * (1.0 / (1 << 29));
+  return of_draft;
 }
 
 template <class Logit>
-__device__ Verdict judge_with_laws(const Judgement& of_draft,
+__device__ Verdict judge_with_laws(const Judgement<Logit>& of_draft,
                                    const LogitWeights<Logit>& position) {
   const bool p_is_invalid = is_invalid(position.laws.p);
   if (of_draft.d == -1) return p_is_invalid ? Verdict::invalid : Verdict::ended;
@@ -100,10 +101,12 @@ __device__ Verdict judge_with_laws(const Judgement& of_draft,
   if (p_is_invalid && v < position.p.size) return Verdict::invalid;
   if (q_is_invalid && v < position.q.size) return Verdict::invalid;
   const float p = v < position.p.size
-                      ? probability(position.laws.p, position.min_p, of_draft.x.p, v) : 0.0f;
+                      ? probability(position.laws.p, position.min_p, widen(of_draft.x.p), v)
+                      : 0.0f;
   const float q = !position.has_q() ? 1.0f
                   : v < position.q.size
-                      ? probability(position.laws.q, position.min_p, of_draft.x.q, v) : 0.0f;
+                      ? probability(position.laws.q, position.min_p, widen(of_draft.x.q), v)
+                      : 0.0f;
   if (of_draft.u * (double)q < (double)p) return Verdict::accepted;
   return p_is_invalid || q_is_invalid ? Verdict::invalid : Verdict::rejected;
 }
@@ -200,7 +203,7 @@ __global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
     LogitWeights<Logit> position;
     Verdict verdict = Verdict::invalid;
     if (d != Drafts::INVALID) {
-      const Judgement of_draft = prepare_judgement(batch, b, k, d, rows);
+      const Judgement<Logit> of_draft = prepare_judgement(batch, b, k, d, rows);
       const bool wants_q = has_q && !knows_q;
       const Extent extent = measure(team, memory, rows, wants_q, top_k, is_over);
       let_next_kernel_start();

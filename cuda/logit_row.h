@@ -54,17 +54,6 @@ __device__ __forceinline__ float saturated_product(float a, float b) {  // in [0
 #endif
 }
 
-// 1 if x is at most `limit`, else 0: as a number, of which the compiler makes no branch.
-__device__ __forceinline__ float one_up_to(float limit, float x) {
-#if defined(__CUDA_ARCH__)
-  float result;
-  asm("set.le.f32.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(limit));
-  return result;
-#else
-  return x <= limit ? 1.0f : 0.0f;
-#endif
-}
-
 // The largest of logits, in a word.
 template <class Logit>
 struct Largest {
@@ -149,23 +138,14 @@ struct Curve {
     r = rounded_sum(rounded_product(r, f), 1.0f);
     return float_of(bits_of(r) - (bits_of(shifted) << 23));
   }
+  __device__ float weight(float x) const { return weight_at(depth(x)); }
+  __device__ float weight_or_zero(float x) const {  // exactly 0 below 2^-42
+    const float depth_of_x = depth(x);
+    const float w = weight_at(depth_of_x);
+    return depth_of_x > 42.0f / 64.0f ? 0.0f : w;
+  }
 };
 
-#if defined(RSK_DADD) && defined(__CUDA_ARCH__)
-struct FixedPointSum {
-  static constexpr int32_t MOST = 1023;
-  double sums[2] = {1024.0, 1024.0};
-  int32_t i = 0;
-  __device__ __forceinline__ void add(float w) {
-    const uint64_t bits = (uint64_t)bits_of(w) * (1u << 29) + (896ull << 52);
-    sums[i & 1] = __dadd_rz(sums[i & 1], __longlong_as_double((long long)bits));
-    ++i;
-  }
-  __device__ int64_t total(uint32_t) const {
-    return (__double_as_longlong(sums[0]) & ((1ll << 52) - 1)) + (__double_as_longlong(sums[1]) & ((1ll << 52) - 1));
-  }
-};
-#else
 // A sum of numbers in [0, 1], each in fixed point: floor(w * 2^42).
 //
 // Without the conversion from float to int64, which a GPU does at a fraction of the rate of
@@ -186,7 +166,6 @@ struct FixedPointSum {
     return ((int64_t)high << 20) + low;
   }
 };
-#endif
 
 // --------------------------------------------------------------------------------- the row
 
@@ -239,8 +218,15 @@ struct LogitRow {
   // Begin to bring tiles [from, to) to shared memory, as one group of copies. Beyond the end of the
   // row or the piece there is minus infinity.
   __device__ void begin_copies(int32_t from, int32_t to) const {
+    int32_t t = from;
+    if constexpr (std::is_pointer_v<RowPointer<Logit>>) {  // all but the last are simple
+      if (is_aligned && is_whole_pack(start(to - 2))) {
+#pragma unroll 4
+        for (; t < to - 1; ++t) begin_copy(places_on(place, 32 * t), x + start(t));
+      }
+    }
 #pragma unroll 1
-    for (int32_t t = from; t < to; ++t) {
+    for (; t < to; ++t) {
       const int32_t i = start(t);
       if constexpr (std::is_pointer_v<RowPointer<Logit>>) {
         if (is_aligned && is_whole_pack(i)) {
@@ -268,6 +254,20 @@ struct LogitRow {
       pack.push(element(i + j));
     }
     return pack;
+  }
+
+  // Element j of a lane's pack of a tile; after a barrier. And where it is in the row.
+  __device__ int32_t place_of(const Team& team, int32_t lane, int32_t tile, int32_t j) const {
+    return begin + (tile * 32 + lane - team.lane) * PACK + j;
+  }
+  __device__ float at(const Team& team, int32_t lane, int32_t tile, int32_t j) const {
+    Element<Logit> x;
+    if (tile < tiles_held) {
+      load_part_of_place(places_on(place, 32 * tile + lane - team.lane), j, x);
+    } else {
+      x = element(place_of(team, lane, tile, j));
+    }
+    return widen(x);
   }
 
   __device__ Pack<Logit> pack(int32_t tile) const {
@@ -299,7 +299,7 @@ __device__ __forceinline__ int64_t sum_weights(const LogitRow<Logit>& row, const
     for (int32_t t = first; t < last; ++t) {
       const auto pack = row.pack(t);
 #pragma unroll
-      for (int32_t j = 0; j < PACK; ++j) sum.add(Curve::weight_at(curve.depth(pack.at(j))));
+      for (int32_t j = 0; j < PACK; ++j) sum.add(curve.weight(pack.at(j)));
     }
     total += sum.total((uint32_t)((last - first) * PACK));
   }

@@ -37,33 +37,24 @@ struct LogitWeights {
     return v < q.size ? probability(laws.q, min_p, widen(q.x[v]), v) : 0.0f;
   }
 
-  // One loop for both rows: what is computed for every logit is long, as straight-line code, and
-  // slow to fetch.
-  __device__ __forceinline__ int64_t sum_plain(int32_t tile) const {
-    const Pack<Logit> pack_of_p = p.pack(tile);
-    Pack<Logit> pack = pack_of_p;
-    if (has_q()) pack = q.pack(tile);
-    RowLaw law = has_q() ? laws.q : laws.p;
-    float w[PACK];
-#pragma unroll
-    for (int32_t j = 0; j < PACK; ++j) w[j] = 0.0f;
-#pragma unroll 1
-    for (int32_t r = has_q() ? 0 : 1; r < 2; ++r) {  // q, then p
-      const Curve curve(law);
+  __device__ __forceinline__ int64_t sum_plain(int32_t tile, const Curve& of_p,
+                                               const Curve& of_q) const {
+    FixedPointSum sum;
+    const auto in_p = p.pack(tile);
+    if (has_q()) {
+      const auto in_q = q.pack(tile);
 #pragma unroll
       for (int32_t j = 0; j < PACK; ++j) {
-        const float depth = curve.depth(pack.at(j));
-        const float e = Curve::weight_at(depth);
-        // Below 2^-42 what is subtracted must be exactly 0.
-        const float y = rounded_product(e * one_up_to(42.0f / 64.0f, depth), law.normalizer);
-        w[j] = __saturatef(rounded_sum(y, -w[j]));
+        const float x = rounded_product(of_p.weight(in_p.at(j)), laws.p.normalizer);
+        const float y = rounded_product(of_q.weight_or_zero(in_q.at(j)), laws.q.normalizer);
+        sum.add(__saturatef(rounded_sum(x, -y)));
       }
-      pack = pack_of_p;
-      law = laws.p;
-    }
-    FixedPointSum sum;
+    } else {
 #pragma unroll
-    for (int32_t j = 0; j < PACK; ++j) sum.add(w[j]);
+      for (int32_t j = 0; j < PACK; ++j) {
+        sum.add(rounded_product(of_p.weight(in_p.at(j)), laws.p.normalizer));
+      }
+    }
     int64_t total = sum.total(PACK);
     const int32_t start = p.start(tile);
     if (start <= certain && certain < start + PACK && certain < p.end) {
@@ -93,6 +84,7 @@ __device__ __forceinline__ int64_t walk_tiles(const Team& team, const LogitWeigh
                                               int64_t rest, int64_t& of_stretch) {
   constexpr int32_t PACK = LogitRow<Logit>::PACK;
   const bool is_search = rest >= 0, is_plain = weights.is_plain();
+  const Curve of_p(weights.laws.p), of_q(weights.laws.q);
   const float least = least_kept(weights.laws.p, weights.min_p);
   const int32_t stretch = (weights.p.tiles + 31) / 32;
   int32_t tile = 0;
@@ -106,7 +98,7 @@ __device__ __forceinline__ int64_t walk_tiles(const Team& team, const LogitWeigh
 #pragma unroll 1
   for (; tile < weights.p.tiles; ++tile) {
     const int64_t own =
-        is_plain ? weights.sum_plain(tile) : weights.sum_kept(tile, least);
+        is_plain ? weights.sum_plain(tile, of_p, of_q) : weights.sum_kept(tile, least);
     if (!is_search) {
       const int64_t total = sum_over_warp(own);
       sum += total;
@@ -134,32 +126,31 @@ __device__ __forceinline__ int64_t walk_tiles(const Team& team, const LogitWeigh
 template <class Logit>
 __device__ int32_t sample_from_list(const Team& team, Candidates& candidates,
                                     LogitWeights<Logit>& weights, uint64_t word) {
-  constexpr int32_t AT_ONCE = 4;
   if (team.rank != 0) return -1;
   ShortList& list = candidates.brief;
   const int32_t count = candidates.ranked, own = (int32_t)threadIdx.x;
   const bool has_own = own < count;
-  const float x = has_own ? list.logits[own] : 0.0f;
-  const int32_t v = has_own ? list.tokens[own] : 0;
+  const float x = has_own ? ShortList::at(list.logits, own) : 0.0f;
+  const int32_t v = has_own ? ShortList::at(list.tokens, own) : 0;
   for (;;) {
     int64_t weight = 0;
     if (has_own) {
       const float p = probability(weights.laws.p, weights.min_p, x, v);
       if (p > 0.0f) weight = fixed_point(p - weights.q_of(v));
     }
-    if (own < (count + AT_ONCE - 1) / AT_ONCE * AT_ONCE) list.weights[own] = weight;
-    __syncthreads();
-    int64_t before = 0, total = 0;
-#pragma unroll 1
-    for (int32_t first = 0; first < count; first += AT_ONCE) {
-#pragma unroll
-      for (int32_t i = first; i < first + AT_ONCE; ++i) {
-        const int64_t other = list.weights[i];
-        total += other;
-        before += list.tokens[i] < v ? other : 0;
-      }
-    }
+    if (own < ShortList::filled_up(count)) ShortList::at(list.weights, own) = weight;
+    const int64_t total = sum_over_block(team, candidates.of_warps[0], weight);
     if (total > 0 || weights.certain == weights.NO_Q) {
+      int64_t before = 0;
+#pragma unroll 1
+      for (int32_t i = 0; i * ShortList::AT_ONCE < count; ++i) {
+        const auto others = list.weights[i];
+        const auto tokens = list.tokens[i];
+#pragma unroll
+        for (int32_t j = 0; j < ShortList::AT_ONCE; ++j) {
+          if (tokens.of[j] < v) before += others.of[j];
+        }
+      }
       const int64_t rest = threshold(word, total);
       const uint32_t found =
           __ballot_sync(ALL_LANES, before <= rest && rest < before + weight);

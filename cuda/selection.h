@@ -18,12 +18,27 @@ namespace rsk {
 constexpr int32_t MAX_CANDIDATES = 1024;  // that the leader sorts
 constexpr int32_t MAX_SHORT = 256;        // that it ranks, with their tokens
 
-// A list as the blocks send it, each a part, and as the leader ranks it.
-struct ShortList {
+// A list as the blocks send it, each a part, and as the leader ranks it: AT_ONCE at a time, so it is
+// filled up to a multiple of that.
+struct alignas(16) ShortList {
+  static constexpr int32_t AT_ONCE = 8;
+  template <class T>
+  struct alignas(16) Some {
+    T of[AT_ONCE];
+  };
+
   int64_t parts[2 * MAX_SHORT];  // logits and their tokens
-  float logits[MAX_SHORT];
-  int32_t tokens[MAX_SHORT];
-  int64_t weights[MAX_SHORT];
+  Some<float> logits[MAX_SHORT / AT_ONCE];
+  Some<int32_t> tokens[MAX_SHORT / AT_ONCE];
+  Some<int64_t> weights[MAX_SHORT / AT_ONCE];
+
+  template <class T>
+  __device__ static T& at(Some<T>* some, int32_t i) {
+    return some[i / AT_ONCE].of[i % AT_ONCE];
+  }
+  __device__ static int32_t filled_up(int32_t count) {
+    return (count + AT_ONCE - 1) / AT_ONCE * AT_ONCE;
+  }
 };
 
 // Of the two rows that a team works on at once.
@@ -39,10 +54,9 @@ struct Candidates {
   int32_t sent[2][MAX_TEAM];         // by the blocks, for a short list
   int32_t ranked;                    // logits in this block's short list
   int32_t bound[2][2];
-  int64_t of_warps[2][MAX_WARPS];
+  int64_t of_warps[3][MAX_WARPS];
+  int32_t least_of_warps[MAX_WARPS];  // complements of orders
   int32_t count, first;
-  float threshold;
-  int64_t kept;
 };
 
 __device__ inline void open_candidates(Candidates& candidates, int32_t team_size) {

@@ -12,27 +12,37 @@
 
 namespace rsk {
 
-// By all threads of a block: send its logits that are at least `least`. A barrier must follow before
-// announce_short_lists().
+// By all threads of a block, after a barrier: send its logits that are at least `bound`, an order, as
+// is `largest`, of what the thread holds. Few lanes of a warp hold one that large; all look together
+// at what these hold. A barrier must follow before announce_short_lists().
 template <class Logit>
 __device__ void send_short_list(const Team& team, Candidates& candidates,
-                                const LogitRow<Logit>& row, int32_t r, float least) {
+                                const LogitRow<Logit>& row, int32_t r, int32_t bound,
+                                int32_t largest) {
+  constexpr int32_t PACK = LogitRow<Logit>::PACK;
   const int32_t leader = team.is_alone() ? 0 : r;
   const int32_t room = team.is_alone() ? MAX_SHORT : 2 * MAX_SHORT / team.size;
   int64_t* const part = candidates.brief.parts + room * (team.is_alone() ? r : team.rank);
-  for_each_pack_from(row, least, [&](const Pack<Logit>& pack, int32_t tile) {
-    for_each(pack, [&](float x, int32_t j) {
-      if (!(x >= least)) return;
+  const float least = in_order(bound);
+  uint32_t holders = __ballot_sync(ALL_LANES, largest >= bound);
+#pragma unroll 1
+  for (; holders; holders &= holders - 1) {
+    const int32_t lane = __ffs(holders) - 1;
+#pragma unroll 1
+    for (int32_t e = team.lane; e < row.tiles * PACK; e += 32) {
+      const float x = row.at(team, lane, e / PACK, e % PACK);
+      if (!(x >= least)) continue;
       const int32_t i = (int32_t)atomicAdd(&candidates.filled[r], 1u);
-      if (i >= room) return;
-      const int64_t letter = letter_of({(int32_t)bits_of(x), row.start(tile) + j});
+      if (i >= room) continue;
+      const int64_t letter =
+          letter_of({(int32_t)bits_of(x), row.place_of(team, lane, e / PACK, e % PACK)});
       if (team.is_alone()) {
         part[i] = letter;
       } else {
         send_word(part[i], candidates.listed[r], leader, letter);
       }
-    });
-  });
+    }
+  }
 }
 
 // By all threads of a block, after it has sent the lists of the rows that `sent` tells.
@@ -55,64 +65,55 @@ __device__ inline void announce_short_lists(const Team& team, Candidates& candid
   if (team.is_alone()) __syncthreads();
 }
 
-// Each thread has one logit and adds up what is larger, so that it knows whether it is the
-// threshold. By all threads of the leader, which are at least as many as the list is long.
+// Each thread has one logit and adds up what is larger: what top-k keeps has less than k above it,
+// and what top-p keeps of that has less than its share. By all threads of the leader, which are at
+// least as many as the list is long.
 __device__ inline Decision decide_by_ranks(const Team& team, Candidates& candidates, int32_t count,
                                            const RowLaw& law, const Filter& filter) {
-  constexpr int32_t AT_ONCE = 4;
   const int32_t own = (int32_t)threadIdx.x;
-  const bool has_own = own < count;
-  float* const list = candidates.brief.logits;
-  int64_t* const weights = candidates.brief.weights;
-  const float x = has_own ? list[own] : in_order(LEAST_ORDER);
+  ShortList& list = candidates.brief;
+  const float x = own < count ? ShortList::at(list.logits, own) : in_order(LEAST_ORDER);
   const float e = relative_weight(x, law.maximum, law.scale);
   const int64_t weight = weight_of(e);  // 0 of minus infinity, which fills the list up
-  if (own < (count + AT_ONCE - 1) / AT_ONCE * AT_ONCE) {
-    list[own] = x;
-    weights[own] = weight;
+  if (own < ShortList::filled_up(count)) {
+    ShortList::at(list.logits, own) = x;
+    ShortList::at(list.weights, own) = weight;
   }
   __syncthreads();
-  int32_t larger = 0, equal = 0;
+  int32_t larger = 0;
   int64_t mass_larger = 0;
   if (32 * team.warp < count) {
 #pragma unroll 1
-    for (int32_t first = 0; first < count; first += AT_ONCE) {
+    for (int32_t i = 0; i * ShortList::AT_ONCE < count; ++i) {
+      const auto others = list.logits[i];
+      const auto masses = list.weights[i];
 #pragma unroll
-      for (int32_t i = first; i < first + AT_ONCE; ++i) {
-        const float other = list[i];
-        const int64_t mass = weights[i];
-        if (other > x) {
+      for (int32_t j = 0; j < ShortList::AT_ONCE; ++j) {
+        if (others.of[j] > x) {
           ++larger;
-          mass_larger += mass;
+          mass_larger += masses.of[j];
         }
-        equal += other == x;
       }
     }
   }
-  // Those that are equal, in value and so in weight, write the same.
-  const int64_t mass_from_own = mass_larger + equal * weight;
-  if (has_own && larger < (int32_t)filter.top_k && (int32_t)filter.top_k <= larger + equal) {
-    candidates.threshold = x + 0.0f;  // one zero for both
-    candidates.kept = mass_from_own;
-  }
-  __syncthreads();
+  bool stays = own < count && larger < (int32_t)filter.top_k;
+  int64_t kept = sum_over_block(team, candidates.of_warps[0], stays ? weight : 0);
   if (filter.top_p < 1.0f) {
-    const int64_t mass = mass_to_keep(filter.top_p, candidates.kept);
-    __syncthreads();
-    if (has_own && mass_larger < mass && mass <= mass_from_own) {
-      candidates.threshold = x + 0.0f;
-      candidates.kept = mass_from_own;
-    }
-    __syncthreads();
-  }
-  Decision decision{candidates.threshold, 0.0f};
-  int64_t kept = candidates.kept;
-  if (filter.min_p > 0.0f) {
-    const bool stays = has_own && x >= decision.threshold && e >= filter.min_p;
+    stays = stays && mass_larger < mass_to_keep(filter.top_p, kept);
     kept = sum_over_block(team, candidates.of_warps[1], stays ? weight : 0);
   }
-  decision.normalizer = normalizer_of(kept);
-  return decision;
+  // The least that stays: the largest of the complements, as no two blocks are asked.
+  const int32_t order = largest_over_warp(stays ? ~order_of(x) : INT32_MIN);
+  if (team.lane == 0) candidates.least_of_warps[team.warp] = order;
+  if (filter.min_p > 0.0f) {
+    const int64_t above = stays && e >= filter.min_p ? weight : 0;
+    kept = sum_over_block(team, candidates.of_warps[2], above);
+  } else {
+    __syncthreads();
+  }
+  const int32_t least = largest_over_warp(
+      team.lane < team.warps ? candidates.least_of_warps[team.lane] : INT32_MIN);
+  return {in_order(~least), normalizer_of(kept)};
 }
 
 // The leader of row r answers; the normalizer is 0 if the list is too long.
@@ -137,8 +138,8 @@ __device__ inline void answer_short_list(const Team& team, Candidates& candidate
 #pragma unroll 1
       for (int32_t i = team.lane; i < of_block; i += 32) {
         const Two<int32_t> letter = two_of(part[i]);
-        candidates.brief.logits[before + i] = float_of((uint32_t)letter.p);
-        candidates.brief.tokens[before + i] = letter.q;
+        ShortList::at(candidates.brief.logits, before + i) = float_of((uint32_t)letter.p);
+        ShortList::at(candidates.brief.tokens, before + i) = letter.q;
       }
     }
     if (threadIdx.x == 0) candidates.ranked = count;

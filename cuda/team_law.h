@@ -18,6 +18,7 @@ struct TeamMemory {
 struct Extent {
   Two<int32_t> maximum;  // orders of the rows' maxima
   Two<int32_t> bound;    // of their k-th largest logits, if there is a top-k
+  Two<int32_t> largest;  // orders of the largest that the thread itself holds
   bool is_over;          // some block of the team has seen that the position is not reached
 };
 
@@ -80,6 +81,7 @@ __device__ Extent measure(Team& team, TeamMemory& memory, const Two<LogitRow<Log
     exchange<LargestOfEach>(team, memory.letters, numbers);
     extent.maximum = two_of(numbers[0]);
   }
+  extent.largest = largest;
   extent.is_over = extent.maximum.p == OVER;
   return extent;
 }
@@ -206,7 +208,8 @@ __device__ Two<RowLaw> team_laws(Team& team, TeamMemory& memory, const Two<Logit
 #pragma unroll 1
     for (int32_t r = 0; r < 2; ++r) {
       if (!listed.of(r)) continue;
-      send_short_list(team, memory.candidates, rows.of(r), r, in_order(extent.bound.of(r)));
+      send_short_list(team, memory.candidates, rows.of(r), r, extent.bound.of(r),
+                      extent.largest.of(r));
     }
     announce_short_lists(team, memory.candidates, listed);
     if (listed.p == wanted.p && listed.q == wanted.q) rows_ahead.begin();

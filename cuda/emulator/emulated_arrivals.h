@@ -29,6 +29,10 @@ inline char* checked(PlaceInShared place) {
 inline void load_place(PlaceInShared place, uint32_t (&words)[4]) {
   memcpy(words, checked(place), 16);
 }
+template <class Part>
+void load_part_of_place(PlaceInShared place, int32_t i, Part& part) {
+  memcpy(&part, checked(place) + i * (ptrdiff_t)sizeof(Part), sizeof(Part));
+}
 inline void store_place(PlaceInShared place, const uint32_t (&words)[4]) {
   memcpy(checked(place), words, 16);
 }
