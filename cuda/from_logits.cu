@@ -125,36 +125,6 @@ __device__ Two<LogitRow<Logit>> rows_of(const Team& team, const Tiling& tiling, 
   return rows;
 }
 
-// The rows of the next position come in while those of this one, which are not needed any more on
-// chip, are judged.
-template <class Logit>
-struct RowsAhead {
-  const Team& team;
-  const LogitsBatch& call;
-  const Division& division;
-  int32_t b, k, last;
-  const Two<LogitRow<Logit>>& rows;
-  bool& begun;
-
-  __device__ void bring(const Two<LogitRow<Logit>>& some, int32_t position) const {
-    begin_rows(some, position < call.batch.spec_len && call.batch.draft_probs && !call.draft_laws);
-  }
-  __device__ __forceinline__ void begin() const {
-#if defined(RSK_AHEAD)
-    if (k + 1 >= last) return;
-    bring(rows_of<Logit>(team, division.tiling, call.batch, b, k + 1), k + 1);
-    begun = true;
-#endif
-  }
-  __device__ __forceinline__ void undo() const {
-    if (!begun) return;
-    wait_for_copies<0>();
-    bring(rows, k);
-    wait_for_copies<0>();
-    begun = false;
-  }
-};
-
 template <class Logit>
 __global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
     kernel(LogitsBatch call, Division division, uint64_t* slots, uint64_t number) {
@@ -183,7 +153,6 @@ __global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
       filter.temperature != 0.0f && filter.top_k < num_columns(batch) ? (int32_t)filter.top_k : 0;
   const Drafts drafts(batch, b, team.lane);
   float scale = 0.0f;
-  bool begun = false;  // rows that come in already
   Two<uint32_t> lists{0, 0};
   const int32_t first = succession.index * division.span;
   const int32_t last = min(first + division.span, batch.spec_len + 1);
@@ -194,8 +163,7 @@ __global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
     // Before anything that waits. The rows that a resident team may not need are read beside those of
     // others: no time is lost.
     const bool is_over = !division.is_resident && succession.is_over(team.lane);
-    if (!is_over && !begun) begin_rows(rows, may_have_q && !call.draft_laws);
-    begun = false;
+    if (!is_over) begin_rows(rows, may_have_q && !call.draft_laws);
     if (k == first) scale = scale_of(filter.temperature);  // a division
     const int32_t d = drafts.token(k);
     const bool has_q = may_have_q && d != -1;
@@ -208,7 +176,6 @@ __global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
       const Extent extent = measure(team, memory, rows, wants_q, top_k, is_over);
       let_next_kernel_start();
       if (extent.is_over) {
-        wait_for_copies<0>();
         if (is_first_warp) {
           succession.tell(Ending::stopped, team.lane);
           succession.wait_for_those_before(team.lane, succession.glance(team.lane));
@@ -218,7 +185,6 @@ __global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
       position.p = rows.p;
       position.q = rows.q;
       position.laws = team_laws(team, memory, rows, wants_q, extent, filter, scale, lists,
-                                RowsAhead<Logit>{team, call, division, b, k, last, rows, begun},
                                 position.is_listed);
       if (knows_q) position.laws.q = call.draft_laws[(int64_t)b * batch.spec_len + k];
       position.min_p = filter.min_p;
@@ -284,9 +250,8 @@ __global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
     const Extent extent = measure(team, memory, rows, false, top_k, false);
     Two<uint32_t> lists{0, 0};
     bool is_listed;
-    bool begun = false;
     law = team_laws(team, memory, rows, false, extent, filter, scale_of(filter.temperature), lists,
-                    RowsAhead<Logit>{team, call, division, b, k, k, rows, begun}, is_listed).p;
+                    is_listed).p;
   } else {
     wait_for_cluster();
   }

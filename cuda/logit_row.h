@@ -242,9 +242,8 @@ struct LogitRow {
     end_group_of_copies();
   }
 
-  // A pack that is not held. Rows are seldom so long, and seldom not aligned, so this is short, and
-  // there once.
-  __device__ __noinline__ Pack<Logit> fetch(int32_t i) const {
+  // A pack that is not held. Rows are seldom so long, and seldom not aligned, so this is short.
+  __device__ Pack<Logit> fetch(int32_t i) const {
     if constexpr (std::is_pointer_v<RowPointer<Logit>>) {
       if (is_aligned && is_whole_pack(i)) return *(const Pack<Logit>*)(x + i);
     }

@@ -27,7 +27,7 @@ constexpr int32_t OVER = 0x7FFFFFFF;  // no logit's order
 // Begin to bring the rows on chip: p's, and q's if it is wanted. Either comes in two halves, so that
 // measure() can begin with the first.
 template <class Logit>
-__device__ __forceinline__ void begin_rows(const Two<LogitRow<Logit>>& rows, bool wants_q) {
+__device__ void begin_rows(const Two<LogitRow<Logit>>& rows, bool wants_q) {
   const int32_t parts = wants_q ? 4 : 2;
   const int32_t held = rows.p.tiles_held, half = (held + 1) / 2;
 #pragma unroll 1
@@ -145,10 +145,9 @@ __device__ Decision find_threshold(Team& team, TeamMemory& memory, const LogitRo
 }
 
 // The law of a row whose thresholds take passes of their own: first that of top-k, then that of
-// top-p. `number` is what was summed in team_laws(). Apart from the rest of the kernel's code, which
-// needs it seldom.
+// top-p. `number` is what was summed in team_laws().
 template <class Logit>
-__device__ __noinline__ RowLaw narrowed_law(Team& team, TeamMemory& memory, const LogitRow<Logit>& row,
+__device__ RowLaw narrowed_law(Team& team, TeamMemory& memory, const LogitRow<Logit>& row,
                                int32_t r, Two<uint32_t>& lists, RowLaw law, const Filter& filter,
                                bool has_top_k, int32_t bound, int64_t number) {
 #pragma unroll 1
@@ -183,14 +182,12 @@ __device__ __noinline__ RowLaw narrowed_law(Team& team, TeamMemory& memory, cons
 }
 
 // From the maxima to the laws. `scale`: of the temperature, if that is not 0. `lists`: how many lists
-// of either row were gathered so far. `rows_ahead`: begins to bring the next rows on chip where these
-// are not needed any more, and brings these back if they are. `is_listed` becomes whether all that p's law keeps is in the
+// of either row were gathered so far. `is_listed` becomes whether all that p's law keeps is in the
 // short list of block 0.
-template <class Logit, class RowsAhead>
+template <class Logit>
 __device__ Two<RowLaw> team_laws(Team& team, TeamMemory& memory, const Two<LogitRow<Logit>>& rows,
                                  bool wants_q, const Extent& extent, const Filter& filter,
-                                 float scale, Two<uint32_t>& lists, RowsAhead&& rows_ahead,
-                                 bool& is_listed) {
+                                 float scale, Two<uint32_t>& lists, bool& is_listed) {
   is_listed = false;
   Two<RowLaw> laws{invalid_law(), invalid_law()};
   const float p_maximum = in_order(extent.maximum.p), q_maximum = in_order(extent.maximum.q);
@@ -212,7 +209,6 @@ __device__ Two<RowLaw> team_laws(Team& team, TeamMemory& memory, const Two<Logit
                       extent.largest.of(r));
     }
     announce_short_lists(team, memory.candidates, listed);
-    if (listed.p == wanted.p && listed.q == wanted.q) rows_ahead.begin();
 #pragma unroll 1
     for (int32_t r = 0; r < 2; ++r) {
       if (listed.of(r)) {
@@ -236,7 +232,6 @@ __device__ Two<RowLaw> team_laws(Team& team, TeamMemory& memory, const Two<Logit
   }
   is_listed = listed.p && !open.p;
   if (!open.p && !open.q) return laws;
-  rows_ahead.undo();
 
   // What tells most of either row: how many logits may be among the k largest, or the weight.
   const float min_p = filter.top_p < 1.0f ? 0.0f : filter.min_p;
@@ -263,12 +258,8 @@ __device__ Two<RowLaw> team_laws(Team& team, TeamMemory& memory, const Two<Logit
     if (!open.of(r)) continue;
     RowLaw law = laws.of(r);
     if (has_top_k.of(r) || filter.top_p < 1.0f) {
-      Team same = team;  // what a function is given to change cannot stay in registers
-      Two<uint32_t> same_lists = lists;
-      law = narrowed_law(same, memory, rows.of(r), r, same_lists, law, filter, has_top_k.of(r),
+      law = narrowed_law(team, memory, rows.of(r), r, lists, law, filter, has_top_k.of(r),
                          extent.bound.of(r), number.of(r));
-      team.exchanges = same.exchanges;
-      lists = same_lists;
     } else {
       law.normalizer = normalizer_of(number.of(r));
     }
