@@ -288,7 +288,8 @@ uint64_t number_of_launch() {
 int32_t divided(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
 // A tile for each warp, if all blocks fit on the device at once, and more warps in a block if each
-// has a multiprocessor for itself. Else eight tiles; or twelve, which is what two blocks of one
+// has a multiprocessor for itself. With top-k four, or more, for a team of at most eight: the fewer
+// blocks, the tighter is the bound and the shorter the list. Else eight tiles; or twelve, which is what two blocks of one
 // multiprocessor can hold, when there are so many blocks that the cost of a team counts for more
 // than an even last wave. The blocks of a team share a group of 16 or 18 multiprocessors, where
 // teams of 9 to 15 would leave a gap.
@@ -306,10 +307,14 @@ Division divide(const LogitsBatch& call, const Device& device, int32_t pack_size
     return MAX_WARPS / warps * device.multiprocessors;
   };
   Division division;
+  const bool has_top_k = call.filters.top_k || call.filters.all_top_k > 0;
   int32_t warps = 8, size = team_of(warps, 1);
   if (all * size > resident(warps)) {
     size = team_of(warps, 8);
     if (all * size > 4 * resident(warps)) size = team_of(warps, 12);
+  } else if (has_top_k && packs <= 32 * warps * MAX_TEAM / 2 * 24) {
+    const int32_t tiles = divided(packs, 32 * warps * MAX_TEAM / 2);
+    size = team_of(warps, tiles < 4 ? 4 : tiles);
   } else if (packs > 32 * warps * size && all * size <= resident(16)) {
     warps = 16;
   }
@@ -322,7 +327,7 @@ Division divide(const LogitsBatch& call, const Device& device, int32_t pack_size
   // One position each, side by side, while multiprocessors are many; with more work, teams that go
   // on to the next position read less in vain.
   const int64_t share = all / device.multiprocessors;
-  int32_t span = share < 1 ? 1 : share > 3 ? 3 : (int32_t)share;
+  int32_t span = share < 1 ? 1 : share > 4 ? 4 : (int32_t)share;
   if (span < divided(positions, 32)) span = divided(positions, 32);
 #if defined(RSK_TUNE)
   if (rsk_tune[2]) span = rsk_tune[2];

@@ -24,15 +24,27 @@ struct Extent {
 
 constexpr int32_t OVER = 0x7FFFFFFF;  // no logit's order
 
-// Begin to bring the rows on chip: p's, and q's if it is wanted. Either comes in two halves, so that
-// measure() can begin with the first.
+// A row comes in as two groups of copies, if it is long, so that measure() can begin with the first.
+struct Groups {
+  int32_t of_row, half;  // in tiles
+
+  __device__ explicit Groups(int32_t tiles_held)
+      : of_row(tiles_held >= 4 ? 2 : 1),
+        half(of_row == 2 ? (tiles_held + 1) / 2 : tiles_held) {}
+
+  __device__ bool is_first(int32_t group) const { return of_row == 1 || group % 2 == 0; }
+  __device__ bool is_last(int32_t group) const { return of_row == 1 || group % 2 == 1; }
+  __device__ int32_t row(int32_t group) const { return of_row == 1 ? group : group / 2; }
+};
+
+// Begin to bring the rows on chip: p's, and q's if it is wanted.
 template <class Logit>
 __device__ void begin_rows(const Two<LogitRow<Logit>>& rows, bool wants_q) {
-  const int32_t parts = wants_q ? 4 : 2;
-  const int32_t held = rows.p.tiles_held, half = (held + 1) / 2;
+  const Groups groups(rows.p.tiles_held);
 #pragma unroll 1
-  for (int32_t part = 0; part < parts; ++part) {
-    rows.of(part / 2).begin_copies(part % 2 == 0 ? 0 : half, part % 2 == 0 ? half : held);
+  for (int32_t i = 0; i < (wants_q ? 2 : 1) * groups.of_row; ++i) {
+    rows.of(groups.row(i)).begin_copies(groups.is_first(i) ? 0 : groups.half,
+                                        groups.is_last(i) ? rows.p.tiles_held : groups.half);
   }
 }
 
@@ -43,21 +55,22 @@ __device__ Extent measure(Team& team, TeamMemory& memory, const Two<LogitRow<Log
                           bool wants_q, int32_t top_k, bool is_over) {
   Two<int32_t> largest{LEAST_ORDER, LEAST_ORDER};
   if (!is_over) {
-    const int32_t parts = wants_q ? 4 : 2;
-    const int32_t half = (rows.p.tiles_held + 1) / 2;
+    const Groups groups(rows.p.tiles_held);
+    const int32_t count = (wants_q ? 2 : 1) * groups.of_row;
     Largest<Logit> of_row;
 #pragma unroll 1
-    for (int32_t part = 0; part < parts; ++part) {
-      switch (parts - part) {
+    for (int32_t i = 0; i < count; ++i) {
+      switch (count - i) {
         case 4: wait_for_copies<3>(); break;
         case 3: wait_for_copies<2>(); break;
         case 2: wait_for_copies<1>(); break;
         default: wait_for_copies<0>();
       }
-      const LogitRow<Logit> row = rows.of(part / 2);
-      if (part % 2 == 0) of_row = Largest<Logit>();
-      add_largest(row, part % 2 == 0 ? 0 : half, part % 2 == 0 ? half : row.tiles, of_row);
-      if (part % 2 == 1) largest.set(part / 2, order_of(of_row.value()));
+      const LogitRow<Logit> row = rows.of(groups.row(i));
+      if (groups.is_first(i)) of_row = Largest<Logit>();
+      add_largest(row, groups.is_first(i) ? 0 : groups.half,
+                  groups.is_last(i) ? row.tiles : groups.half, of_row);
+      if (groups.is_last(i)) largest.set(groups.row(i), order_of(of_row.value()));
     }
   } else {
     largest.p = OVER;
