@@ -178,7 +178,7 @@ def benchmark(
 ) -> None:
     """Measure the implementations; save and compare records."""
     from rsk.measure import benchmark as bench
-    from rsk.measure import recorded_runs, result_tables, run_files
+    from rsk.measure import publishable_runs, result_tables, run_files
     from rsk.measure.records import Benchmark
     from rsk.measure.sweep import Sweep, full_sweep
 
@@ -227,7 +227,7 @@ def benchmark(
         )
     except bench.Interrupted as error:
         measured, interruption = error.benchmark, error
-    result_tables.show(measured, console, recorded_runs.earlier_work())
+    result_tables.show(measured, console, publishable_runs.earlier_work())
     if interruption is not None:
         raise interruption
 

@@ -222,7 +222,7 @@ def _restore() -> str:
 
 def check_records() -> Finding:
     """The recorded runs that the notebooks and the talk draw on."""
-    from rsk.measure.recorded_runs import recorded
+    from rsk.measure.publishable_runs import recorded
 
     name = "recorded runs"
     try:

@@ -27,7 +27,7 @@ from rsk.base import terminal
 from rsk.check.calls import Sampler
 from rsk.check.logit_mutants import LOGIT_MUTANTS
 from rsk.check.mutants import MUTANTS
-from rsk.check.right_sampler import Specimen
+from rsk.check.specimen import Specimen
 from rsk.sampler.implementations import IMPLEMENTATIONS
 
 Check = Callable[..., Any]

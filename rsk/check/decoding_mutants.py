@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rsk.check.right_sampler import Specimen
+from rsk.check.specimen import Specimen
 from rsk.sampler.api import rejection_sample, sample
 from rsk.sampler.logits import probabilities
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rsk.check.right_sampler import Specimen
+from rsk.check.specimen import Specimen
 from rsk.sampler.api import RejectionSamples, rejection_sample
 from rsk.sampler.row_law import HOTTEST, LOG2_E, UNIT, fixed_point, relative_weight
 

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rsk.check.specimen import Specimen
 from rsk.sampler.api import RejectionSamples
 from rsk.sampler.arguments import check_request
 from rsk.sampler.random_words import SAMPLE, coins, per_request, words
 from rsk.sampler.row_law import UNIT
 from rsk.sampler.vectorized import extreme, scale_62
-
-
-class Specimen:
-    """What the gallery tells of a sampler."""
-
-    name: ClassVar[str]
-    seen: ClassVar[str] = ""
-    """Where such a bug was found."""
-    caught_by: ClassVar[str] = ""
-    """The check in :mod:`rsk.check` that names the fault."""
-    verdict: ClassVar[str] = ""
-    """What its message says."""
-
-    @property
-    def description(self) -> str:
-        """What is wrong, in a line."""
-        return (type(self).__doc__ or "").splitlines()[0]
 
 
 class Correct(Specimen):

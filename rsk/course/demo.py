@@ -1,7 +1,7 @@
 """``rsk demo`` and notebook 00: the three implementations agree, and one of them is fast.
 
 Synthetic data, nothing to download, half a minute. The command times the implementations in turns
-(:mod:`rsk.course.contest`), so that it can be shown on a machine that does other things too.
+(:mod:`rsk.course.race`), so that it can be shown on a machine that does other things too.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from rich.text import Text
 from rsk.base import templates
 from rsk.base.numbers import digits, duration
 from rsk.check.synthetic import make_batch
-from rsk.course import contest
-from rsk.course.contest import Row, Timed
+from rsk.course import race
+from rsk.course.race import Row, Timed
 from rsk.measure import benchmark, comparison
 from rsk.measure.comparison import BASELINE
 from rsk.measure.implementations import backend
@@ -111,7 +111,7 @@ def run(
         batch = make_batch(size, spec_len, vocab_size, device=device, seed=seed + i)
         inputs = Inputs(*batch, seed)
         calls = {name: _until_done(name, inputs, on_gpu) for name in names}
-        rows.append(contest.race(calls, size, budget_s=RACE_S))
+        rows.append(race.race(calls, size, budget_s=RACE_S))
     console.print(table(rows, on_gpu))
     console.print(f"  {provenance(device).label}\n", style="dim", highlight=False)
     _say(console, "certainty", **_certainty(rows, on_gpu))
@@ -209,7 +209,7 @@ def table(rows: Sequence[Row], on_gpu: bool) -> Table:
         low, high = row.between(last)
         if row.certain(last):
             ratio = f"[bold]{digits(row.ratio(last), 2)} ×[/]"
-        elif low > 1 and row.rounds >= contest.FEWEST:
+        elif low > 1 and row.rounds >= race.FEWEST:
             ratio = f"{digits(low, 2)} – {digits(high, 2)} ×"
         else:
             ratio = unclear
@@ -238,7 +238,7 @@ def _certainty(rows: Sequence[Row], on_gpu: bool) -> dict[str, object]:
     doubtful = [row.batch_size for row in rows if not row.certain(last)]
     return {
         "last": _columns(rows, on_gpu)[-2],
-        "certainty": contest.CERTAINTY,
+        "certainty": race.CERTAINTY,
         "doubtful": doubtful,
         "settled": len(doubtful) < len(rows),
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rsk.course import publish
-from rsk.measure import recorded_runs, resources
+from rsk.measure import publishable_runs, resources
 from rsk.measure.comparison import usual_line
 from rsk.measure.over_runs import Series
 from rsk.measure.records import Benchmark, RecordError
@@ -110,7 +110,7 @@ def kernel_times(here: Benchmark | None = None) -> KernelTimes:
     """
     if here is not None and any(record.implementation in KERNELS for record in here.records):
         return KernelTimes(here, is_recorded=False)
-    return KernelTimes(recorded_runs.newest("cuda"), is_recorded=True)
+    return KernelTimes(publishable_runs.newest("cuda"), is_recorded=True)
 
 
 def show_gpu_run(here: Benchmark) -> None:
@@ -127,7 +127,7 @@ def show_gpu_run(here: Benchmark) -> None:
     if here.provenance.device == "cuda":
         publish.passage("course.md#own-gpu")
         return
-    run = recorded_runs.newest("cuda")
+    run = publishable_runs.newest("cuda")
     publish.banner("recorded", run.provenance)
     for picture in (benchmarks.latency_by_batch(run, "device"), benchmarks.roofline(run)):
         publish.figure(**picture.relabelled(f"{picture.label}-gpu")._asdict())

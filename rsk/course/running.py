@@ -241,7 +241,7 @@ def run_course(
     from rich.console import Console
 
     from rsk.measure.benchmark import check_device
-    from rsk.measure.recorded_runs import recorded
+    from rsk.measure.publishable_runs import recorded
 
     console = Console() if console is None else console
     folder = run_dir() if output is None else Path(output).expanduser().resolve()

@@ -25,7 +25,7 @@ from rsk.figures.lessons import acceptance_rule, law
 from rsk.figures.plotting import Picture
 from rsk.figures.tables import Table
 from rsk.report import measurements, values
-from rsk.report.here import Here
+from rsk.report.computed_here import Here
 from rsk.report.runs import Run
 from rsk.report.sharded_times import ShardedTimes
 from rsk.sampler.kernels import KERNELS

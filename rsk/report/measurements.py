@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 from rsk.base import folders
 from rsk.decode.study import Study
-from rsk.measure import agreement, ideas, provenance, recorded_runs, resources
+from rsk.measure import agreement, ideas, provenance, publishable_runs, resources
 from rsk.measure.agreement import Grid
 from rsk.measure.ideas import Ideas
 from rsk.measure.logits_benchmark import LogitsBenchmark
@@ -84,13 +84,13 @@ def gather(results: Path | None = None) -> Measurements:
     runs = {}
     if results is not None and (path := results / "06_benchmarks.json").is_file():
         run = Benchmark.load(path)
-        if reason := recorded_runs.refusal(run, here=True):
+        if reason := publishable_runs.refusal(run, here=True):
             set_aside.append(f"{path.name}: {reason}")
         else:
             runs[run.provenance.device] = Source(run, recorded=False)
     for device in ("cpu", "cuda"):
         if device not in runs:
-            runs[device] = Source(recorded_runs.newest(device), recorded=True)
+            runs[device] = Source(publishable_runs.newest(device), recorded=True)
     study = None
     if results is not None and (path := results / "07_real_llm.json").is_file():
         found = _read_study(path)
@@ -102,7 +102,7 @@ def gather(results: Path | None = None) -> Measurements:
         cpu=runs["cpu"],
         gpu=runs["cuda"],
         study=study or Source(_recorded_study(), recorded=True),
-        quoted=recorded_runs.earlier_work(),
+        quoted=publishable_runs.earlier_work(),
         grid=agreement.newest(),
         resources=resources.load(),
         tried=ideas.load(),
@@ -117,7 +117,7 @@ def study_refusal(study: Study, *, here: bool = False) -> str:
 
     Args:
         study: measured or loaded.
-        here: as for :func:`rsk.measure.recorded_runs.refusal`.
+        here: as for :func:`rsk.measure.publishable_runs.refusal`.
     """
     made = study.provenance
     if here and made.sources != provenance.sources(made.device):

@@ -21,10 +21,10 @@ from rsk.export.talk import Drawn, Material
 from rsk.figures import benchmarks, decoding, memory_access, plotting, slides
 from rsk.figures.lessons import law
 from rsk.measure.comparison import BASELINE
-from rsk.measure.recorded_runs import SIMPLE_KERNEL
+from rsk.measure.publishable_runs import SIMPLE_KERNEL
 from rsk.measure.records import Benchmark
 from rsk.report import measurements, values
-from rsk.report.here import Shortcut, Written
+from rsk.report.computed_here import Shortcut, Written
 from rsk.report.measurements import Measurements
 from rsk.report.values import Story
 from rsk.sampler.api import BACKENDS

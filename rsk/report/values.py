@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 
 from rsk.course import tried_ideas
-from rsk.measure import comparison, recorded_runs
+from rsk.measure import comparison, publishable_runs
 from rsk.measure.comparison import BASELINE
 from rsk.measure.over_runs import Series, ratio
 from rsk.measure.records import TOLERANCE, Operations, RecordError
-from rsk.report.here import Here, Shortcut, Written
+from rsk.report.computed_here import Here, Shortcut, Written
 from rsk.report.logit_times import LogitTimes
 from rsk.report.measurements import Measurements
 from rsk.report.runs import Rival, Run, Span, counted_at, span
@@ -115,7 +115,7 @@ class Story:
     @property
     def thread(self) -> Series:
         """The simplest kernel: one thread a request."""
-        return self.gpu[recorded_runs.SIMPLE_KERNEL]
+        return self.gpu[publishable_runs.SIMPLE_KERNEL]
 
     @property
     def given_bytes(self) -> int:
@@ -161,7 +161,7 @@ def talk(found: Measurements, written: Written) -> dict[str, object]:
         "written": written,
         "grid": found.grid,
         "resources": found.resources,
-        "gpus": sorted({run.provenance.machine for run in recorded_runs.all_runs("cuda")}),
+        "gpus": sorted({run.provenance.machine for run in publishable_runs.all_runs("cuda")}),
         "check": races[study.usual.spec_len],
         "lost": [row for row in found.quoted.times if row.fused_ms > row.vectorized_ms],
     }

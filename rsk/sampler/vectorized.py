@@ -44,10 +44,15 @@ class Rows:
         x = self.probabilities(self.values[*rows, own], rows, own)
         return x.masked_fill(own != tokens, 0.0)
 
-    def select(self, requests: Tensor, k: Tensor, vocab_size: int) -> Tensor:
-        """Row k[b] of each request b, for ``requests`` and k [B, 1]: float32 [B, 1, vocab_size]."""
-        rows = requests, k
-        p = self.probabilities(self.values[rows], rows, None)
+    def select(self, rows: Tensor, vocab_size: int) -> Tensor:
+        """Whole rows, for int64 [B, 1] that counts the B n rows through: [B, 1, vocab_size]."""
+        n = self.values.shape[1]
+        if self.values.stride(0) == n * self.values.stride(1):
+            # On a CPU this copies rows several times as fast as an index does.
+            x = F.embedding(rows, self.values.flatten(0, 1))
+        else:
+            x = self.values[rows // n, rows % n]
+        p = self.probabilities(x, rows, None)
         missing = vocab_size - self.vocab_size
         return F.pad(p, (0, missing)) if missing else p
 
@@ -81,7 +86,7 @@ def decide(
     batch_size, spec_len = draft_tokens.shape
     vocab_size = max(target.vocab_size, draft.vocab_size if draft else 0)
     drafts = draft_tokens.long()
-    count = torch.arange(batch_size + STREAMS * (spec_len + 1) + 1, device=drafts.device)
+    count = torch.arange((batch_size + STREAMS) * (spec_len + 1) + 1, device=drafts.device)
     requests, column = count[:batch_size, None], count[: spec_len + 1]
     random = numbers(seed, position, requests, count[1 : STREAMS * (spec_len + 1) + 1])
 
@@ -103,11 +108,12 @@ def decide(
     valid = last == last.clamp(-1, vocab_size - 1)
 
     # The one row that the next token is sampled from: p, or the residual after a rejection.
-    p = target.select(requests, n, vocab_size)
+    p = target.select(n + count[: batch_size * (spec_len + 1) : spec_len + 1, None], vocab_size)
     flaw = extreme(p)
     if spec_len > 0:
         if draft:
-            q = draft.select(requests, n - spec_len, vocab_size)  # row 0 if all were accepted
+            first = count[: batch_size * spec_len : spec_len, None]  # if there was no rejection
+            q = draft.select(torch.addcmul(first, n, rejected), vocab_size)
             flaw = torch.where(rejected, torch.maximum(flaw, extreme(q)), flaw)
             residual = torch.sub(p, q, out=q)
             del q

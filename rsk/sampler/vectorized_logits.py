@@ -75,7 +75,7 @@ class LogitRows(vectorized.Rows):
     ) -> Tensor:
         if tokens is None:
             every = torch.arange(self.vocab_size, device=x.device)
-            return probabilities_at(x, self.laws[rows], self.min_p, every)
+            return probabilities_at(x, self.laws.flatten(0, 1)[rows], self.min_p, every)
         one = probabilities_at(x[..., None], self.laws[rows], self.min_p, tokens[..., None])
         return one.squeeze(-1)
 

@@ -117,9 +117,9 @@ def interrupting(function, after):
 @pytest.mark.parametrize("after", [0, 1])
 @pytest.mark.slow
 def test_an_interrupted_demo_ends_as_interrupted(monkeypatch, after):
-    from rsk.course import contest
+    from rsk.course import race
 
-    monkeypatch.setattr(contest, "race", interrupting(contest.race, after))
+    monkeypatch.setattr(race, "race", interrupting(race.race, after))
     result = run("demo", "--device", "cpu", "--batch-sizes", "1,2", "--vocab-size", "100")
     assert result.exit_code == 130
     assert result.output.endswith("rsk: interrupted\n")

@@ -19,7 +19,7 @@ from rich.console import Console
 import rsk
 from rsk.base import folders
 from rsk.course import running
-from rsk.measure import recorded_runs
+from rsk.measure import publishable_runs
 from rsk.measure.records import RecordError
 
 pytestmark = pytest.mark.timeout(120)
@@ -302,7 +302,7 @@ def test_chapter_04_says_what_it_could_not_run(tmp_path, monkeypatch):
 
 
 def test_a_bad_record_is_named(write_notebook, tmp_path, monkeypatch):
-    monkeypatch.setattr(recorded_runs, "recorded", lambda: ([], ["data/x.json: schema: newer"]))
+    monkeypatch.setattr(publishable_runs, "recorded", lambda: ([], ["data/x.json: schema: newer"]))
     sources = write_notebook("00_a", "1").parent
     printed = console()
     running.run_course(sources=sources, output=tmp_path, console=printed)

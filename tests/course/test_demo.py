@@ -16,7 +16,7 @@ from rich.console import Console
 import rsk
 from rsk.base import machine, templates
 from rsk.course import demo
-from rsk.course.contest import Row, Timed
+from rsk.course.race import Row, Timed
 from rsk.measure import implementations, workload
 from rsk.measure.timing import MeasurementError
 

@@ -902,7 +902,7 @@ def test_a_gpu_that_is_not_there(hub_folders, monkeypatch):
 def test_prompt_lookup_finds_the_longest_and_latest_match():
     ngram = drafting.NgramDraft()
     request = drafting.Request(0, [1, 2, 3, 9, 2, 3, 8, 5, 1, 2, 3], 10, 0)
-    batch = drafting.Batch([request], torch.device("cpu"))
+    batch = drafting.ActiveRequests([request], torch.device("cpu"))
     ngram.start([request])
     tokens, logits, laws = ngram.propose(batch, 3)
     assert logits is None and laws is None

@@ -9,7 +9,7 @@ from test_lossless import TEXTS, logits_of
 from tiny_models import llama
 
 from rsk import check
-from rsk.decode.drafting import Batch, LookupThenModelDraft, Proposal, Request
+from rsk.decode.drafting import ActiveRequests, LookupThenModelDraft, Proposal, Request
 from rsk.decode.kv_cache import CachedModel, Clock
 from rsk.decode.loading import fitting_threads, load_pair, shipped_pair
 from rsk.decode.loop import speculative_generate
@@ -210,13 +210,13 @@ def test_beside_a_lookup_the_model_reads_what_the_text_became(monkeypatch, beyon
     monkeypatch.setattr(drafter.lookup, "propose", lambda batch, spec_len: proposals.pop(0))
     drafter.start(requests)
     with torch.no_grad():
-        first = drafter.propose(Batch(requests, model.device), 4)
+        first = drafter.propose(ActiveRequests(requests, model.device), 4)
         kept = 2 if beyond else 4
         assert first.tokens[0].tolist() == [*looked_up[:kept], *[-1, 14][: 4 - kept]]
         requests[0].tokens += [*looked_up[:kept], 20]
         requests[1].tokens += [*first.tokens[1, :2].tolist(), 21]
         drafter.keep([0, 1], requests)
-        again = drafter.propose(Batch(requests, model.device), 4)
+        again = drafter.propose(ActiveRequests(requests, model.device), 4)
         for request, logits in zip(requests, again.logits[:, 0], strict=True):
             expected = model(torch.tensor([request.tokens])).logits[0, -1]
             assert torch.allclose(logits, expected, atol=1e-4)

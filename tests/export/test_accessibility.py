@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import browser
+import page_faults
 import pytest
 from test_export import save, whole_report
 
@@ -29,7 +29,7 @@ MOST_BYTES = 6_000_000
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    with browser.started() as started:
+    with page_faults.started() as started:
         yield started
 
 
@@ -48,7 +48,7 @@ def test_everything_that_a_page_can_hold_is_accessible(
 ) -> None:
     assert [path.name for path in pages] == ["report.html", "index.html", "08_report.html"]
     for path in pages:
-        assert browser.faults(chromium, path) == []
+        assert page_faults.faults(chromium, path) == []
 
 
 @pytest.mark.slow
@@ -62,7 +62,7 @@ def test_the_pages_of_the_course_are_accessible(
     pages = [folder / "report.html", *site]
     assert max(path.stat().st_size for path in pages) < MOST_BYTES
     found = {
-        path.name: browser.faults(chromium, path) + browser.cut_off(chromium, path)
+        path.name: page_faults.faults(chromium, path) + page_faults.cut_off(chromium, path)
         for path in pages
     }
     assert {name: faults for name, faults in found.items() if faults} == {}
@@ -83,7 +83,7 @@ def test_the_published_report_is_accessible(chromium: Browser) -> None:
         pytest.skip("there is no published report here")
     report = checkout / "report" / "report.html"
     assert report.stat().st_size < MOST_BYTES
-    assert browser.faults(chromium, report) == []
+    assert page_faults.faults(chromium, report) == []
 
 
 PLANTED = {
@@ -107,7 +107,7 @@ def test_planted_faults_are_found(chromium: Browser, pages: list[Path], tmp_path
     )
     path = tmp_path / "planted.html"
     path.write_text(page, encoding="utf-8")
-    found = browser.faults(chromium, path)
+    found = page_faults.faults(chromium, path)
     missed = [
         fault for fault, message in PLANTED.items() if not any(message in one for one in found)
     ]
@@ -115,9 +115,9 @@ def test_planted_faults_are_found(chromium: Browser, pages: list[Path], tmp_path
 
 
 def test_without_a_browser_the_tests_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(browser, "NAMES", ("no-such-browser",))
+    monkeypatch.setattr(page_faults, "NAMES", ("no-such-browser",))
     with (
         pytest.raises(pytest.skip.Exception, match="no Chromium is installed here"),
-        browser.started(),
+        page_faults.started(),
     ):
         raise AssertionError("there is a browser")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import browser
+import page_faults
 import pytest
 import torch
 from test_export import pdf_text, save, shows
@@ -26,7 +26,7 @@ Q = torch.tensor([0.1, 0.5, 0.2, 0.2])
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    with browser.started() as started:
+    with page_faults.started() as started:
         yield started
 
 
@@ -140,8 +140,8 @@ def test_a_bar_is_dragged(page):
 
 
 def test_it_fits_and_all_can_read_it(chromium, report):
-    assert browser.faults(chromium, report[0]) == []
-    assert browser.cut_off(chromium, report[0]) == []
+    assert page_faults.faults(chromium, report[0]) == []
+    assert page_faults.cut_off(chromium, report[0]) == []
 
 
 def test_without_script_and_on_paper_the_picture_stands(chromium, report, page):

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import browser
+import page_faults
 import pandas as pd
 import pytest
 from test_export import Page, a_figure, code, save, shows, text, whole_report
@@ -28,7 +28,7 @@ def _new_kernel():
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    with browser.started() as started:
+    with page_faults.started() as started:
         yield started
 
 
@@ -49,8 +49,8 @@ def test_nothing_is_cut_off_at_any_width(chromium, tmp_path):
     ]
     save(cells, tmp_path / "notebooks" / "08_report.ipynb")
     for page in export_site(tmp_path):
-        assert browser.cut_off(chromium, page) == []
-        assert [one for one in browser.faults(chromium, page) if "wider" in one] == []
+        assert page_faults.cut_off(chromium, page) == []
+        assert [one for one in page_faults.faults(chromium, page) if "wider" in one] == []
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_what_is_cut_off_is_found(chromium, tmp_path, css, caught):
     _, page = export_site([save(cells, tmp_path / "01_a.ipynb")], tmp_path / "site")
     spoilt = page.read_text(encoding="utf-8").replace("</style>", f"{css}</style>")
     page.write_text(spoilt, encoding="utf-8")
-    assert getattr(browser, caught)(chromium, page)
+    assert getattr(page_faults, caught)(chromium, page)
 
 
 # --- plumbing

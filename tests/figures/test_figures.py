@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 
 from rsk.figures import benchmarks, plotting
 from rsk.figures.plotting import Picture
-from rsk.measure.recorded_runs import earlier_work
+from rsk.measure.publishable_runs import earlier_work
 from rsk.measure.records import Benchmark
 
 QUOTED = earlier_work()

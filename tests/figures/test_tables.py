@@ -19,7 +19,7 @@ from measured import (
 pytest.importorskip("pandas")
 import rsk
 from rsk.figures import tables
-from rsk.measure.recorded_runs import earlier_work
+from rsk.measure.publishable_runs import earlier_work
 
 
 def test_the_quoted_rows_are_the_quoted_figures():

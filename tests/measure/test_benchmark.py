@@ -23,7 +23,7 @@ from rsk.measure import (
     benchmark,
     comparison,
     implementations,
-    recorded_runs,
+    publishable_runs,
     result_tables,
     run_files,
     workload,
@@ -430,7 +430,7 @@ def test_one_bad_file_does_not_keep_the_others_from_being_read(
 ) -> None:
     folder = tmp_path / "benchmarks"
     folder.mkdir()
-    monkeypatch.setattr(recorded_runs.folders, "data_dir", lambda: tmp_path)
+    monkeypatch.setattr(publishable_runs.folders, "data_dir", lambda: tmp_path)
     older = copy.deepcopy(document)
     older["provenance"]["date"] = "2020-01-02T03:04:05+00:00"
     contents = {"a": document, "b": older, "c": document | {"schema": "rsk-benchmark/2"}, "d": 3}
@@ -438,7 +438,7 @@ def test_one_bad_file_does_not_keep_the_others_from_being_read(
         (folder / f"{name}.json").write_text(json.dumps(content))
     (folder / "e.json").write_bytes(b"\xff")
     (folder / EARLIER_WORK).write_text("{}")
-    found, refused = recorded_runs.recorded()
+    found, refused = publishable_runs.recorded()
     assert found == [parse(Benchmark, older), parse(Benchmark, document)]
     assert [Path(line.split(":")[0]).name for line in refused] == ["c.json", "d.json", "e.json"]
 

@@ -208,13 +208,13 @@ ROOMS = {
     "check": (
         "agreement bad_calls calls cases decoding decoding_mutants grid logit_cases "
         "logit_mutants logit_recipes logits_grid lossless mutants recipes reproducible "
-        "right_sampler sequential_test sharded shrink synthetic verdict well_formed"
+        "right_sampler sequential_test sharded shrink specimen synthetic verdict well_formed"
     ),
     "measure": (
         "agreement benchmark clocks comparison ideas implementations latency logit_inputs "
         "logits_benchmark model_step operators over_runs peers peers.checking peers.of_flashinfer "
         "peers.of_sglang peers.of_transformers peers.of_vllm_v1 peers.of_vllm_v2 peers.peer "
-        "peers.traits provenance quoted record_files recorded_runs records resources "
+        "peers.traits provenance quoted record_files publishable_runs records resources "
         "result_tables roof run_files session sharded sharded_clocks sharded_model "
         "sharded_rank sharded_records step_models sweep timing workload"
     ),
@@ -228,15 +228,17 @@ ROOMS = {
         "record_tables slides tables"
     ),
     "course": (
-        "beginning contest demo exercise frames from_logits in_flight jupyter_kernel "
+        "beginning demo exercise frames from_logits in_flight jupyter_kernel "
         "kernel_records labels ladder lesson own_kernels parameters prediction progress publish "
-        "python_kernels python_kernels.block_per_sequence python_kernels.call "
+        "race python_kernels python_kernels.block_per_sequence python_kernels.call "
         "python_kernels.cluster python_kernels.gpu python_kernels.loads_in_flight "
         "python_kernels.piece python_kernels.selection python_kernels.split_vocabulary "
         "python_kernels.thread_per_sequence python_kernels.tile python_kernels.warp results "
         "running several_ranks tried_ideas"
     ),
-    "report": ("chapters here logit_times measurements published runs sharded_times talk values"),
+    "report": (
+        "chapters computed_here logit_times measurements published runs sharded_times talk values"
+    ),
     "export": (
         "document formula html markdown navigation notebook pandoc pdf references slides talk"
     ),

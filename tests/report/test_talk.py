@@ -21,7 +21,7 @@ from rsk.base import templates
 from rsk.export import talk as talk_file
 from rsk.figures import plotting
 from rsk.report import measurements, talk, values
-from rsk.report.here import Written
+from rsk.report.computed_here import Written
 
 
 @pytest.fixture(scope="module")

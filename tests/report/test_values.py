@@ -16,10 +16,10 @@ pytest.importorskip("matplotlib")
 from rsk.base import folders, templates
 from rsk.measure import ideas, resources
 from rsk.measure.provenance import sources
-from rsk.measure.recorded_runs import earlier_work
+from rsk.measure.publishable_runs import earlier_work
 from rsk.measure.records import RecordError
-from rsk.report import here, measurements, runs, values
-from rsk.report.here import Here, Shortcut, Written
+from rsk.report import computed_here, measurements, runs, values
+from rsk.report.computed_here import Here, Shortcut, Written
 from rsk.report.measurements import Grid, Measurements, Source
 from rsk.report.runs import Run
 from rsk.report.values import Story
@@ -184,7 +184,7 @@ def test_a_wrong_kernel_is_not_reported_as_right(monkeypatch):
 
     if not build.available("emulator"):
         pytest.skip("no compiler")
-    monkeypatch.setattr(here, "KERNELS", {"cluster": MUTANTS["residual_argmax"]})
+    monkeypatch.setattr(computed_here, "KERNELS", {"cluster": MUTANTS["residual_argmax"]})
     with pytest.raises(AssertionError):
         _ = Here(CPU, examples=200).kernels
 

@@ -20,7 +20,7 @@ from rsk.course import labels, publish
 from rsk.figures import plotting
 from rsk.report import chapters, measurements, talk
 from rsk.report.chapters import Report
-from rsk.report.here import Here, Shortcut
+from rsk.report.computed_here import Here, Shortcut
 from rsk.report.runs import Run
 from rsk.report.values import Story
 from rsk.sampler import build

@@ -8,7 +8,7 @@ import pytest
 from measured import record, spread, story, twice
 
 from rsk.base import folders
-from rsk.measure import recorded_runs
+from rsk.measure import publishable_runs
 from rsk.measure.records import RecordError
 
 GOOD = twice(story())
@@ -57,29 +57,29 @@ REFUSED = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_may_not_be_published_is_refused_with_a_reason(what):
     run, reason = REFUSED[what]
-    assert reason in recorded_runs.refusal(run)
+    assert reason in publishable_runs.refusal(run)
 
 
 def test_a_run_may_be_published():
-    assert recorded_runs.refusal(GOOD) == ""
-    assert recorded_runs.refusal(twice(story(gpu=True))) == ""
+    assert publishable_runs.refusal(GOOD) == ""
+    assert publishable_runs.refusal(twice(story(gpu=True))) == ""
 
 
 def test_few_disturbances_off_the_lines_are_borne():
     far = [record("fused", 50.0 + i, batch_size=4, acceptance=0.3 + i / 1000)
            for i in range(400)]  # fmt: skip
     many = dataclasses.replace(GOOD, records=(*GOOD.records, *far))
-    assert recorded_runs.refusal(disturbed(many, 4, acceptance=0.3)) == ""
+    assert publishable_runs.refusal(disturbed(many, 4, acceptance=0.3)) == ""
     one = disturbed(many, implementation="fused", batch_size=16)
-    assert "other programs disturbed fused at Point(batch_size=16" in recorded_runs.refusal(one)
+    assert "other programs disturbed fused at Point(batch_size=16" in publishable_runs.refusal(one)
 
 
 def test_a_run_from_here_has_to_be_of_the_sources_that_are_here():
     from rsk.measure.provenance import sources
 
-    assert recorded_runs.refusal(GOOD, here=True) == "the samplers have changed since"
+    assert publishable_runs.refusal(GOOD, here=True) == "the samplers have changed since"
     now = dataclasses.replace(GOOD.provenance, sources=sources("cpu"))
-    assert recorded_runs.refusal(dataclasses.replace(GOOD, provenance=now), here=True) == ""
+    assert publishable_runs.refusal(dataclasses.replace(GOOD, provenance=now), here=True) == ""
 
 
 @pytest.fixture
@@ -96,25 +96,25 @@ def dated(benchmark, date):
 
 def test_the_newest_that_may_be_published(data):
     with pytest.raises(RecordError, match="expected a run on cpu that may be published; make mea"):
-        recorded_runs.newest("cpu")
+        publishable_runs.newest("cpu")
     dated(GOOD, "2026-01-01").save(data / "b.json")
     dated(GOOD, "2026-02-01").save(data / "a.json")
     dated(story(), "2026-03-01").save(data / "c.json")  # run once
     twice(story(gpu=True)).save(data / "gpu.json")
-    assert recorded_runs.newest("cpu").provenance.date.startswith("2026-02-01")
-    assert [run.provenance.date[:7] for run in recorded_runs.all_runs("cpu")] == [
+    assert publishable_runs.newest("cpu").provenance.date.startswith("2026-02-01")
+    assert [run.provenance.date[:7] for run in publishable_runs.all_runs("cpu")] == [
         *("2026-01", "2026-02", "2026-03"),
     ]
-    assert recorded_runs.newest("cuda").provenance.device == "cuda"
+    assert publishable_runs.newest("cuda").provenance.device == "cuda"
 
 
 def test_the_reasons_are_named_where_none_is_left(data):
     dated(story(), "2026-03-01").save(data / "c.json")
     with pytest.raises(RecordError, match=r"refused: a processor.*2026-03-01: it is 1 run"):
-        recorded_runs.newest("cpu")
+        publishable_runs.newest("cpu")
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_what_is_shipped_may_be_published(device):
-    assert recorded_runs.refusal(recorded_runs.newest(device)) == ""
-    assert recorded_runs.refusal(recorded_runs.all_runs(device)[-1]) == "", "the newest of all"
+    assert publishable_runs.refusal(publishable_runs.newest(device)) == ""
+    assert publishable_runs.refusal(publishable_runs.all_runs(device)[-1]) == ""

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from rsk.course import contest
-from rsk.course.contest import CERTAINTY, Row, Timed
+from rsk.course import race
+from rsk.course.race import CERTAINTY, Row, Timed
 
 
 class Machine:
@@ -29,7 +29,7 @@ class Machine:
 
     def race(self, budget_s=2.5, **times):
         calls = {name: self.call(name, time) for name, time in times.items()}
-        return contest.race(calls, 8, budget_s=budget_s, clock=self.clock)
+        return race.race(calls, 8, budget_s=budget_s, clock=self.clock)
 
 
 TIMES = {"baseline": 900.0, "vectorized": 1500.0, "fused": 60.0}
