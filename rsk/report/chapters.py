@@ -131,6 +131,7 @@ def _tables(found: measurements.Measurements) -> dict[str, Callable[[], Table]]:
         "tab-ideas": lambda: tried_ideas.table(found.tried),
         "tab-from-logits": lambda: record_tables.from_logits(found.logits),
         "tab-sharded": lambda: _sharded(ShardedTimes(found.sharded)),
+        "tab-public-model": lambda: record_tables.public_model(found.public_model),
         "tab-times": lambda: tables.times(cpu.benchmark, cpu),
         "tab-yardsticks": lambda: tables.yardsticks(gpu.benchmark),
         "tab-yardsticks-cpu": lambda: tables.yardsticks(cpu.benchmark)._replace(

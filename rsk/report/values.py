@@ -61,6 +61,8 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
     * ``set_aside``: what this run measured and may not be published, each with its reason;
     * ``logits``: :class:`rsk.report.logit_times.LogitTimes`;
     * ``sharded``: :class:`rsk.report.sharded_times.ShardedTimes`;
+    * ``public_model``: a list of :class:`rsk.decode.decoding_speeds.DecodingSpeeds`, one of each
+      device that it was recorded on;
     * ``tried``: what came of the ideas tried on the kernels, a list of
       :class:`rsk.course.tried_ideas.Outcome`.
     """
@@ -70,6 +72,7 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
         "set_aside": found.set_aside,
         "logits": LogitTimes(found.logits),
         "sharded": ShardedTimes(found.sharded),
+        "public_model": found.public_model,
         "tried": tried_ideas.outcomes(found.tried),
     }
 

@@ -14,6 +14,7 @@ from studied import made_up
 pytest.importorskip("matplotlib")
 
 from rsk.base import folders, templates
+from rsk.decode import decoding_speeds
 from rsk.measure import ideas, resources
 from rsk.measure.provenance import sources
 from rsk.measure.publishable_runs import earlier_work
@@ -39,6 +40,7 @@ def found(cpu=None, gpu=None, study=None, **changes) -> Measurements:
         "tried": ideas.load(),
         "logits": measurements.recorded_logits(),
         "sharded": measurements.recorded_sharded(),
+        "public_model": decoding_speeds.recorded(),
     }
     return Measurements(**{**fields, **changes})
 
