@@ -1,5 +1,5 @@
 # make report   run the notebooks; write report.html, report.pdf, slides.pdf and script.pdf
-# make publish  rebuild the copies of these four in report/, from recorded data alone
+# make publish  rebuild the copies of these four in report/ and report/zh-TW/, from recorded data
 # make test     run the test suite
 # make lint     check style, types, and that the notebooks hold no outputs
 # make lab      open the notebooks in JupyterLab
@@ -36,6 +36,7 @@ report: $(STAMP)
 
 publish: $(STAMP)
 	$(BIN)/rsk report --publish
+	$(BIN)/rsk report --publish --lang zh-TW
 
 # Side by side on up to four cores, then one by one what times something; 5 says "no such test".
 test: $(STAMP)

@@ -34,7 +34,15 @@ NOTEBOOKS = [
 ]
 LAYOUT = {
     *("notebooks", "rsk", "cuda", "data", "report", "tests", ".ci", "environment.yml", "README.md"),
-    *("pyproject.toml", "constraints.txt", "Makefile", "LICENSE", "CITATION.cff", ".gitignore"),
+    *(
+        "README.zh-TW.md",
+        "pyproject.toml",
+        "constraints.txt",
+        "Makefile",
+        "LICENSE",
+        "CITATION.cff",
+        ".gitignore",
+    ),
 }
 COMMON_PARAMETERS = {
     "quick": bool,
