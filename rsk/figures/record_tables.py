@@ -1,11 +1,14 @@
-"""Tables of recorded times: the kernels rung by rung, from logits, on several GPUs."""
+"""Tables of recorded times: kernels rung by rung, from logits, on several GPUs, of decoding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rsk.base.numbers import DASH, byte_size, digits, duration, over_runs, share
+from rsk.base.numbers import DASH, byte_size, digits, duration, fixed, over_runs, share
+from rsk.decode.decoding_speeds import BOTH, MEASURED, PLAIN, DecodingSpeeds
+from rsk.decode.loading import NGRAM
+from rsk.decode.speculation_length import AUTO
 from rsk.figures.tables import Table
 from rsk.measure.comparison import usual_line
 from rsk.measure.logits_benchmark import LogitsBenchmark, Result
@@ -197,3 +200,32 @@ def shares_of_a_step(found: ModelStepRecord) -> Table:
     first = found.steps[0]
     values = {"spec_len": first.spec_len, "context": first.context}
     return Table(pd.DataFrame(rows), "tab-step-shares", values)
+
+
+def public_model(records: Sequence[DecodingSpeeds]) -> Table:
+    """What each way of drafting brings: a row for each machine, temperature, draft and K."""
+    import pandas as pd
+
+    rows = []
+    for speeds in records:
+        for temperature in speeds.temperatures:
+            for draft, spec_len in speeds.ways(temperature):
+                way = (temperature, draft, spec_len)
+                gains, rate = speeds.speed_ups(*way), speeds.acceptance(*way)
+                plain = draft == PLAIN
+                rows.append(
+                    {
+                        "on": speeds.provenance.machine,
+                        "temperature": temperature,
+                        "draft": {NGRAM: "lookup", BOTH: "lookup or model"}.get(draft, draft),
+                        "K": DASH if plain else AUTO if spec_len == MEASURED else str(spec_len),
+                        "accepted": DASH if plain else fixed(rate, 2),
+                        "tokens per pass": fixed(speeds.tokens_per_pass(*way), 2),
+                        "time per token": duration(speeds.seconds_per_token(*way) * 1e6),
+                        "speed-up": DASH
+                        if plain
+                        else f"{fixed(speeds.speed_up(*way), 2)} "
+                        f"({fixed(min(gains), 2)} to {fixed(max(gains), 2)})",
+                    }
+                )
+    return Table(pd.DataFrame(rows), "tab-public-model", {"records": records})

@@ -135,6 +135,7 @@ def _tables(found: measurements.Measurements) -> dict[str, Callable[[], Table]]:
         "tab-promises": lambda: record_tables.promises(found.peers),
         "tab-rivals-logits": lambda: record_tables.rivals_from_logits(found.peers),
         "tab-step-shares": lambda: record_tables.shares_of_a_step(found.steps),
+        "tab-public-model": lambda: record_tables.public_model(found.public_model),
         "tab-times": lambda: tables.times(cpu.benchmark, cpu),
         "tab-yardsticks": lambda: tables.yardsticks(gpu.benchmark),
         "tab-yardsticks-cpu": lambda: tables.yardsticks(cpu.benchmark)._replace(

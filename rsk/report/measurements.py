@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from rsk.base import folders
+from rsk.decode import decoding_speeds
+from rsk.decode.decoding_speeds import DecodingSpeeds
 from rsk.decode.study import Study
 from rsk.measure import agreement, ideas, provenance, publishable_runs, resources
 from rsk.measure.agreement import Grid
@@ -65,6 +67,8 @@ class Measurements:
     """Samplers of other projects."""
     steps: ModelStepRecord
     """Decoding steps of models at real scale."""
+    public_model: list[DecodingSpeeds]
+    """Of a public model with the draft that ships for it, by machine."""
     set_aside: tuple[str, ...] = ()
     """What this run measured and may not be published, each with its reason."""
 
@@ -116,6 +120,7 @@ def gather(results: Path | None = None) -> Measurements:
         sharded=recorded_sharded(),
         peers=recorded_peers(),
         steps=recorded_steps(),
+        public_model=decoding_speeds.recorded(),
         set_aside=tuple(set_aside),
     )
 

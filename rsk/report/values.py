@@ -65,6 +65,8 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
     * ``sharded``: :class:`rsk.report.sharded_times.ShardedTimes`;
     * ``rivals``: :class:`rsk.report.rival_times.RivalTimes`;
     * ``step``: :class:`rsk.report.step_shares.StepShares`;
+    * ``public_model``: a list of :class:`rsk.decode.decoding_speeds.DecodingSpeeds`, one of each
+      device that it was recorded on;
     * ``tried``: what came of the ideas tried on the kernels, a list of
       :class:`rsk.course.tried_ideas.Outcome`.
     """
@@ -76,6 +78,7 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
         "sharded": ShardedTimes(found.sharded),
         "rivals": RivalTimes(found.peers),
         "step": StepShares(found.steps),
+        "public_model": found.public_model,
         "tried": tried_ideas.outcomes(found.tried),
     }
 

@@ -228,9 +228,9 @@ ROOMS = {
         "sharded_rank sharded_records step_models sweep timing workload"
     ),
     "decode": (
-        "arguments borrowing_draft command_line custom_generate drafting errors generation "
-        "greedy_check kv_cache loading loop packing public_models sampling speculation_length "
-        "step_counts study trials"
+        "arguments borrowing_draft command_line custom_generate decoding_speeds drafting errors "
+        "generation greedy_check kv_cache loading loop packing public_models sampling "
+        "speculation_length speed step_counts study trials"
     ),
     "figures": (
         "benchmarks checks curves decoding from_logits lessons memory_access plotting "

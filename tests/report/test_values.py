@@ -14,6 +14,7 @@ from studied import made_up
 pytest.importorskip("matplotlib")
 
 from rsk.base import folders, templates
+from rsk.decode import decoding_speeds
 from rsk.measure import ideas, resources
 from rsk.measure.provenance import sources
 from rsk.measure.publishable_runs import earlier_work
@@ -41,6 +42,7 @@ def found(cpu=None, gpu=None, study=None, **changes) -> Measurements:
         "sharded": measurements.recorded_sharded(),
         "peers": measurements.recorded_peers(),
         "steps": measurements.recorded_steps(),
+        "public_model": decoding_speeds.recorded(),
     }
     return Measurements(**{**fields, **changes})
 
