@@ -141,7 +141,7 @@ def rivals(benchmark: Benchmark, run: object, names: Sequence[str]) -> Table:
 
 
 PROMISES = {
-    "repeats": "same call, same tokens",
+    "repeats": "same call, same result",
     "seeds": "a seed for each request",
     "batch_invariant": "same tokens in another batch",
     "ragged": "drafts of different lengths",
@@ -225,7 +225,7 @@ def public_model(records: Sequence[DecodingSpeeds]) -> Table:
                         "speed-up": DASH
                         if plain
                         else f"{fixed(speeds.speed_up(*way), 2)} "
-                        f"({fixed(min(gains), 2)} to {fixed(max(gains), 2)})",
+                        f"({fixed(min(gains), 2)} – {fixed(max(gains), 2)})",
                     }
                 )
     return Table(pd.DataFrame(rows), "tab-public-model", {"records": records})
