@@ -40,6 +40,21 @@ __device__ __forceinline__ void load_place(PlaceInShared place, uint32_t (&words
                : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
                : "r"(place));
 }
+// Part i of those that a place has.
+template <class Part>
+__device__ __forceinline__ void load_part_of_place(PlaceInShared place, int32_t i, Part& part) {
+  static_assert(sizeof(Part) == 2 || sizeof(Part) == 4, "a part has 2 or 4 bytes");
+  const uint32_t address = place + (uint32_t)(i * (int32_t)sizeof(Part));
+  if constexpr (sizeof(Part) == 2) {
+    uint16_t bits;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(bits) : "r"(address));
+    memcpy(&part, &bits, sizeof bits);
+  } else {
+    uint32_t bits;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(bits) : "r"(address));
+    memcpy(&part, &bits, sizeof bits);
+  }
+}
 __device__ __forceinline__ void store_place(PlaceInShared place, const uint32_t (&words)[4]) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(place), "r"(words[0]),
                "r"(words[1]), "r"(words[2]), "r"(words[3])
@@ -50,17 +65,30 @@ __device__ __forceinline__ void store_place(PlaceInShared place, const uint32_t 
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 
-// By one thread, before anything can arrive.
-__device__ __forceinline__ void open_arrivals(Arrivals& arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(address_in_shared(&arrivals))
+// By one thread, before anything can arrive. In each phase `senders` threads announce bytes.
+__device__ __forceinline__ void open_arrivals(Arrivals& arrivals, int32_t senders = 1) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address_in_shared(&arrivals)),
+               "r"(senders)
                : "memory");
 }
 
-// By one thread, once for each phase: the phase ends when as many bytes have come, even if they came
-// before this.
+// By one thread of each sender, once for each phase: the phase ends when all have announced their
+// bytes and these have come. They may come first.
 __device__ __forceinline__ void expect_bytes(Arrivals& arrivals, int32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
                    address_in_shared(&arrivals)),
+               "r"(bytes)
+               : "memory");
+}
+
+// The same, of the arrivals in another block of the cluster, or in this one.
+__device__ __forceinline__ void expect_bytes(Arrivals& arrivals, int32_t to, int32_t bytes) {
+  uint32_t there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+               : "=r"(there)
+               : "r"(address_in_shared(&arrivals)), "r"(to));
+  asm volatile("mbarrier.arrive.expect_tx.release.cluster.shared::cluster.b64 _, [%0], %1;" ::"r"(
+                   there),
                "r"(bytes)
                : "memory");
 }
@@ -127,8 +155,9 @@ __device__ __forceinline__ int32_t rank_of_block() {
 
 #else  // every block is alone
 
-__device__ __forceinline__ void open_arrivals(Arrivals&) {}
+__device__ __forceinline__ void open_arrivals(Arrivals&, int32_t = 1) {}
 __device__ __forceinline__ void expect_bytes(Arrivals&, int32_t) {}
+__device__ __forceinline__ void expect_bytes(Arrivals&, int32_t, int32_t) {}
 template <class Word>
 __device__ __forceinline__ void send_word(Word&, Arrivals&, int32_t, Word) {}
 __device__ __forceinline__ void wait_for_bytes(Arrivals&, uint32_t) {}

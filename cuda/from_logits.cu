@@ -17,6 +17,14 @@
 #include "succession.h"
 #include "team_law.h"
 
+#if !defined(RSK_THREADS)
+#define RSK_THREADS MAX_THREADS
+#define RSK_BLOCKS 1
+#endif
+#if defined(RSK_TUNE)
+extern int rsk_tune[4];
+#endif
+
 namespace rsk::from_logits {
 
 // How a launch divides its work.
@@ -29,48 +37,100 @@ struct Division {
   Tiling tiling;
 };
 
+// The draft tokens of a request. Each lane asks at once for the one of its position, so that nothing
+// waits for them later.
+struct Drafts {
+  static constexpr int32_t INVALID = -2;
+  const Batch& batch;
+  int32_t b, lane, own;
+
+  __device__ Drafts(const Batch& batch, int32_t b, int32_t lane)
+      : batch(batch), b(b), lane(lane), own(ask(lane)) {}
+
+  // Of position k; -1 behind the last, INVALID for what is no token. By all lanes of a warp.
+  __device__ int32_t token(int32_t k) const {
+    return k < 32 ? __shfl_sync(ALL_LANES, own, k) : ask(k);
+  }
+
+  // By all lanes of a warp: n accepted drafts and a token, which is negative if the request is
+  // invalid.
+  __device__ void write(int32_t n, int32_t token) const {
+    int64_t* const row = batch.tokens + (int64_t)b * (batch.spec_len + 1);
+#pragma unroll 1
+    for (int32_t k = lane; k <= batch.spec_len; k += 32) {
+      const int32_t draft = k < 32 ? own : ask(k);
+      row[k] = token < 0 || k > n ? -1 : k == n ? token : draft;
+    }
+    if (lane == 0 && batch.num_accepted) batch.num_accepted[b] = token < 0 ? -1 : n;
+  }
+
+ private:
+  __device__ int32_t ask(int32_t k) const {
+    if (k >= batch.spec_len) return -1;
+    const int64_t d = draft_token(batch, b, k);
+    return d >= -1 && d < num_columns(batch) ? (int32_t)d : INVALID;
+  }
+};
+
 // What the verdict on a draft token needs beside the laws; asked for early, as it comes from memory.
+template <class Logit>
 struct Judgement {
-  int64_t d;
-  Two<float> x;  // the logits of d, -infinity where a row has none
+  int32_t d;
+  Two<Element<Logit>> x;  // the logits of d, as they come
   double u;
 };
 
 template <class Logit>
-__device__ Judgement prepare_judgement(const Batch& batch, int32_t b, int32_t k, int64_t d,
-                                       const Two<LogitRow<Logit>>& rows) {
-  const float none = in_order(LEAST_ORDER);
+__device__ Judgement<Logit> prepare_judgement(const Batch& batch, int32_t b, int32_t k, int32_t d,
+                                              const Two<LogitRow<Logit>>& rows) {
+  Judgement<Logit> of_draft{d, {}, 0.0};
+  if (d >= 0 && d < rows.p.size) of_draft.x.p = rows.p.x[d];
+  if (d >= 0 && d < rows.q.size) of_draft.x.q = rows.q.x[d];
   const uint64_t word = random_word(seed_of(batch, b), position_of(batch, b) + (uint64_t)k, COIN);
-  return {d,
-          {d >= 0 && d < rows.p.size ? widen(rows.p.x[(int32_t)d]) : none,
-           d >= 0 && d < rows.q.size ? widen(rows.q.x[(int32_t)d]) : none},
-          (double)(int32_t)(word >> 35) * (1.0 / (1 << 29))};
+  of_draft.u = (double)(int32_t)(word >> 35) * (1.0 / (1 << 29));
+  return of_draft;
 }
 
 template <class Logit>
-__device__ Verdict judge_with_laws(const Judgement& of_draft,
+__device__ Verdict judge_with_laws(const Judgement<Logit>& of_draft,
                                    const LogitWeights<Logit>& position) {
   const bool p_is_invalid = is_invalid(position.laws.p);
   if (of_draft.d == -1) return p_is_invalid ? Verdict::invalid : Verdict::ended;
   const bool q_is_invalid = position.has_q() && is_invalid(position.laws.q);
-  const int32_t v = (int32_t)of_draft.d;
+  const int32_t v = of_draft.d;
   if (p_is_invalid && v < position.p.size) return Verdict::invalid;
   if (q_is_invalid && v < position.q.size) return Verdict::invalid;
   const float p = v < position.p.size
-                      ? probability(position.laws.p, position.min_p, of_draft.x.p, v) : 0.0f;
+                      ? probability(position.laws.p, position.min_p, widen(of_draft.x.p), v)
+                      : 0.0f;
   const float q = !position.has_q() ? 1.0f
                   : v < position.q.size
-                      ? probability(position.laws.q, position.min_p, of_draft.x.q, v) : 0.0f;
+                      ? probability(position.laws.q, position.min_p, widen(of_draft.x.q), v)
+                      : 0.0f;
   if (of_draft.u * (double)q < (double)p) return Verdict::accepted;
   return p_is_invalid || q_is_invalid ? Verdict::invalid : Verdict::rejected;
 }
 
+// The rows of a position, p's and q's.
 template <class Logit>
-__global__ void __launch_bounds__(MAX_THREADS, 1)
+__device__ Two<LogitRow<Logit>> rows_of(const Team& team, const Tiling& tiling, const Batch& batch,
+                                        int32_t b, int32_t k) {
+  Two<LogitRow<Logit>> rows;
+  rows.p = LogitRow<Logit>::make(team, tiling, target_row<Logit>(batch, b, k), batch.vocab_size, 0);
+  rows.q = rows.p;
+  if (k < batch.spec_len && batch.draft_probs) {
+    rows.q = LogitRow<Logit>::make(team, tiling, draft_row<Logit>(batch, b, k),
+                                   batch.draft_vocab_size, 1);
+  }
+  return rows;
+}
+
+template <class Logit>
+__global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
     kernel(LogitsBatch call, Division division, uint64_t* slots, uint64_t number) {
   TeamMemory& memory = shared_memory<TeamMemory>();
   Team team = join_team(memory.letters, division.team_size);
-  open_candidates(memory.candidates);
+  open_candidates(memory.candidates, division.team_size);
   announce_to_cluster();
   wait_for_kernel_before();
 
@@ -89,51 +149,46 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     }
     return;
   }
-  const int64_t top_k =
-      filter.temperature != 0.0f && filter.top_k < num_columns(batch) ? filter.top_k : 0;
-  const float scale = scale_of(filter.temperature);  // a division: while the rows come in
+  const int32_t top_k =
+      filter.temperature != 0.0f && filter.top_k < num_columns(batch) ? (int32_t)filter.top_k : 0;
+  const Drafts drafts(batch, b, team.lane);
+  float scale = 0.0f;
   Two<uint32_t> lists{0, 0};
   const int32_t first = succession.index * division.span;
   const int32_t last = min(first + division.span, batch.spec_len + 1);
 #pragma unroll 1
   for (int32_t k = first; k < last; ++k) {
-    const int64_t d = k < batch.spec_len ? draft_token(batch, b, k) : -1;
     const bool may_have_q = k < batch.spec_len && batch.draft_probs;
-    Two<LogitRow<Logit>> rows;
-    rows.p = LogitRow<Logit>::make(team, division.tiling, target_row<Logit>(batch, b, k),
-                                   batch.vocab_size, 0);
-    rows.q = rows.p;
-    if (may_have_q) {
-      rows.q = LogitRow<Logit>::make(team, division.tiling, draft_row<Logit>(batch, b, k),
-                                     batch.draft_vocab_size, 1);
-    }
-    // The rows that a resident team may not need are read beside those of others: no time is lost.
+    const Two<LogitRow<Logit>> rows = rows_of<Logit>(team, division.tiling, batch, b, k);
+    // Before anything that waits. The rows that a resident team may not need are read beside those of
+    // others: no time is lost.
     const bool is_over = !division.is_resident && succession.is_over(team.lane);
-    if (!is_over) {
-      begin_rows(rows, may_have_q && !call.draft_laws && (division.is_resident || d != -1));
-    }
+    if (!is_over) begin_rows(rows, may_have_q && !call.draft_laws);
+    if (k == first) scale = scale_of(filter.temperature);  // a division
+    const int32_t d = drafts.token(k);
     const bool has_q = may_have_q && d != -1;
     const bool knows_q = has_q && call.draft_laws;
     LogitWeights<Logit> position;
     Verdict verdict = Verdict::invalid;
-    if (d >= -1 && d < num_columns(batch)) {
-      const Judgement of_draft = prepare_judgement(batch, b, k, d, rows);
+    if (d != Drafts::INVALID) {
+      const Judgement<Logit> of_draft = prepare_judgement(batch, b, k, d, rows);
       const bool wants_q = has_q && !knows_q;
       const Extent extent = measure(team, memory, rows, wants_q, top_k, is_over);
       let_next_kernel_start();
       if (extent.is_over) {
         if (is_first_warp) {
           succession.tell(Ending::stopped, team.lane);
-          succession.wait_for_those_before(team.lane);
+          succession.wait_for_those_before(team.lane, succession.glance(team.lane));
         }
         return;
       }
       position.p = rows.p;
       position.q = rows.q;
-      position.laws = team_laws(team, memory, rows, wants_q, extent, filter, scale, lists);
+      position.laws = team_laws(team, memory, rows, wants_q, extent, filter, scale, lists,
+                                position.is_listed);
       if (knows_q) position.laws.q = call.draft_laws[(int64_t)b * batch.spec_len + k];
       position.min_p = filter.min_p;
-      position.certain = has_q ? position.ROW_OF_Q : (int32_t)d;  // -1 is NO_Q
+      position.certain = has_q ? position.ROW_OF_Q : d;  // -1 is NO_Q
       if (call.laws && team.rank == 0 && threadIdx.x == 0) call.laws[b] = position.laws.p;
       verdict = judge_with_laws(of_draft, position);
       if (verdict == Verdict::accepted) continue;
@@ -141,11 +196,15 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
     wait_for_copies<0>();  // also those of rows that were not needed
     if (team.exchanges == 0) wait_for_cluster();
     if (is_first_warp) succession.tell(Ending::stopped, team.lane);
+    const uint64_t seen = succession.glance(team.lane);
     int32_t token = -1;
     bool is_writer = is_first_warp;
     if (verdict != Verdict::invalid) {
       if (is_greedy(position.laws.p)) {
         token = (int32_t)position.laws.p.threshold;  // the only one with a weight
+      } else if (position.is_listed && !team.is_alone()) {
+        token = sample_from_list(team, memory.candidates, position, sample_word(batch, b, k));
+        is_writer = token >= 0;
       } else {
         if (knows_q && position.is_plain()) {
           position.q.begin_copies(0, position.q.tiles_held);
@@ -155,25 +214,23 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
         is_writer = token >= 0;
       }
     }
-    if (is_writer && succession.wait_for_those_before(team.lane)) {
-      write_result_with_warp(batch, b, k, token, team.lane);
-    }
+    if (is_writer && succession.wait_for_those_before(team.lane, seen)) drafts.write(k, token);
     return;
   }
   if (is_first_warp) {
     succession.tell(Ending::accepted, team.lane);
-    succession.wait_for_those_before(team.lane);
+    succession.wait_for_those_before(team.lane, succession.glance(team.lane));
   }
 }
 
 // ------------------------------------------------------------------------------ probabilities
 
 template <class Logit>
-__global__ void __launch_bounds__(MAX_THREADS, 1)
+__global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
     probabilities_kernel(LogitsBatch call, Division division, float* out) {
   TeamMemory& memory = shared_memory<TeamMemory>();
   Team team = join_team(memory.letters, division.team_size);
-  open_candidates(memory.candidates);
+  open_candidates(memory.candidates, division.team_size);
   announce_to_cluster();
   wait_for_kernel_before();
 
@@ -187,13 +244,14 @@ __global__ void __launch_bounds__(MAX_THREADS, 1)
   rows.q = rows.p;
   RowLaw law = invalid_law();
   if (is_valid(filter)) {
-    const int64_t top_k =
-        filter.temperature != 0.0f && filter.top_k < batch.vocab_size ? filter.top_k : 0;
+    const int32_t top_k =
+        filter.temperature != 0.0f && filter.top_k < batch.vocab_size ? (int32_t)filter.top_k : 0;
     begin_rows(rows, false);
     const Extent extent = measure(team, memory, rows, false, top_k, false);
     Two<uint32_t> lists{0, 0};
-    law = team_laws(team, memory, rows, false, extent, filter, scale_of(filter.temperature),
-                    lists).p;
+    bool is_listed;
+    law = team_laws(team, memory, rows, false, extent, filter, scale_of(filter.temperature), lists,
+                    is_listed).p;
   } else {
     wait_for_cluster();
   }
@@ -230,7 +288,8 @@ uint64_t number_of_launch() {
 int32_t divided(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
 // A tile for each warp, if all blocks fit on the device at once, and more warps in a block if each
-// has a multiprocessor for itself. Else eight tiles; or twelve, which is what two blocks of one
+// has a multiprocessor for itself. With top-k four, or more, for a team of at most eight: the fewer
+// blocks, the tighter is the bound and the shorter the list. Else eight tiles; or twelve, which is what two blocks of one
 // multiprocessor can hold, when there are so many blocks that the cost of a team counts for more
 // than an even last wave. The blocks of a team share a group of 16 or 18 multiprocessors, where
 // teams of 9 to 15 would leave a gap.
@@ -248,20 +307,31 @@ Division divide(const LogitsBatch& call, const Device& device, int32_t pack_size
     return MAX_WARPS / warps * device.multiprocessors;
   };
   Division division;
+  const bool has_top_k = call.filters.top_k || call.filters.all_top_k > 0;
   int32_t warps = 8, size = team_of(warps, 1);
   if (all * size > resident(warps)) {
     size = team_of(warps, 8);
     if (all * size > 4 * resident(warps)) size = team_of(warps, 12);
+  } else if (has_top_k && packs <= 32 * warps * MAX_TEAM / 2 * 24) {
+    const int32_t tiles = divided(packs, 32 * warps * MAX_TEAM / 2);
+    size = team_of(warps, tiles < 4 ? 4 : tiles);
   } else if (packs > 32 * warps * size && all * size <= resident(16)) {
     warps = 16;
   }
+#if defined(RSK_TUNE)
+  if (rsk_tune[0]) warps = rsk_tune[0];
+  if (rsk_tune[1]) size = rsk_tune[1];
+#endif
   division.warps = warps;
   division.team_size = size;
   // One position each, side by side, while multiprocessors are many; with more work, teams that go
   // on to the next position read less in vain.
   const int64_t share = all / device.multiprocessors;
-  int32_t span = share < 1 ? 1 : share > 3 ? 3 : (int32_t)share;
+  int32_t span = share < 1 ? 1 : share > 4 ? 4 : (int32_t)share;
   if (span < divided(positions, 32)) span = divided(positions, 32);
+#if defined(RSK_TUNE)
+  if (rsk_tune[2]) span = rsk_tune[2];
+#endif
   division.span = min(span, positions);
   division.teams = divided(positions, division.span);
   division.is_resident =

@@ -44,6 +44,16 @@ __device__ __forceinline__ float larger(float a, float b) {  // NaN if one is
 #endif
 }
 
+__device__ __forceinline__ float saturated_product(float a, float b) {  // in [0, 1]; 0 for NaN
+#if defined(__CUDA_ARCH__)
+  float result;  // an instruction that the compiler does not always find
+  asm("mul.rn.sat.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+#else
+  return __saturatef(rounded_product(a, b));
+#endif
+}
+
 // The largest of logits, in a word.
 template <class Logit>
 struct Largest {
@@ -114,7 +124,7 @@ struct Curve {
 
   // How far below the maximum, in units of 64 factors of two.
   __device__ float depth(float x) const {
-    return __saturatef(rounded_product(rounded_sum(maximum, -x), scale));
+    return saturated_product(rounded_sum(maximum, -x), scale);
   }
   __device__ static float weight_at(float depth) {
     constexpr float magic = 196608.0f;  // 1.5 * 2^17: adding it rounds to 1/64, ties to even
@@ -208,8 +218,15 @@ struct LogitRow {
   // Begin to bring tiles [from, to) to shared memory, as one group of copies. Beyond the end of the
   // row or the piece there is minus infinity.
   __device__ void begin_copies(int32_t from, int32_t to) const {
+    int32_t t = from;
+    if constexpr (std::is_pointer_v<RowPointer<Logit>>) {  // all but the last are simple
+      if (is_aligned && is_whole_pack(start(to - 2))) {
+#pragma unroll 4
+        for (; t < to - 1; ++t) begin_copy(places_on(place, 32 * t), x + start(t));
+      }
+    }
 #pragma unroll 1
-    for (int32_t t = from; t < to; ++t) {
+    for (; t < to; ++t) {
       const int32_t i = start(t);
       if constexpr (std::is_pointer_v<RowPointer<Logit>>) {
         if (is_aligned && is_whole_pack(i)) {
@@ -238,6 +255,20 @@ struct LogitRow {
     return pack;
   }
 
+  // Element j of a lane's pack of a tile; after a barrier. And where it is in the row.
+  __device__ int32_t place_of(const Team& team, int32_t lane, int32_t tile, int32_t j) const {
+    return begin + (tile * 32 + lane - team.lane) * PACK + j;
+  }
+  __device__ float at(const Team& team, int32_t lane, int32_t tile, int32_t j) const {
+    Element<Logit> x;
+    if (tile < tiles_held) {
+      load_part_of_place(places_on(place, 32 * tile + lane - team.lane), j, x);
+    } else {
+      x = element(place_of(team, lane, tile, j));
+    }
+    return widen(x);
+  }
+
   __device__ Pack<Logit> pack(int32_t tile) const {
     if (tile >= tiles_held) return fetch(start(tile));
     Pack<Logit> pack;
@@ -256,7 +287,7 @@ __device__ void add_largest(const LogitRow<Logit>& row, int32_t from, int32_t to
 
 // The weights of this thread's packs, summed.
 template <class Logit>
-__device__ int64_t sum_weights(const LogitRow<Logit>& row, Curve curve) {
+__device__ __forceinline__ int64_t sum_weights(const LogitRow<Logit>& row, const Curve& curve) {
   constexpr int32_t PACK = LogitRow<Logit>::PACK, AT_ONCE = FixedPointSum::MOST / PACK;
   int64_t total = 0;
 #pragma unroll 1

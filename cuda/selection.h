@@ -2,9 +2,9 @@
 //
 // Both ask for the largest t such that what is at least t has a certain count, or a certain weight.
 // The interval that t lies in is narrowed, by counting or weighing at three pivots a pass, until few
-// logits are in it; these go to one block, the leader, which sorts or ranks them. Most often no pass is
-// needed: the largest logits of the single threads give a bound below which the k-th largest of all
-// cannot lie, and hardly more than k logits are above it.
+// logits are in it; these go to one block, the leader, which sorts them. Most often no pass is needed:
+// the largest logits of the single threads give a bound below which the k-th largest of all cannot
+// lie, and hardly more than k logits are above it (short_list.h).
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,30 +15,54 @@
 
 namespace rsk {
 
-constexpr int32_t MAX_CANDIDATES = 1024;  // that the leader looks at
-constexpr int32_t MAX_SHORT = 256;  // of them, those that it need not sort; their weights stand behind
-static_assert(MAX_SHORT * (sizeof(float) + sizeof(int64_t)) <= MAX_CANDIDATES * sizeof(float));
+constexpr int32_t MAX_CANDIDATES = 1024;  // that the leader sorts
+constexpr int32_t MAX_SHORT = 256;        // that it ranks, with their tokens
+
+// A list as the blocks send it, each a part, and as the leader ranks it: AT_ONCE at a time, so it is
+// filled up to a multiple of that.
+struct alignas(16) ShortList {
+  static constexpr int32_t AT_ONCE = 8;
+  template <class T>
+  struct alignas(16) Some {
+    T of[AT_ONCE];
+  };
+
+  int64_t parts[2 * MAX_SHORT];  // logits and their tokens
+  Some<float> logits[MAX_SHORT / AT_ONCE];
+  Some<int32_t> tokens[MAX_SHORT / AT_ONCE];
+  Some<int64_t> weights[MAX_SHORT / AT_ONCE];
+
+  template <class T>
+  __device__ static T& at(Some<T>* some, int32_t i) {
+    return some[i / AT_ONCE].of[i % AT_ONCE];
+  }
+  __device__ static int32_t filled_up(int32_t count) {
+    return (count + AT_ONCE - 1) / AT_ONCE * AT_ONCE;
+  }
+};
 
 // Of the two rows that a team works on at once.
 struct Candidates {
   union {
     float list[2][MAX_CANDIDATES];
+    ShortList brief;
     int16_t largest[2][MAX_THREADS];  // of each thread, the upper half of its order: before the list
   };
   Arrivals listed[2], decided[2];
   int64_t decision[2];
   uint32_t filled[2];                // by this block, of its part of the list
+  int32_t sent[2][MAX_TEAM];         // by the blocks, for a short list
+  int32_t ranked;                    // logits in this block's short list
   int32_t bound[2][2];
-  int64_t of_warps[2][MAX_WARPS];
+  int64_t of_warps[3][MAX_WARPS];
+  int32_t least_of_warps[MAX_WARPS];  // complements of orders
   int32_t count, first;
-  float threshold;
-  int64_t kept;
 };
 
-__device__ inline void open_candidates(Candidates& candidates) {
+__device__ inline void open_candidates(Candidates& candidates, int32_t team_size) {
   if (threadIdx.x != 0) return;
   for (int32_t r = 0; r < 2; ++r) {
-    open_arrivals(candidates.listed[r]);
+    open_arrivals(candidates.listed[r], team_size);
     open_arrivals(candidates.decided[r]);
     candidates.filled[r] = 0;
   }
@@ -87,16 +111,16 @@ __device__ inline int32_t nth_largest(const Team& team, const int16_t (&values)[
 // bound[r][0]; and if each block has k / blocks that are at least its bound[r][1], then k are at
 // least the least of these.
 __device__ inline void find_bounds(const Team& team, Candidates& candidates,
-                                   Two<int32_t> largest, int64_t top_k) {
+                                   Two<int32_t> largest, int32_t top_k) {
   candidates.largest[0][threadIdx.x] = (int16_t)(largest.p >> 16);
   candidates.largest[1][threadIdx.x] = (int16_t)(largest.q >> 16);
   __syncthreads();
   if (team.warp < 4) {
     const int32_t r = team.warp / 2, which = team.warp % 2;
-    const int64_t n = which == 0 ? top_k : (top_k + team.size - 1) / team.size;
+    const int32_t n = which == 0 ? top_k : (top_k + team.size - 1) / team.size;
     const int32_t order = n > team.threads()
                               ? LEAST_ORDER
-                              : nth_largest(team, candidates.largest[r], (int32_t)n);
+                              : nth_largest(team, candidates.largest[r], n);
     if (team.lane == 0) candidates.bound[r][which] = order;
   }
   __syncthreads();
@@ -109,6 +133,26 @@ template <class Logit, class Function>
 __device__ __forceinline__ void for_each(Pack<Logit> pack, const Function& f) {
 #pragma unroll 1
   for (int32_t j = 0; j < PACK_SIZE<Logit>; ++j) f(pack.pop(), j);
+}
+
+// f(pack, tile) for the packs with a logit that is at least `least`. They are few, so several are
+// looked at together.
+template <class Logit, class Function>
+__device__ __forceinline__ void for_each_pack_from(const LogitRow<Logit>& row, float least,
+                                                   const Function& f) {
+  constexpr int32_t AT_ONCE = 4;
+#pragma unroll 1
+  for (int32_t first = 0; first < row.tiles; first += AT_ONCE) {
+    const int32_t last = min(first + AT_ONCE, row.tiles);
+    Largest<Logit> largest;
+    add_largest(row, first, last, largest);
+    if (!(largest.value() >= least)) continue;
+#pragma unroll 1
+    for (int32_t t = first; t < last; ++t) {
+      const auto pack = row.pack(t);
+      if (largest_of(pack) >= least) f(pack, t);
+    }
+  }
 }
 
 // The logits of a warp that are at least `threshold`.
@@ -143,19 +187,12 @@ template <class Logit>
 __device__ int64_t sum_kept(const LogitRow<Logit>& row, const RowLaw& law, float min_p) {
   const float least = least_kept(law, min_p);
   int64_t sum = 0;
-  if (least == in_order(LEAST_ORDER)) {
-    sum = sum_weights(row, Curve(law));
-  } else {
-#pragma unroll 1
-    for (int32_t t = 0; t < row.tiles; ++t) {
-      const auto pack = row.pack(t);
-      if (!(largest_of(pack) >= least)) continue;
-      for_each(pack, [&](float x, int32_t) {
-        const float e = relative_weight(x, law.maximum, law.scale);
-        if (x >= law.threshold && e >= min_p) sum += weight_of(e);
-      });
-    }
-  }
+  for_each_pack_from(row, least, [&](const Pack<Logit>& pack, int32_t) {
+    for_each(pack, [&](float x, int32_t) {
+      const float e = relative_weight(x, law.maximum, law.scale);
+      if (x >= law.threshold && e >= min_p) sum += weight_of(e);
+    });
+  });
   return Sum::over_warp(sum);
 }
 
@@ -386,68 +423,6 @@ __device__ inline Decision decide(const Team& team, Candidates& candidates, cons
   return decision;
 }
 
-// The usual question, of a short list: top-k, and nothing is above the list. Without sorting: each
-// thread has one logit and adds up what is larger, so that it knows whether it is the threshold. By
-// all threads of the leading block, which are at least as many as the list is long.
-__device__ inline Decision decide_by_ranks(const Team& team, Candidates& candidates, float* list,
-                                           int32_t count, const RowLaw& law,
-                                           const Question& question) {
-  constexpr int32_t AT_ONCE = 4;
-  const int32_t own = (int32_t)threadIdx.x;
-  const bool has_own = own < count;
-  int64_t* const weights = (int64_t*)(list + MAX_SHORT);
-  const float x = has_own ? list[own] : in_order(LEAST_ORDER);
-  const float e = relative_weight(x, law.maximum, law.scale);
-  const int64_t weight = weight_of(e);  // 0 of minus infinity, which fills the list up
-  if (own < (count + AT_ONCE - 1) / AT_ONCE * AT_ONCE) {
-    list[own] = x;
-    weights[own] = weight;
-  }
-  __syncthreads();
-  int32_t larger = 0, equal = 0;
-  int64_t mass_larger = 0;
-  if (32 * team.warp < count) {
-#pragma unroll 1
-    for (int32_t first = 0; first < count; first += AT_ONCE) {
-#pragma unroll
-      for (int32_t i = first; i < first + AT_ONCE; ++i) {
-        const float other = list[i];
-        const int64_t mass = weights[i];
-        if (other > x) {
-          ++larger;
-          mass_larger += mass;
-        }
-        equal += other == x;
-      }
-    }
-  }
-  // Those that are equal, in value and so in weight, write the same.
-  const int64_t mass_from_own = mass_larger + equal * weight;
-  const bool is_kth = has_own && larger < question.nth && question.nth <= larger + equal;
-  if (is_kth) {
-    candidates.threshold = x + 0.0f;  // one zero for both
-    candidates.kept = mass_from_own;
-  }
-  __syncthreads();
-  if (question.top_p < 1.0f) {
-    const int64_t mass = mass_to_keep(question.top_p, candidates.kept);
-    __syncthreads();
-    if (has_own && mass_larger < mass && mass <= mass_from_own) {
-      candidates.threshold = x + 0.0f;
-      candidates.kept = mass_from_own;
-    }
-    __syncthreads();
-  }
-  Decision decision{candidates.threshold, 0.0f};
-  int64_t kept = candidates.kept;
-  if (question.min_p > 0.0f) {
-    const bool stays = has_own && x >= decision.threshold && e >= question.min_p;
-    kept = sum_over_block(team, candidates.of_warps[1], stays ? weight : 0);
-  }
-  decision.normalizer = normalizer_of(kept);
-  return decision;
-}
-
 // A list on its way: of row r, with `count` logits in the interval, of which the blocks have
 // `shares`.
 struct Gathering {
@@ -464,8 +439,9 @@ __device__ void send_candidates(const Team& team, Candidates& candidates,
   const int32_t first = (int32_t)Sum::over_warp(team.lane < team.rank ? shares[team.lane] : 0);
   const float least = in_order(low), beyond = in_order(high);
   const int32_t leader = list.leader(team);
-  if (threadIdx.x == 0 && !team.is_alone() && team.rank == leader) {
-    expect_bytes(candidates.listed[list.r], list.count * (int32_t)sizeof(float));
+  if (threadIdx.x == 0 && !team.is_alone()) {
+    expect_bytes(candidates.listed[list.r], leader,
+                 (int32_t)shares[team.rank] * (int32_t)sizeof(float));
   }
 #pragma unroll 1
   for (int32_t t = 0; t < row.tiles; ++t) {
@@ -485,28 +461,29 @@ __device__ void send_candidates(const Team& team, Candidates& candidates,
   if (team.is_alone()) __syncthreads();
 }
 
-// The leader answers, and tells all.
+// By all threads of the leader: tell all blocks what it found.
+__device__ inline void tell_decision(const Team& team, Candidates& candidates, int32_t r,
+                                     const Decision& decision) {
+  const int64_t letter =
+      letter_of({(int32_t)bits_of(decision.threshold), (int32_t)bits_of(decision.normalizer)});
+  __syncthreads();  // what the leader's threads share may be used again
+  if (team.warp != 0) return;
+  if (team.is_alone()) {
+    if (team.lane == 0) candidates.decision[r] = letter;
+  } else if (team.lane < team.size) {
+    send_word(candidates.decision[r], candidates.decided[r], team.lane, letter);
+  }
+}
+
+// The leader answers.
 __device__ inline void answer(const Team& team, Candidates& candidates, const Gathering& list,
                               const RowLaw& law, const Question& question) {
   if (team.rank != list.leader(team)) return;
   if (!team.is_alone()) wait_for_bytes(candidates.listed[list.r], list.phase);
   float* logits = candidates.list[list.r];
-  Decision decision;
-  if (question.nth > 0 && question.is_complete && list.count <= min(MAX_SHORT, team.threads())) {
-    decision = decide_by_ranks(team, candidates, logits, list.count, law, question);
-  } else {
-    sort(logits, list.count, team.threads());
-    decision = decide(team, candidates, logits, list.count, law, question);
-  }
-  const int64_t letter =
-      letter_of({(int32_t)bits_of(decision.threshold), (int32_t)bits_of(decision.normalizer)});
-  __syncthreads();  // what decide() shares may be used again
-  if (team.warp != 0) return;
-  if (team.is_alone()) {
-    if (team.lane == 0) candidates.decision[list.r] = letter;
-  } else if (team.lane < team.size) {
-    send_word(candidates.decision[list.r], candidates.decided[list.r], team.lane, letter);
-  }
+  sort(logits, list.count, team.threads());
+  tell_decision(team, candidates, list.r,
+                decide(team, candidates, logits, list.count, law, question));
 }
 
 __device__ inline Decision receive(const Team& team, Candidates& candidates,

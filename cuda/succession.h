@@ -48,14 +48,20 @@ struct Succession {
     }
   }
 
+  // What this lane's first slot holds now: asked for early, as it comes from memory.
+  __device__ uint64_t glance(int32_t lane) const {
+    return lane < index ? *slot(index, lane) : 0;
+  }
+
   // By all lanes of one warp of the team, as the last one to read: whether all teams before have
-  // accepted. Waits for them; they have smaller indices, so they are running or done.
-  __device__ bool wait_for_those_before(int32_t lane) const {
+  // accepted. Waits for them; they have smaller indices, so they are running or done. `seen`: by
+  // glance().
+  __device__ bool wait_for_those_before(int32_t lane, uint64_t seen) const {
     bool accepted = true;
 #pragma unroll 1
     for (int32_t i = lane; i < index; i += 32) {
       volatile uint64_t* place = slot(index, i);
-      Ending ending = ending_of(*place);
+      Ending ending = ending_of(i < 32 ? seen : *place);
       while (ending == Ending::unknown) {
         __nanosleep(32);
         ending = ending_of(*place);

@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include "selection.h"
+#include "short_list.h"
 
 namespace rsk {
 
@@ -17,20 +18,33 @@ struct TeamMemory {
 struct Extent {
   Two<int32_t> maximum;  // orders of the rows' maxima
   Two<int32_t> bound;    // of their k-th largest logits, if there is a top-k
+  Two<int32_t> largest;  // orders of the largest that the thread itself holds
   bool is_over;          // some block of the team has seen that the position is not reached
 };
 
 constexpr int32_t OVER = 0x7FFFFFFF;  // no logit's order
 
-// Begin to bring the rows on chip: p's, and q's if it is wanted. Either comes in two halves, so that
-// measure() can begin with the first.
+// A row comes in as two groups of copies, if it is long, so that measure() can begin with the first.
+struct Groups {
+  int32_t of_row, half;  // in tiles
+
+  __device__ explicit Groups(int32_t tiles_held)
+      : of_row(tiles_held >= 4 ? 2 : 1),
+        half(of_row == 2 ? (tiles_held + 1) / 2 : tiles_held) {}
+
+  __device__ bool is_first(int32_t group) const { return of_row == 1 || group % 2 == 0; }
+  __device__ bool is_last(int32_t group) const { return of_row == 1 || group % 2 == 1; }
+  __device__ int32_t row(int32_t group) const { return of_row == 1 ? group : group / 2; }
+};
+
+// Begin to bring the rows on chip: p's, and q's if it is wanted.
 template <class Logit>
 __device__ void begin_rows(const Two<LogitRow<Logit>>& rows, bool wants_q) {
-  const int32_t parts = wants_q ? 4 : 2;
-  const int32_t held = rows.p.tiles_held, half = (held + 1) / 2;
+  const Groups groups(rows.p.tiles_held);
 #pragma unroll 1
-  for (int32_t part = 0; part < parts; ++part) {
-    rows.of(part / 2).begin_copies(part % 2 == 0 ? 0 : half, part % 2 == 0 ? half : held);
+  for (int32_t i = 0; i < (wants_q ? 2 : 1) * groups.of_row; ++i) {
+    rows.of(groups.row(i)).begin_copies(groups.is_first(i) ? 0 : groups.half,
+                                        groups.is_last(i) ? rows.p.tiles_held : groups.half);
   }
 }
 
@@ -38,24 +52,25 @@ __device__ void begin_rows(const Two<LogitRow<Logit>>& rows, bool wants_q) {
 // all of it.
 template <class Logit>
 __device__ Extent measure(Team& team, TeamMemory& memory, const Two<LogitRow<Logit>>& rows,
-                          bool wants_q, int64_t top_k, bool is_over) {
+                          bool wants_q, int32_t top_k, bool is_over) {
   Two<int32_t> largest{LEAST_ORDER, LEAST_ORDER};
   if (!is_over) {
-    const int32_t parts = wants_q ? 4 : 2;
-    const int32_t half = (rows.p.tiles_held + 1) / 2;
+    const Groups groups(rows.p.tiles_held);
+    const int32_t count = (wants_q ? 2 : 1) * groups.of_row;
     Largest<Logit> of_row;
 #pragma unroll 1
-    for (int32_t part = 0; part < parts; ++part) {
-      switch (parts - part) {
+    for (int32_t i = 0; i < count; ++i) {
+      switch (count - i) {
         case 4: wait_for_copies<3>(); break;
         case 3: wait_for_copies<2>(); break;
         case 2: wait_for_copies<1>(); break;
         default: wait_for_copies<0>();
       }
-      const LogitRow<Logit> row = rows.of(part / 2);
-      if (part % 2 == 0) of_row = Largest<Logit>();
-      add_largest(row, part % 2 == 0 ? 0 : half, part % 2 == 0 ? half : row.tiles, of_row);
-      if (part % 2 == 1) largest.set(part / 2, order_of(of_row.value()));
+      const LogitRow<Logit> row = rows.of(groups.row(i));
+      if (groups.is_first(i)) of_row = Largest<Logit>();
+      add_largest(row, groups.is_first(i) ? 0 : groups.half,
+                  groups.is_last(i) ? row.tiles : groups.half, of_row);
+      if (groups.is_last(i)) largest.set(groups.row(i), order_of(of_row.value()));
     }
   } else {
     largest.p = OVER;
@@ -79,6 +94,7 @@ __device__ Extent measure(Team& team, TeamMemory& memory, const Two<LogitRow<Log
     exchange<LargestOfEach>(team, memory.letters, numbers);
     extent.maximum = two_of(numbers[0]);
   }
+  extent.largest = largest;
   extent.is_over = extent.maximum.p == OVER;
   return extent;
 }
@@ -178,11 +194,14 @@ __device__ RowLaw narrowed_law(Team& team, TeamMemory& memory, const LogitRow<Lo
   return law;
 }
 
-// From the maxima to the laws. `scale`: of the temperature, if that is not 0. `lists`: how many lists of either row were gathered so far.
+// From the maxima to the laws. `scale`: of the temperature, if that is not 0. `lists`: how many lists
+// of either row were gathered so far. `is_listed` becomes whether all that p's law keeps is in the
+// short list of block 0.
 template <class Logit>
 __device__ Two<RowLaw> team_laws(Team& team, TeamMemory& memory, const Two<LogitRow<Logit>>& rows,
                                  bool wants_q, const Extent& extent, const Filter& filter,
-                                 float scale, Two<uint32_t>& lists) {
+                                 float scale, Two<uint32_t>& lists, bool& is_listed) {
+  is_listed = false;
   Two<RowLaw> laws{invalid_law(), invalid_law()};
   const float p_maximum = in_order(extent.maximum.p), q_maximum = in_order(extent.maximum.q);
   const Two<bool> wanted{is_finite(p_maximum), wants_q && is_finite(q_maximum)};
@@ -191,51 +210,71 @@ __device__ Two<RowLaw> team_laws(Team& team, TeamMemory& memory, const Two<Logit
   if (!wanted.p && !wanted.q) return laws;
   if (filter.temperature == 0.0f) return greedy_laws(team, memory, rows, laws);
 
-  // What tells most of either row: how many logits may be among the k largest, or the weight.
   const Two<bool> has_top_k{filter.top_k > 0 && filter.top_k < rows.p.size,
                             filter.top_k > 0 && filter.top_k < rows.q.size};
+  const Two<bool> listed{wanted.p && has_top_k.p, wanted.q && has_top_k.q};
+  Two<bool> open = wanted;  // rows without a law
+  if (listed.p || listed.q) {
+#pragma unroll 1
+    for (int32_t r = 0; r < 2; ++r) {
+      if (!listed.of(r)) continue;
+      send_short_list(team, memory.candidates, rows.of(r), r, extent.bound.of(r),
+                      extent.largest.of(r));
+    }
+    announce_short_lists(team, memory.candidates, listed);
+#pragma unroll 1
+    for (int32_t r = 0; r < 2; ++r) {
+      if (listed.of(r)) {
+        answer_short_list(team, memory.candidates, r, lists.of(r), laws.of(r), filter);
+      }
+    }
+#pragma unroll 1
+    for (int32_t r = 0; r < 2; ++r) {
+      if (!listed.of(r)) continue;
+      const Gathering list{r, 0, lists.of(r)};
+      lists.set(r, list.phase + 1);
+      RowLaw law = laws.of(r);
+      const Decision found = receive(team, memory.candidates, list);
+      if (found.normalizer > 0.0f) {
+        law.threshold = found.threshold;
+        law.normalizer = found.normalizer;
+        laws.set(r, law);
+        open.set(r, false);
+      }
+    }
+  }
+  is_listed = listed.p && !open.p;
+  if (!open.p && !open.q) return laws;
+
+  // What tells most of either row: how many logits may be among the k largest, or the weight.
   const float min_p = filter.top_p < 1.0f ? 0.0f : filter.min_p;
   Two<int64_t> number{0, 0};
 #pragma unroll 1
   for (int32_t r = 0; r < 2; ++r) {
-    if (!wanted.of(r)) continue;
+    if (!open.of(r)) continue;
     const LogitRow<Logit> row = rows.of(r);
-    number.set(r, has_top_k.of(r) ? (int64_t)count_from(row, in_order(extent.bound.of(r)))
-                                  : sum_kept(row, laws.of(r), min_p));
+    int64_t of_warp;
+    if (has_top_k.of(r)) {
+      of_warp = count_from(row, in_order(extent.bound.of(r)));
+    } else if (min_p > 0.0f) {
+      of_warp = sum_kept(row, laws.of(r), min_p);
+    } else {
+      of_warp = Sum::over_warp(sum_weights(row, Curve(laws.of(r))));
+    }
+    number.set(r, of_warp);
   }
   int64_t numbers[2] = {number.p, number.q};
   exchange<Sum>(team, memory.letters, numbers);
   number = {numbers[0], numbers[1]};
-
-  const Two<bool> listed{wanted.p && has_top_k.p && number.p <= MAX_CANDIDATES,
-                         wanted.q && has_top_k.q && number.q <= MAX_CANDIDATES};
 #pragma unroll 1
   for (int32_t r = 0; r < 2; ++r) {
-    if (!listed.of(r)) continue;
-    send_candidates(team, memory.candidates, rows.of(r),
-                    Gathering{r, (int32_t)number.of(r), lists.of(r)},
-                    shares_of_blocks(team, memory.letters, r), extent.bound.of(r),
-                    order_of(laws.of(r).maximum) + 1);
-  }
-#pragma unroll 1
-  for (int32_t r = 0; r < 2; ++r) {
-    if (!listed.of(r)) continue;
-    answer(team, memory.candidates, Gathering{r, (int32_t)number.of(r), lists.of(r)}, laws.of(r),
-           {(int32_t)filter.top_k, filter.top_p, filter.min_p, -1, 0, true});
-  }
-#pragma unroll 1
-  for (int32_t r = 0; r < 2; ++r) {
-    if (!wanted.of(r)) continue;
+    if (!open.of(r)) continue;
     RowLaw law = laws.of(r);
-    if (listed.of(r)) {
-      const Gathering list{r, 0, lists.of(r)};
-      lists.set(r, list.phase + 1);
-      const Decision found = receive(team, memory.candidates, list);
-      law.threshold = found.threshold;
-      law.normalizer = found.normalizer;
-    } else {
+    if (has_top_k.of(r) || filter.top_p < 1.0f) {
       law = narrowed_law(team, memory, rows.of(r), r, lists, law, filter, has_top_k.of(r),
                          extent.bound.of(r), number.of(r));
+    } else {
+      law.normalizer = normalizer_of(number.of(r));
     }
     laws.set(r, law);
   }

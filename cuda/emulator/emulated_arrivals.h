@@ -6,9 +6,9 @@
 namespace rsk {
 
 struct Arrivals {
-  int64_t missing;  // bytes
-  bool expected;    // the phase's bytes were announced
-  uint32_t phase;   // the first that has not ended
+  int64_t missing;           // bytes
+  int32_t senders, pending;  // all, and those that have not announced this phase's bytes
+  uint32_t phase;            // the first that has not ended
 };
 
 typedef char* PlaceInShared;
@@ -29,6 +29,10 @@ inline char* checked(PlaceInShared place) {
 inline void load_place(PlaceInShared place, uint32_t (&words)[4]) {
   memcpy(words, checked(place), 16);
 }
+template <class Part>
+void load_part_of_place(PlaceInShared place, int32_t i, Part& part) {
+  memcpy(&part, checked(place) + i * (ptrdiff_t)sizeof(Part), sizeof(Part));
+}
 inline void store_place(PlaceInShared place, const uint32_t (&words)[4]) {
   memcpy(checked(place), words, 16);
 }
@@ -36,17 +40,19 @@ inline void store_place(PlaceInShared place, const uint32_t (&words)[4]) {
 // ------------------------------------------------------------------- words from other blocks
 
 inline void end_phase_if_complete(Arrivals& arrivals) {
-  if (!arrivals.expected || arrivals.missing != 0) return;
-  arrivals.expected = false;
+  if (arrivals.pending != 0 || arrivals.missing != 0) return;
+  arrivals.pending = arrivals.senders;
   ++arrivals.phase;
 }
 
-inline void open_arrivals(Arrivals& arrivals) { arrivals = {0, false, 0}; }
+inline void open_arrivals(Arrivals& arrivals, int32_t senders = 1) {
+  arrivals = {0, senders, senders, 0};
+}
 
 inline void expect_bytes(Arrivals& arrivals, int32_t bytes) {
-  if (arrivals.expected) throw "the bytes of a phase were announced twice";
+  if (arrivals.pending == 0) throw "the bytes of a phase were announced too often";
   arrivals.missing += bytes;
-  arrivals.expected = true;
+  --arrivals.pending;
   end_phase_if_complete(arrivals);
 }
 
@@ -63,11 +69,20 @@ T& in_block(T& place, int32_t rank) {
   throw "a word was sent to a place that is not in shared memory";
 }
 
-template <class Word>
-void send_word(Word& place, Arrivals& arrivals, int32_t to, Word word) {
-  if (emulator::current().cluster->blocks.at((size_t)to).barrier.expected == 0) {
+inline void check_present(int32_t rank) {
+  if (emulator::current().cluster->blocks.at((size_t)rank).barrier.expected == 0) {
     throw "a word was sent to a block that has returned";
   }
+}
+
+inline void expect_bytes(Arrivals& arrivals, int32_t to, int32_t bytes) {
+  check_present(to);
+  expect_bytes(in_block(arrivals, to), bytes);
+}
+
+template <class Word>
+void send_word(Word& place, Arrivals& arrivals, int32_t to, Word word) {
+  check_present(to);
   in_block(place, to) = word;
   Arrivals& theirs = in_block(arrivals, to);
   theirs.missing -= (int64_t)sizeof(Word);

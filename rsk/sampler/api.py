@@ -103,7 +103,7 @@ def rejection_sample(
         rsk.BuildError: ``backend="fused"`` and the kernel cannot be compiled.
     """
     tensors = draft_tokens, draft_probs, target_probs
-    if _is_ready(backend, target_probs, seed, position):
+    if is_ready(backend, target_probs, seed, position):
         # The operator checks its arguments itself, in a tenth of the time that Python takes.
         drawn = draw_seed() if seed is None else seed
         try:
@@ -162,7 +162,7 @@ def sample(
     return tokens
 
 
-def _is_ready(backend: str, probs: object, seed: object, position: object) -> bool:
+def is_ready(backend: str, probs: object, seed: object, position: object) -> bool:
     """Whether the fused kernel is loaded, and the arguments are plain enough to hand them on."""
     return (
         (backend == "auto" or backend == "fused")

@@ -25,15 +25,18 @@ from rsk.sampler.arguments import (
     check_shape,
     check_tensor,
     check_tensors,
+    draw_seed,
     raise_if_invalid,
 )
 from rsk.sampler.distributions import check_drawn
+from rsk.sampler.row_law import Filters
 
 _EMULATOR = "emulator"
+_FUSED = fused.FromLogits()
 _MODULES: dict[str, Any] = {
     "baseline": baseline_logits,
     "vectorized": vectorized_logits,
-    "fused": fused.FromLogits(),
+    "fused": _FUSED,
     _EMULATOR: fused.FromLogits("emulated_"),
 }
 
@@ -143,11 +146,18 @@ def sample_from_logits(
     Raises:
         ValueError, TypeError, rsk.BuildError: as in :func:`rsk.probabilities`.
     """
-    _check_logits(logits, ("B", "V"))
-    filters = check_filters(temperature, top_k, top_p, min_p, logits)
-    seed, position = check_seed_and_position(seed, position, logits)
-    module = _module(backend, logits.device)
-    tokens, laws = module.sample_from_logits(logits, filters, seed, position)
+    given = Filters(temperature, top_k, top_p, min_p)
+    if _is_ready(backend, logits, given, seed, position):
+        drawn = draw_seed() if seed is None else seed
+        try:
+            tokens, laws = _FUSED.sample_from_logits(logits, given, drawn, position)
+        except (RuntimeError, TypeError, OverflowError):
+            _check_sample(logits, given, seed, position)  # to say what is wrong with them
+            raise
+    else:
+        filters, seed, position = _check_sample(logits, given, seed, position)
+        module = _module(backend, logits.device)
+        tokens, laws = module.sample_from_logits(logits, filters, seed, position)
     return (tokens, laws) if return_laws else tokens
 
 
@@ -197,23 +207,71 @@ def rejection_sample_from_logits(
         ValueError, TypeError, rsk.BuildError: as in :func:`rsk.rejection_sample` and
             :func:`rsk.probabilities`.
     """
-    check_tensors(draft_tokens, draft_logits, target_logits, "logits")
-    if draft_laws is not None:
-        check_laws(draft_laws, draft_logits)
-    filters = check_filters(temperature, top_k, top_p, min_p, target_logits)
-    seed, position = check_seed_and_position(seed, position, draft_tokens)
-    module = _module(backend, draft_tokens.device)
-    samples = RejectionSamples(
-        *module.rejection_sample_from_logits(
-            draft_tokens, draft_logits, draft_laws, target_logits, filters, seed, position
+    tensors = draft_tokens, draft_logits, draft_laws, target_logits
+    given = Filters(temperature, top_k, top_p, min_p)
+    if _is_ready(backend, target_logits, given, seed, position) and (
+        draft_laws is None or isinstance(draft_laws, Tensor)
+    ):
+        # The operator checks its arguments itself, in a tenth of the time that Python takes.
+        drawn = draw_seed() if seed is None else seed
+        try:
+            samples = RejectionSamples(
+                *_FUSED.rejection_sample_from_logits(*tensors, given, drawn, position)
+            )
+        except (RuntimeError, TypeError, OverflowError):
+            _check_request(*tensors, given, seed, position)  # to say what is wrong with them
+            raise
+    else:
+        filters, seed, position = _check_request(*tensors, given, seed, position)
+        module = _module(backend, draft_tokens.device)
+        samples = RejectionSamples(
+            *module.rejection_sample_from_logits(*tensors, filters, seed, position)
         )
-    )
     if validate:
         raise_if_invalid(samples.num_accepted, UNREADABLE_LOGITS)
         if draft_logits is not None:
-            draft_probs = module.probabilities(draft_logits, filters)
+            draft_probs = probabilities(
+                draft_logits,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                min_p=min_p,
+                backend=backend,
+            )
             check_drawn("draft_logits", draft_tokens, draft_probs, samples.num_accepted)
     return samples
+
+
+def _is_ready(
+    backend: str, logits: object, filters: Filters, seed: object, position: object
+) -> bool:
+    """Whether the fused kernel is loaded, and the arguments are plain enough to hand them on."""
+    return api.is_ready(backend, logits, seed, position) and all(
+        type(value) is float or type(value) is int or isinstance(value, Tensor) for value in filters
+    )
+
+
+def _check_sample(
+    logits: Tensor, filters: Filters, seed: int | Tensor | None, position: int | Tensor
+) -> tuple[Filters, int | Tensor, int | Tensor]:
+    _check_logits(logits, ("B", "V"))
+    return check_filters(*filters, logits), *check_seed_and_position(seed, position, logits)
+
+
+def _check_request(
+    draft_tokens: Tensor,
+    draft_logits: Tensor | None,
+    draft_laws: Tensor | None,
+    target_logits: Tensor,
+    filters: Filters,
+    seed: int | Tensor | None,
+    position: int | Tensor,
+) -> tuple[Filters, int | Tensor, int | Tensor]:
+    check_tensors(draft_tokens, draft_logits, target_logits, "logits")
+    if draft_laws is not None:
+        check_laws(draft_laws, draft_logits)
+    checked = check_filters(*filters, target_logits)
+    return checked, *check_seed_and_position(seed, position, draft_tokens)
 
 
 def _module(backend: str, device: torch.device) -> Any:
