@@ -310,12 +310,11 @@ def held_out(tokenizer: Any, each: int = 8) -> dict[str, list[str]]:
 def measure(pair: Pair, apart: dict[str, list[str]], new_tokens: int = 128) -> list[dict[str, Any]]:
     """Acceptance at K = 4 on held-out prompts, by kind, temperature and drafter."""
     rows = []
-    settings = itertools.product(apart, (0.0, 0.8), ("draft", "lookup", "both"))
+    settings = itertools.product(apart, (0.0, 0.8), ("draft", "lookup"))
     for kind, temperature, drafter in settings:
         found = speculative_generate(
             pair.target, "ngram" if drafter == "lookup" else pair.draft, apart[kind],
-            pair.tokenizer, lookup=drafter == "both", temperature=temperature,
-            max_new_tokens=new_tokens, seed=5,
+            pair.tokenizer, temperature=temperature, max_new_tokens=new_tokens, seed=5,
         )  # fmt: skip
         rows.append({
             "kind": kind, "temperature": temperature, "drafter": drafter,

@@ -78,3 +78,18 @@ def test_a_record_is_read_back_and_checked(speeds, tmp_path):
     (tmp_path / "one.json").write_text(json.dumps(content))
     with pytest.raises(RecordError, match=r"texts\[0\].draft: expected one of none"):
         decoding_speeds.DecodingSpeeds.load(tmp_path / "one.json")
+
+
+def test_the_recorded_speeds_of_the_public_model(monkeypatch, tmp_path):
+    """On a GPU at least 1.5 times plain decoding, the geometric mean over prompts of four kinds."""
+    found = decoding_speeds.recorded()
+    for one in found:
+        assert one.dtype == min(one.plain_seconds, key=one.plain_seconds.__getitem__)
+        assert {text.kind for text in one.texts} == {"chat", "code", "prose", "list"}
+        assert one.greedy.tokens >= 100
+        assert one.weight_rate > 0 and 0 < one.draft_cost(0.0, 4) < 1
+    gpus = [one for one in found if one.provenance.device == "cuda"]
+    assert gpus and all(one.speed_up(0.0, *one.best(0.0)) >= 1.5 for one in gpus)
+    monkeypatch.setattr(decoding_speeds, "data_dir", lambda: tmp_path)
+    with pytest.raises(RecordError, match="data/decoding/smollm2: expected a record, found none"):
+        decoding_speeds.recorded()

@@ -229,7 +229,7 @@ ROOMS = {
     ),
     "decode": (
         "arguments borrowing_draft command_line custom_generate decoding_speeds drafting errors "
-        "generation greedy_check kv_cache loading loop packing public_models sampling "
+        "generation greedy_check kv_cache lean_llama loading loop packing public_models sampling "
         "speculation_length speed step_counts study trials"
     ),
     "figures": (
