@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LANGUAGE = "en"
 """Of the course, and of the report if no other is asked for."""
 MACROS = "macros.md"
-EXHIBITS = "exhibits.md"
+CAPTIONS = "captions.md"
 """The titles, captions and alt texts of figures, tables and listings, a block for each label."""
 
 
@@ -52,7 +52,7 @@ class Exhibit(NamedTuple):
 
 def languages() -> list[str]:
     """The languages that there are words in."""
-    return sorted(path.parent.name for path in folders.report_dir().glob(f"*/{EXHIBITS}"))
+    return sorted(path.parent.name for path in folders.report_dir().glob(f"*/{CAPTIONS}"))
 
 
 def folder(language: str = LANGUAGE) -> Path:
@@ -125,24 +125,24 @@ def exhibit(label: str, values: Mapping[str, object], language: str = LANGUAGE) 
     """The words of a figure, table or listing.
 
     Args:
-        label: of its block in ``exhibits.md``.
+        label: of its block in ``captions.md``.
         values: what the block may name.
         language: one of :func:`languages`.
 
     Raises:
         TemplateError: as :func:`render`; or the block has no caption.
     """
-    text = render(f"{EXHIBITS}#{label}", values, language)
+    text = render(f"{CAPTIONS}#{label}", values, language)
     found = {"title": "", "caption": "", "alt": ""}
     for part in re.split(r"\n\s*\n", text):
         key, colon, words = part.partition(":")
         if not colon or key.lower() not in found:
             raise TemplateError(
-                f"{EXHIBITS}, {label}: expected Title:, Caption: or Alt:, got {part[:40]!r}"
+                f"{CAPTIONS}, {label}: expected Title:, Caption: or Alt:, got {part[:40]!r}"
             )
         found[key.lower()] = " ".join(words.split())
     if not found["caption"]:
-        raise TemplateError(f"{EXHIBITS}, {label}: it has no caption")
+        raise TemplateError(f"{CAPTIONS}, {label}: it has no caption")
     return Exhibit(**found)
 
 

@@ -74,7 +74,7 @@ def figure(
         caption: Markdown: what is shown and under which conditions.
         alt: plain text that says what a reader would see in the picture.
         values: instead of caption and alt text, the values for those, and for the title, in
-            ``report/<language>/exhibits.md``; as in a :class:`rsk.figures.plotting.Picture`.
+            ``report/<language>/captions.md``; as in a :class:`rsk.figures.plotting.Picture`.
         data: the numbers behind the picture: a table below it in the HTML, a file attached to
             the PDF.
         block: of the words there, if not the one called like the label.
@@ -136,7 +136,7 @@ def table(
         frame: one row a line; column names are the headings.
         label: unique in the notebook, such as ``"tab-latency"``.
         caption: Markdown.
-        values: instead of the caption, the values for it in ``exhibits.md``, as for :func:`figure`.
+        values: instead of the caption, the values for it in ``captions.md``, as for :func:`figure`.
         formats: for some columns a format specification (``".1f"``, ``".0%"``) or a function from
             value to text.
         language: of the words; the frame's are in English.

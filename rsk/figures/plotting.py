@@ -64,7 +64,7 @@ class Picture(NamedTuple):
     data: pd.DataFrame
     """The numbers behind it."""
     block: str = ""
-    """The block of ``exhibits.md`` that holds its words, if not the one called like the label."""
+    """The block of ``captions.md`` that holds its words, if not the one called like the label."""
     interactive: str = ""
     """The script in ``report/style`` that takes its place on a page, if there is one."""
 

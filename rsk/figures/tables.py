@@ -1,4 +1,4 @@
-"""The tables of the report and the course, as data frames; their captions are in ``exhibits.md``.
+"""The tables of the report and the course, as data frames; their captions are in ``captions.md``.
 
 A notebook publishes one with ``publish.table(**tables.times(benchmark, run)._asdict())``.
 """

@@ -24,7 +24,7 @@ from rsk.figures import benchmarks, decoding, memory_access, record_tables, tabl
 from rsk.figures.lessons import acceptance_rule, law
 from rsk.figures.plotting import Picture
 from rsk.figures.tables import Table
-from rsk.report import measurements, values
+from rsk.report import measurements, rival_times, values
 from rsk.report.computed_here import Here
 from rsk.report.runs import Run
 from rsk.report.sharded_times import ShardedTimes
@@ -131,6 +131,10 @@ def _tables(found: measurements.Measurements) -> dict[str, Callable[[], Table]]:
         "tab-ideas": lambda: tried_ideas.table(found.tried),
         "tab-from-logits": lambda: record_tables.from_logits(found.logits),
         "tab-sharded": lambda: _sharded(ShardedTimes(found.sharded)),
+        "tab-rivals": lambda: record_tables.rivals(gpu.benchmark, gpu, rival_times.rows()),
+        "tab-promises": lambda: record_tables.promises(found.peers),
+        "tab-rivals-logits": lambda: record_tables.rivals_from_logits(found.peers),
+        "tab-step-shares": lambda: record_tables.shares_of_a_step(found.steps),
         "tab-public-model": lambda: record_tables.public_model(found.public_model),
         "tab-times": lambda: tables.times(cpu.benchmark, cpu),
         "tab-yardsticks": lambda: tables.yardsticks(gpu.benchmark),

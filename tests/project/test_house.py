@@ -220,9 +220,10 @@ ROOMS = {
     ),
     "measure": (
         "agreement benchmark clocks comparison ideas implementations latency logit_inputs "
-        "logits_benchmark model_step operators over_runs peers peers.checking peers.of_flashinfer "
-        "peers.of_sglang peers.of_transformers peers.of_vllm_v1 peers.of_vllm_v2 peers.peer "
-        "peers.traits provenance quoted record_files publishable_runs records resources "
+        "logits_benchmark model_step operators over_runs peer_records peers peers.checking "
+        "peers.of_flashinfer peers.of_sglang peers.of_transformers peers.of_vllm_v1 "
+        "peers.of_vllm_v2 peers.peer peers.traits provenance publishable_runs quoted "
+        "record_files records resources "
         "result_tables roof run_files session sharded sharded_clocks sharded_model "
         "sharded_rank sharded_records step_models sweep timing workload"
     ),
@@ -245,7 +246,8 @@ ROOMS = {
         "running several_ranks tried_ideas"
     ),
     "report": (
-        "chapters computed_here logit_times measurements published runs sharded_times talk values"
+        "chapters computed_here logit_times measurements published rival_times runs sharded_times "
+        "step_shares talk values"
     ),
     "export": (
         "document formula html markdown navigation notebook pandoc pdf references slides talk"

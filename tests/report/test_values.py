@@ -40,6 +40,8 @@ def found(cpu=None, gpu=None, study=None, **changes) -> Measurements:
         "tried": ideas.load(),
         "logits": measurements.recorded_logits(),
         "sharded": measurements.recorded_sharded(),
+        "peers": measurements.recorded_peers(),
+        "steps": measurements.recorded_steps(),
         "public_model": decoding_speeds.recorded(),
     }
     return Measurements(**{**fields, **changes})
@@ -199,7 +201,7 @@ def data(tmp_path, monkeypatch):
     """A data folder with what is recorded on GPUs alone, and a run on each device."""
     shipped = folders.data_dir()
     place = tmp_path / "data"
-    copied = ("kernels", "logits", "sharded")
+    copied = ("kernels", "logits", "sharded", "peers", "model-step")
     for name in ("benchmarks", "decoding", *copied):
         (place / name).mkdir(parents=True)
     paths = [path for name in copied for path in (shipped / name).glob("*.json")]

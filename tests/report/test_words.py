@@ -88,12 +88,12 @@ def test_what_a_language_leaves_out_or_adds_is_found(second):
     second("problem.md", "[@tab-earlier]", "The table")
     second("phrases.toml", 'csv = "CSV file"\n', "")
     second("phrases.toml", "accepted {accepted}, recovered {recovered}, output", "{word} {output}")
-    second("exhibits.md", "## fig-vocab\n", "## fig-words\n")
+    second("captions.md", "## fig-vocab\n", "## fig-words\n")
     assert differences("xx") == [
         "abstract.md: values: study.usual.acceptance",
         "abstract.md: values: study.usual.expected",
-        "exhibits.md: exhibits: fig-vocab",
-        "exhibits.md: exhibits: fig-words",
+        "captions.md: exhibits: fig-vocab",
+        "captions.md: exhibits: fig-words",
         "phrases.toml: csv",
         "phrases.toml: rule.output {accepted} {output} {recovered} {word}",
         "phrases.toml: rule.output {output} {output} {word} {word}",
@@ -108,7 +108,7 @@ def no_compiler(kind):
 
 def test_a_report_in_a_second_language(second, monkeypatch):
     second("kernels.md", "## The kernel ladder", "## Die Leiter der Kerne")
-    second("exhibits.md", "## fig-ladder\n\nTitle: From", "## fig-ladder\n\nTitle: Von")
+    second("captions.md", "## fig-ladder\n\nTitle: From", "## fig-ladder\n\nTitle: Von")
     second("course.md", "**Recorded** on", "**Aufgezeichnet** auf")
     second("phrases.toml", 'language = "en"', 'language = "de"')
     second("phrases.toml", 'figure = "Figure"', 'figure = "Bild"')
@@ -142,7 +142,7 @@ def chapters_of_the_report():
 def test_the_notebook_shows_every_chapter_and_says_nothing_itself():
     shown = chapters_of_the_report()
     assert len(shown) > 5
-    others = {"exhibits", "macros", "course", "demo", "decoding", "talk"}
+    others = {"captions", "macros", "course", "demo", "decoding", "talk"}
     assert set(shown) == {Path(name).stem for name in templates.uses()} - others
     notebook = nbformat.read(folders.notebooks_dir() / "08_report.ipynb", as_version=4)
     (note,) = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
