@@ -90,7 +90,7 @@ NAMES = {
     "argmax", "mat", "floor", "sofa", "bed", "roof",
     "table", "chair", "dog", "warp", "logits", "top", "CPU", "GPU", "CUDA", "PyTorch", "Python",
     "rank", "graph", "UTC", "commit", "min", "max", "ms", "float32", "bfloat16", "torch", "MB",
-    "kB", "GB", "auto", "NVIDIA", "H200", "miniature",
+    "kB", "GB", "miniature",
 }  # fmt: skip
 """Words that are the same in Chinese: of code, of the example, and units."""
 
