@@ -1,5 +1,5 @@
 # make report   run the notebooks; write report.html, report.pdf, slides.pdf and script.pdf
-# make publish  rebuild the copies of these four in report/, from recorded data alone
+# make publish  rebuild the copies of these four in report/ and report/zh-TW/, from recorded data
 # make test     run the test suite
 # make lint     check style, types, and that the notebooks hold no outputs
 # make lab      open the notebooks in JupyterLab
@@ -28,6 +28,8 @@ VENV = .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
 RECORD ?= data/benchmarks
+# What runs without an installation finds the checkout wherever it goes, and what was there before.
+IN_PLACE = PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}"
 
 .PHONY: report publish test lint lab fuzz sanitize gpu-check measure session clean
 
@@ -36,6 +38,7 @@ report: $(STAMP)
 
 publish: $(STAMP)
 	$(BIN)/rsk report --publish
+	$(BIN)/rsk report --publish --lang zh-TW
 
 # Side by side on up to four cores, then one by one what times something; 5 says "no such test".
 test: $(STAMP)
@@ -56,22 +59,22 @@ fuzz: $(STAMP)
 	$(BIN)/python -m rsk.check --minutes 5
 
 sanitize:
-	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -c "from rsk.sampler import build; build.load('cuda')"
+	$(IN_PLACE) $(PYTHON) -c "from rsk.sampler import build; build.load('cuda')"
 	for tool in memcheck racecheck; do for grid in grid logits_grid; do \
-		PYTHONPATH=.:$$PYTHONPATH compute-sanitizer --tool $$tool \
+		$(IN_PLACE) compute-sanitizer --tool $$tool \
 		--kernel-name kns=rsk --error-exitcode 1 \
 		$(PYTHON) -m rsk.check.$$grid --few || exit 1; done; done
 
 gpu-check:
-	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m rsk.gpu_check $(GPU_CHECK_ARGS)
+	$(IN_PLACE) $(PYTHON) -m rsk.gpu_check $(GPU_CHECK_ARGS)
 
 measure:
-	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m rsk.measure.agreement --save data/kernels/agreement.json
-	-PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m rsk.measure.ideas --save data/kernels/ideas.json
-	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m rsk benchmark --full --save $(RECORD) $(MEASURE_ARGS)
+	$(IN_PLACE) $(PYTHON) -m rsk.measure.agreement --save data/kernels/agreement.json
+	-$(IN_PLACE) $(PYTHON) -m rsk.measure.ideas --save data/kernels/ideas.json
+	$(IN_PLACE) $(PYTHON) -m rsk benchmark --full --save $(RECORD) $(MEASURE_ARGS)
 
 session:
-	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m rsk.measure.session $(SESSION_ARGS)
+	$(IN_PLACE) $(PYTHON) -m rsk.measure.session $(SESSION_ARGS)
 
 clean:
 	rm -rf $(VENV) report/build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

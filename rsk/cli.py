@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 import rsk
 from rsk import options
-from rsk.base import terminal
+from rsk.base import fonts, templates, terminal
 
 DEBUG_VARIABLE = "RSK_DEBUG"
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -82,6 +82,7 @@ def _options(
 
 
 Device = Annotated[str, typer.Option(help="auto (the GPU if there is one), cpu or cuda.")]
+Language = Annotated[str, typer.Option(help="Of the words: the name of a folder in report/.")]
 Seed = Annotated[int, typer.Option(help="Seed of the synthetic data.")]
 
 
@@ -101,6 +102,7 @@ def demo(
     ] = None,
     device: Device = "auto",
     seed: Seed = 0,
+    lang: Language = templates.LANGUAGE,
 ) -> None:
     """Show that the implementations agree, and how fast each is."""
     from rsk.course import demo as demonstration
@@ -113,6 +115,7 @@ def demo(
         device=options.device(device),
         seed=seed,
         console=_console(),
+        language=lang,
     )
 
 
@@ -320,20 +323,19 @@ def report(
             "--publish", help="From recorded data alone, make the copies that report/ holds."
         ),
     ] = False,
-    lang: Annotated[
-        str, typer.Option(help="Language of report and talk: a folder of report/.")
-    ] = "en",
+    lang: Language = templates.LANGUAGE,
     presenter: Annotated[
         str, typer.Option(metavar="NAME", help="Who gives the talk; shown on its title slide.")
     ] = "",
 ) -> None:
     """Run the notebooks, and make the report and the talk."""
-    from rsk.base import templates
     from rsk.course import running
     from rsk.course.parameters import parse_parameters
     from rsk.report import measurements, published, talk
 
-    templates.folder(lang)
+    family = templates.phrases(lang)["font"]
+    if family or fonts.is_needed(presenter):
+        fonts.find(family or fonts.CHINESE)  # or say now what is missing, not after the notebooks
     if publish:
         if param or only or quick is not None or not export:
             raise ValueError("--publish goes with no other option than --output and --lang")

@@ -150,8 +150,13 @@ def run_stage(name: str, device: str, logs: Path, budget_s: float) -> Outcome:
     found = [one.status for one in done] or ["not run"]
     status = max(found, key=[PASSED, "not run", FAILED, OUT_OF_TIME].index)
     counts: Counter[str] = sum((Counter(one.counts) for one in done), Counter())
-    failures = [line for one in done for line in one.failures]
+    failures = [_without_folders(line) for one in done for line in one.failures]
     return Outcome(status, round(time.monotonic() - begin, 1), dict(counts), failures)
+
+
+def _without_folders(line: str) -> str:
+    """A line without the folders of absolute paths: they say nothing beyond this machine."""
+    return re.sub(r"(?<![\w.~:/-])/(?:[^\s/'\":,]+/)+", "", line)
 
 
 # --- the file, the table, the command -------------------------------------------------------------

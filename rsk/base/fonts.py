@@ -20,6 +20,10 @@ CHINESE = "Noto Sans CJK TC"
 PACKAGE = "noto_cjk_sans_otc"
 HINT = "pip install 'rsk[zh]', or on Debian and Ubuntu: apt install fonts-noto-cjk"
 _LETTERS = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
+# A Chinese letter or a run of others, with the punctuation that opens no line and ends none.
+_PIECE = (
+    rf"[（「]*(?:{_LETTERS.pattern}|(?:[^\s{_LETTERS.pattern[1:-1]}]|\u00a0)+)[，。；：、）」]*"
+)
 
 
 class FontError(RuntimeError):
@@ -29,6 +33,50 @@ class FontError(RuntimeError):
 def is_needed(text: str) -> bool:
     """Whether a text has letters, or punctuation, that only :data:`CHINESE` holds."""
     return bool(_LETTERS.search(text))
+
+
+def unbreakable(text: str) -> list[str]:
+    """The pieces of a text inside which no line ends: words, and single Chinese letters."""
+    return re.findall(_PIECE, text)
+
+
+def pieces(text: str) -> list[str]:
+    """The same with the spaces behind them."""
+    return re.findall(rf"{_PIECE}\s*", text)
+
+
+def columns(text: str) -> int:
+    """How wide a text is, in Latin letters: a Chinese one is as wide as two."""
+    return len(text) + len(_LETTERS.findall(text))
+
+
+def wrap(text: str, width: float) -> list[str]:
+    """Lines of a text with Chinese letters, none much shorter than the others.
+
+    Args:
+        text: lines that it has are broken one by one.
+        width: of a line, in matplotlib's bold Latin letters.
+    """
+    lines = []
+    for line in text.splitlines():
+        broken = _filled(line, width)
+        for less in range(int(width), 0, -1):
+            if len(even := _filled(line, less)) > len(broken):
+                break
+            broken = even
+        lines += broken
+    return lines
+
+
+def _filled(line: str, width: float) -> list[str]:
+    lines, used = [""], 0.0
+    for piece in pieces(line):
+        wide = 0.87 * len(piece) + 0.58 * len(_LETTERS.findall(piece))
+        if used and used + wide > width:
+            lines, used = [*lines, ""], 0.0
+        lines[-1] += piece
+        used += wide
+    return lines
 
 
 def _folders() -> Iterator[Path]:

@@ -4,10 +4,10 @@ A sentence stands there once, with Jinja expressions where it names a number::
 
     A call takes {{ gpu.largest.fused.call | us }} instead of {{ gpu.largest.baseline.call | us }}.
 
-The filters are those of :mod:`rsk.base.numbers`; a number without one is written as
-:func:`rsk.base.numbers.number` does. ``say`` holds the macros of ``macros.md``. A file is one text,
-or blocks that begin with ``## name``. Whatever cannot be filled in is a :class:`TemplateError`
-that names the file and the line.
+The filters are those of :mod:`rsk.base.numbers`, and ``label``, which is :func:`labels`; a number
+without one is written as :func:`rsk.base.numbers.number` does. ``say`` holds the macros of
+``macros.md``. A file is one text, or blocks that begin with ``## name``. Whatever cannot be filled
+in is a :class:`TemplateError` that names the file and the line.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LANGUAGE = "en"
 """Of the course, and of the report if no other is asked for."""
 MACROS = "macros.md"
-EXHIBITS = "exhibits.md"
+CAPTIONS = "captions.md"
 """The titles, captions and alt texts of figures, tables and listings, a block for each label."""
 
 
@@ -52,7 +52,7 @@ class Exhibit(NamedTuple):
 
 def languages() -> list[str]:
     """The languages that there are words in."""
-    return sorted(path.parent.name for path in folders.report_dir().glob(f"*/{EXHIBITS}"))
+    return sorted(path.parent.name for path in folders.report_dir().glob(f"*/{CAPTIONS}"))
 
 
 def folder(language: str = LANGUAGE) -> Path:
@@ -125,30 +125,54 @@ def exhibit(label: str, values: Mapping[str, object], language: str = LANGUAGE) 
     """The words of a figure, table or listing.
 
     Args:
-        label: of its block in ``exhibits.md``.
+        label: of its block in ``captions.md``.
         values: what the block may name.
         language: one of :func:`languages`.
 
     Raises:
         TemplateError: as :func:`render`; or the block has no caption.
     """
-    text = render(f"{EXHIBITS}#{label}", values, language)
+    text = render(f"{CAPTIONS}#{label}", values, language)
     found = {"title": "", "caption": "", "alt": ""}
     for part in re.split(r"\n\s*\n", text):
         key, colon, words = part.partition(":")
         if not colon or key.lower() not in found:
             raise TemplateError(
-                f"{EXHIBITS}, {label}: expected Title:, Caption: or Alt:, got {part[:40]!r}"
+                f"{CAPTIONS}, {label}: expected Title:, Caption: or Alt:, got {part[:40]!r}"
             )
         found[key.lower()] = " ".join(words.split())
     if not found["caption"]:
-        raise TemplateError(f"{EXHIBITS}, {label}: it has no caption")
+        raise TemplateError(f"{CAPTIONS}, {label}: it has no caption")
     return Exhibit(**found)
 
 
 def phrases(language: str = LANGUAGE) -> Mapping[str, Any]:
     """Words that the exports put beside numbers, such as "Figure": ``phrases.toml``."""
     return tomllib.loads((folder(language) / "phrases.toml").read_text(encoding="utf-8"))
+
+
+def labels(language: str = LANGUAGE) -> Callable[[str], str]:
+    """What turns an English label of a figure or table into one of a language.
+
+    The code names axes, lines and columns in English. ``[labels]`` in ``phrases.toml`` has them in
+    another language, as in ``"block {}, warp {}" = "區塊 {}、執行緒束 {}"``: ``{}`` stands for any
+    text, which is looked up in its turn, and the first line that fits is taken. What has no line
+    stays as it is, such as the name of a sampler. Line breaks do not count.
+    """
+    lines = [
+        (re.compile("(.+?)".join(map(re.escape, english.split("{}")))), words)
+        for english, words in phrases(language).get("labels", {}).items()
+    ]
+
+    def label(text: str) -> str:
+        one_line = " ".join(text.split())
+        for pattern, words in lines:
+            if match := pattern.fullmatch(one_line):
+                indent = text[: len(text) - len(text.lstrip())]
+                return indent + str(words.format(*map(label, match.groups())))
+        return text
+
+    return label
 
 
 # --- blocks of a file -------------------------------------------------------------------------
@@ -273,6 +297,7 @@ def _environment(where: Path) -> Environment:
         autoescape=False,
     )
     environment.filters.update(FILTERS)
+    environment.filters["label"] = lambda text: labels(where.name)(text)
     return environment
 
 

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rsk.base import templates
+from rsk.base import fonts, templates
 from rsk.base.numbers import digits, duration
 from rsk.check.synthetic import make_batch
 from rsk.course import race
@@ -74,6 +75,7 @@ def run(
     seed: int = 0,
     figure: str | os.PathLike[str] | None = None,
     console: Console | None = None,
+    language: str = templates.LANGUAGE,
 ) -> Demo:
     """Show that the implementations agree, time them in turns, and say why one is fast.
 
@@ -86,36 +88,43 @@ def run(
         figure: file to draw a comparison to, such as ``demo.png`` or ``demo.svg``, measured as
             ``rsk benchmark`` does; needs matplotlib, seaborn and pandas.
         console: where to print; standard output by default.
+        language: of what is printed, and of the figure.
 
     Raises:
-        ValueError: an unknown device, a size out of range, or an unknown kind of figure.
+        ValueError: an unknown device or language, a size out of range, or an unknown kind of
+            figure.
         MeasurementError: the implementations do not agree.
+        FontError: the figure needs one that is missing; says what to install.
     """
     if figure is not None and Path(figure).suffix not in (".png", ".svg", ".pdf"):
         raise ValueError(f"figure: expected a name in .png, .svg or .pdf, got {figure}")
+    if figure is not None and (family := templates.phrases(language)["font"]):
+        fonts.find(family)
     benchmark.check_device(device)
     console = console or Console()
     sweep = Sweep(
         batch_sizes=tuple(batch_sizes), spec_lens=(spec_len,), vocab_sizes=(vocab_size,), seed=seed
     )
     on_gpu = device.startswith("cuda")
-    _say(console, "opening", spec_len=spec_len, vocab_size=vocab_size, on_gpu=on_gpu)
+    say = partial(_say, console, language)
+    say("opening", spec_len=spec_len, vocab_size=vocab_size, on_gpu=on_gpu)
 
     names = available(device)
     agreed = agreement(names, batch_sizes, spec_len, vocab_size, device=device, seed=seed)
-    _say(console, "agreement", agreement=agreed)
+    say("agreement", agreement=agreed)
 
-    _say(console, "times")
+    say("times")
     rows = []
     for i, size in enumerate(batch_sizes):
         batch = make_batch(size, spec_len, vocab_size, device=device, seed=seed + i)
         inputs = Inputs(*batch, seed)
         calls = {name: _until_done(name, inputs, on_gpu) for name in names}
         rows.append(race.race(calls, size, budget_s=RACE_S))
-    console.print(table(rows, on_gpu))
-    console.print(f"  {provenance(device).label}\n", style="dim", highlight=False)
-    _say(console, "certainty", **_certainty(rows, on_gpu))
-    _say(console, "reason", **_reason(rows[-1], inputs, device))
+    console.print(table(rows, on_gpu, language))
+    label = templates.labels(language)(provenance(device).label)
+    console.print(f"  {label}\n", style="dim", highlight=False)
+    say("certainty", **_certainty(rows, on_gpu))
+    say("reason", **_reason(rows[-1], inputs, device))
     if figure is not None:
         from rsk.figures import benchmarks, plotting
 
@@ -125,9 +134,10 @@ def run(
             sweep, device=device, chosen=names, budget_s=FIGURE_S, console=console
         )
         picture = benchmarks.latency_by_batch(found)
-        plotting.entitle(picture.fig, plotting.exhibit(picture).title)
-        picture.fig.savefig(path, dpi=160)
-        console.print(f"Figure: {path}\n", soft_wrap=True)
+        plotting.translate(picture.fig, language)
+        plotting.entitle(picture.fig, plotting.exhibit(picture, language).title)
+        plotting.save(picture.fig, path)
+        console.print(f"{templates.phrases(language)['figure']}: {path}\n", soft_wrap=True)
     return Demo(agreed, rows)
 
 
@@ -144,14 +154,31 @@ def _until_done(name: str, inputs: Inputs, on_gpu: bool) -> Callable[[], object]
     return wait
 
 
-def _say(console: Console, block: str, **values: object) -> None:
+def _say(console: Console, language: str, block: str, **values: object) -> None:
     """Print a block of ``demo.md``: its headings and paragraphs."""
-    for paragraph in templates.render(f"demo.md#{block}", values).split("\n\n"):
+    for paragraph in templates.render(f"demo.md#{block}", values, language).split("\n\n"):
         heading = paragraph.startswith("**") and paragraph.endswith("**")
         text = Text.from_markup(
             re.sub(r"\*\*(.+?)\*\*", r"[bold]\1[/]", paragraph.replace("[", "\\["))
         )
-        console.print(Padding(text, (0, 4, 1, 0 if heading else 2)))
+        padding = 0, 4, 1, 0 if heading else 2
+        text = _broken(text, console.width - padding[1] - padding[3])
+        console.print(Padding(text, padding))
+
+
+def _broken(text: Text, width: int) -> Text:
+    """The text in lines; between Chinese letters any may end, where rich breaks at spaces alone."""
+    if not fonts.is_needed(text.plain):
+        return text
+    lines: list[Text] = []
+    for line in text.split():
+        ends, begin, end = [], 0, 0
+        for piece in fonts.pieces(line.plain):
+            if fonts.columns(line.plain[begin:end] + piece.rstrip()) > width:
+                ends.append(begin := end)
+            end += len(piece)
+        lines += line.divide(ends)
+    return Text("\n").join(lines)
 
 
 def available(device: torch.device | str) -> list[str]:
@@ -198,12 +225,15 @@ def agreement(
     return Agreement(tuple(names), requests, accepted, requests)
 
 
-def table(rows: Sequence[Row], on_gpu: bool) -> Table:
-    """A line for each batch size: the times, and how many times faster the last one is."""
+def table(rows: Sequence[Row], on_gpu: bool, language: str = templates.LANGUAGE) -> Table:
+    """A line for each batch size: the times, and how many times faster the last one is.
+
+    A time that is only known to be no longer stands behind a ≤.
+    """
     drawn = Table(box=None, padding=(0, 2), pad_edge=True)
-    for column in _columns(rows, on_gpu):
+    for column in _columns(rows, on_gpu, language):
         drawn.add_column(column, justify="right")
-    unclear = templates.render("demo.md#unclear")
+    unclear = templates.render("demo.md#unclear", language=language)
     for row in rows:
         last = list(row.times)[-1]
         low, high = row.between(last)
@@ -213,7 +243,10 @@ def table(rows: Sequence[Row], on_gpu: bool) -> Table:
             ratio = f"{digits(low, 2)} – {digits(high, 2)} ×"
         else:
             ratio = unclear
-        times = [duration(time.median) for time in row.times.values()]
+        times = [
+            f"{'' if row.known(name) else '≤ '}{duration(time.median)}"
+            for name, time in row.times.items()
+        ]
         drawn.add_row(str(row.batch_size), *times, ratio)
     return drawn
 
@@ -226,10 +259,10 @@ def recorded(found: Benchmark) -> list[Row]:
     ]
 
 
-def _columns(rows: Sequence[Row], on_gpu: bool) -> list[str]:
+def _columns(rows: Sequence[Row], on_gpu: bool, language: str = templates.LANGUAGE) -> list[str]:
     """The names above the columns, as a class knows them."""
-    names = list(rows[0].times)
-    return templates.render("demo.md#columns", {"names": names, "on_gpu": on_gpu}).split(" | ")
+    values = {"names": list(rows[0].times), "on_gpu": on_gpu}
+    return templates.render("demo.md#columns", values, language).split(" | ")
 
 
 def _certainty(rows: Sequence[Row], on_gpu: bool) -> dict[str, object]:
@@ -237,6 +270,7 @@ def _certainty(rows: Sequence[Row], on_gpu: bool) -> dict[str, object]:
     last = list(rows[0].times)[-1]
     doubtful = [row.batch_size for row in rows if not row.certain(last)]
     return {
+        "too_long": not all(row.known(name) for row in rows for name in row.times),
         "last": _columns(rows, on_gpu)[-2],
         "certainty": race.CERTAINTY,
         "doubtful": doubtful,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rsk.base.numbers import DASH, number
+from rsk.base.templates import LANGUAGE, labels
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -16,8 +17,9 @@ def cells(
     frame: DataFrame,
     formats: Mapping[str, str | Callable[[Any], str]] | None,
     label: str = "",
+    language: str = LANGUAGE,
 ) -> dict[str, Any]:
-    """Columns, alignment ("right" for numbers) and rows of a frame, all cells as text."""
+    """Columns, alignment ("right" for numbers) and rows of a frame, all as text in a language."""
     import pandas as pd
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
@@ -38,14 +40,15 @@ def cells(
             return number(value)
         return str(rule(value)) if callable(rule) else format(value, rule).replace("-", "−")
 
+    translated = labels(language)
     columns = list(frame.columns)
     right = [is_numeric_dtype(frame[c]) and not is_bool_dtype(frame[c]) for c in columns]
     rows = [
-        [show(column, value) for column, value in zip(columns, row, strict=True)]
+        [translated(show(column, value)) for column, value in zip(columns, row, strict=True)]
         for row in frame.astype(object).itertuples(index=False, name=None)
     ]
     return {
-        "columns": [str(column) for column in columns],
+        "columns": [translated(str(column)) for column in columns],
         "align": ["right" if number_column else "left" for number_column in right],
         "rows": rows,
     }

@@ -74,7 +74,7 @@ def figure(
         caption: Markdown: what is shown and under which conditions.
         alt: plain text that says what a reader would see in the picture.
         values: instead of caption and alt text, the values for those, and for the title, in
-            ``report/<language>/exhibits.md``; as in a :class:`rsk.figures.plotting.Picture`.
+            ``report/<language>/captions.md``; as in a :class:`rsk.figures.plotting.Picture`.
         data: the numbers behind the picture: a table below it in the HTML, a file attached to
             the PDF.
         block: of the words there, if not the one called like the label.
@@ -95,13 +95,14 @@ def figure(
         raise ValueError(f"figure {label!r} is empty: it has no axes")
     if values is not None:
         title, caption, alt = templates.exhibit(block or label, values, language)
+        plotting.translate(fig, language)
         if title:
             plotting.entitle(fig, title)
     caption, alt = _text(caption, "caption", label), _text(alt, "alt text", label)
     content: dict[str, Any] = {"kind": "figure", "caption": caption, "alt": alt}
     content["interactive"] = interactive
     if data is not None:
-        content["data"] = {**frames.cells(data, None), "csv": frames.csv(data)}
+        content["data"] = frames.cells(data, None, language=language) | {"csv": frames.csv(data)}
     name = labels.claim(label, "figure", language)
     content["label"] = label
 
@@ -135,10 +136,10 @@ def table(
         frame: one row a line; column names are the headings.
         label: unique in the notebook, such as ``"tab-latency"``.
         caption: Markdown.
-        values: instead of the caption, the values for it in ``exhibits.md``, as for :func:`figure`.
+        values: instead of the caption, the values for it in ``captions.md``, as for :func:`figure`.
         formats: for some columns a format specification (``".1f"``, ``".0%"``) or a function from
             value to text.
-        language: of the caption.
+        language: of the words; the frame's are in English.
 
     Raises:
         ValueError: no label or one that is taken, an empty caption, an empty frame, columns in
@@ -147,7 +148,7 @@ def table(
     if values is not None:
         caption = templates.exhibit(label, values, language).caption
     caption = _text(caption, "caption", label)
-    content = {"kind": "table", "caption": caption, **frames.cells(frame, formats, label)}
+    content = frames.cells(frame, formats, label, language) | {"kind": "table", "caption": caption}
     if not content["rows"]:
         raise ValueError(f"table {label!r} is empty: it has no rows")
     name = labels.claim(label, "table", language)
@@ -180,19 +181,20 @@ def prose(text: str, /, **values: object) -> None:
     markdown(templates.fill(text, values))
 
 
-def undone(what: str, reason: object) -> None:
+def undone(what: str, reason: object, language: str = templates.LANGUAGE) -> None:
     """Say that this chapter could not do a part of its work; ``rsk report`` then fails, naming it.
 
     Args:
         what: the work, such as the name of a kernel.
         reason: why not: an error, or a text.
+        language: of the words.
     """
     lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
     because = lines[0] if lines else type(reason).__name__
     if because.endswith(":") and len(lines) > 1:  # of a compiler, what it says first
         because += f" {lines[1]}"
-    text = templates.render("course.md#undone", {"what": what, "because": because})
-    markdown(text, undone=f"{what}: {because}")
+    text = templates.render("course.md#undone", {"what": what, "because": because}, language)
+    markdown(text, language, undone=f"{what}: {because}")
 
 
 def passage(name: str, /, *, language: str = templates.LANGUAGE, **values: object) -> None:
@@ -258,6 +260,7 @@ def source(
     *,
     label: str | None = None,
     caption: str | None = None,
+    language: str = templates.LANGUAGE,
 ) -> None:
     """Show a real source file of this project, or a part of it: read now, never a copy.
 
@@ -268,6 +271,7 @@ def source(
             between the comments ``region NAME`` and ``endregion``. Default: the whole file.
         label: makes it a numbered listing that can be referred to, such as ``"lst-kernel"``.
         caption: Markdown; needed with a label.
+        language: of the words around it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -283,26 +287,21 @@ def source(
     where = excerpt.shown_name(path)
     if name is not None:
         first, last = excerpt.part(text, name, path.suffix, where)
-        where += f", lines {first} to {last}"
+        where += templates.phrases(language)["lines"].format(first, last)
     lines = text.splitlines()[first - 1 : last]
     code = excerpt.dedented(excerpt.without_markers(lines))
-    language = excerpt.language(path)
-    content: dict[str, Any] = {
-        "kind": "source",
-        "code": code,
-        "language": language,
-        "where": where,
-    }
+    written_in = excerpt.language(path)
+    content = {"kind": "source", "code": code, "language": written_in, "where": where}
     heading = f"`{where}`"
     if label is not None:
         content["caption"] = caption = _text(caption or "", "caption", label)
-        name = labels.claim(label, "listing")
+        name = labels.claim(label, "listing", language)
         content["label"] = label
-        heading = f"**{name}.** {labels.read_aloud(caption)} {heading}"
+        heading = f"**{name}.** {labels.read_aloud(caption, language)} {heading}"
     elif caption is not None:
         raise ValueError("source: a caption needs a label")
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", code + " ` ")))
-    shown = {"cuda": "cpp"}.get(language, language)
+    shown = {"cuda": "cpp"}.get(written_in, written_in)
     _display(
         {
             "text/markdown": f"{heading}\n\n{fence}{shown}\n{code}\n{fence}",
@@ -312,7 +311,9 @@ def source(
     )
 
 
-def tokens(runs: Iterable[tuple[str, str]], *, label: str, caption: str) -> None:
+def tokens(
+    runs: Iterable[tuple[str, str]], *, label: str, caption: str, language: str = templates.LANGUAGE
+) -> None:
     """Publish generated text with each run marked by where its tokens came from.
 
     Args:
@@ -321,6 +322,7 @@ def tokens(runs: Iterable[tuple[str, str]], *, label: str, caption: str) -> None
             accepted draft).
         label: unique in the notebook, such as ``"lst-text"``.
         caption: Markdown.
+        language: of the words around the text.
 
     Raises:
         ValueError: no text, an unknown kind, no label or one that is taken, an empty caption.
@@ -334,7 +336,8 @@ def tokens(runs: Iterable[tuple[str, str]], *, label: str, caption: str) -> None
             f"expected one of {', '.join(TOKEN_KINDS)}"
         )
     caption = _text(caption, "caption", label)
-    name = labels.claim(label, "listing")
+    name = labels.claim(label, "listing", language)
+    words = templates.phrases(language)
     styles = {
         "accepted": "background:#cfe8d5;color:#000",
         "recovered": "background:#ffd9b8;color:#000;text-decoration:underline",
@@ -343,11 +346,12 @@ def tokens(runs: Iterable[tuple[str, str]], *, label: str, caption: str) -> None
     spans = "".join(
         f'<span style="{styles.get(kind, "")}">{html.escape(text)}</span>' for text, kind in pairs
     )
-    legend = " ".join(f'<span style="{style}">{kind}</span>' for kind, style in styles.items())
+    legend = (f'<span style="{style}">{words[kind]}</span>' for kind, style in styles.items())
     _display(
         {
             "text/html": f'<pre style="white-space:pre-wrap">{spans}</pre>'
-            f"<p><b>{name}.</b> {html.escape(labels.read_aloud(caption))} ({legend})</p>",
+            f"<p><b>{name}.</b> {html.escape(labels.read_aloud(caption, language))} "
+            f"({' '.join(legend)})</p>",
             "text/plain": "".join(text for text, _ in pairs),
             MIME: {"kind": "tokens", "runs": pairs, "label": label, "caption": caption},
         }

@@ -77,12 +77,15 @@ class Row(NamedTuple):
         base, other = self.times[BASELINE], self.times[name]
         return base.low / other.high, base.high / other.low
 
+    def known(self, name: str) -> bool:
+        """Whether there are rounds enough to tell that nothing disturbed most of them."""
+        return self.rounds >= FEWEST and self.times[name].quiet
+
     def certain(self, name: str) -> bool:
         """Whether the ratio is known to :data:`CERTAINTY`, and nothing disturbed its times."""
-        base, other = self.times[BASELINE], self.times[name]
         low, high = self.between(name)
         reach = math.sqrt(high / low)
-        return self.rounds >= FEWEST and reach <= 1 + CERTAINTY and base.quiet and other.quiet
+        return reach <= 1 + CERTAINTY and self.known(BASELINE) and self.known(name)
 
     @property
     def settled(self) -> bool:

@@ -172,12 +172,14 @@ def load(folder: str | os.PathLike[str], target: PreTrainedModel) -> PreTrainedM
 
 def _empty(target: PreTrainedModel, layers: int, known: Tensor) -> Any:
     """A draft whose layers are still to be filled, with the target's embedding as its own."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig
+
+    from rsk.decode.lean_llama import LeanLlama
 
     theirs: Any = target
     config = LlamaConfig(**{**theirs.config.to_dict(), "num_hidden_layers": layers})
     config.tie_word_embeddings = False
-    draft: Any = LlamaForCausalLM(config)
+    draft: Any = LeanLlama(config)
     output = theirs.get_output_embeddings().weight
     draft.lm_head = KnownTokensHead(output, known.to(output.device))
     draft = draft.to(device=target.device, dtype=target.dtype)

@@ -64,7 +64,7 @@ def run(
         draft: folder or hub id, or "ngram"; by default the one that ships for the target, or
             "ngram".
         spec_len: K, draft tokens per step, or "auto".
-        lookup: prompt lookup where it finds something, the draft elsewhere.
+        lookup: prompt lookup where the last three tokens occurred before, else the draft.
         max_new_tokens: at most so many new tokens.
         temperature: 0 is greedy.
         top_k: 0 means all.

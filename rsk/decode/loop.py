@@ -129,7 +129,8 @@ def speculative_generate(
         spec_len: K, draft tokens per step, 0 to 128; 0 is plain decoding; "auto" measures what
             pays (:class:`rsk.decode.speculation_length.MeasuredLength`), and then a seed does not
             repeat a sampled text.
-        lookup: propose as "ngram" does where that finds something, and with the draft elsewhere.
+        lookup: propose as "ngram" does where the last three tokens occurred before, and with the
+            draft elsewhere.
         max_new_tokens: at most so many new tokens per prompt.
         temperature: as are the next four, applied to both models; 0 is greedy.
         top_k: sample among the k most probable tokens; 0 means all.

@@ -76,7 +76,7 @@ def write(document: Document, navigation: str = "") -> str:
 def _keep_together(body: str) -> str:
     """No line break between a formula and the punctuation beside it."""
     return re.sub(
-        r'(\(?)(<svg role="img".*?</svg>)([.,;:!?)]*)',
+        r'([(（「]?)(<svg role="img".*?</svg>)([.,;:!?)，。；：、）」]*)',
         lambda m: f'<span class="whole">{m[0]}</span>' if m[1] or m[3] else m[0],
         body,
         flags=re.DOTALL,
@@ -234,12 +234,12 @@ def _tokens(item: Tokens, phrases: Phrases) -> list[Node]:
         f'<span class="{escape(kind)}">{escape(text)}</span>' for text, kind in item.runs
     )
     kinds = dict.fromkeys(kind for _, kind in item.runs if kind != "prompt")
-    legend = ", ".join(f'<span class="{kind}">{escape(phrases[kind])}</span>' for kind in kinds)
-    legend = f"{escape(phrases['marked'])}: {legend}."
+    marks = (f'<span class="{kind}">{escape(phrases[kind])}</span>' for kind in kinds)
+    legend = escape(phrases["marked"]).format(escape(phrases["comma"]).join(marks))
     opening = f'<figure class="tokens" id="{escape(item.label)}">'
     caption = [
         *_captioned(item, phrases),
-        raw("html", f' <span class="legend">{legend}</span>'),
+        raw("html", f'<span class="legend">{legend}</span>'),
     ]
     return _enclosed(opening, caption, f'<div class="text">{spans}</div></figure>')
 

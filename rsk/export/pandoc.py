@@ -17,7 +17,10 @@ NO_ATTRIBUTES: list[Any] = ["", [], []]
 """A node without identifier, classes and other attributes."""
 
 # What JupyterLab renders, and no more: other Markdown would read differently there.
-MARKDOWN = "commonmark+tex_math_dollars+pipe_tables+strikeout+task_lists+autolink_bare_uris"
+MARKDOWN = (
+    "commonmark+tex_math_dollars+pipe_tables+strikeout+task_lists+autolink_bare_uris"
+    "+east_asian_line_breaks"  # a line that ends between two Chinese letters is no space
+)
 
 
 class PandocError(RuntimeError):

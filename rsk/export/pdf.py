@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -188,8 +190,8 @@ def _fitting_size(cell: Cell, columns: int, rows: list[Any]) -> float:
     for _, entries in rows:
         if len(entries) == columns:  # rows with merged cells do not say which column is wide
             for at, entry in enumerate(entries):
-                words = pandoc.plain(entry[4]).split()
-                longest[at] = max([longest[at], *map(len, words)])
+                words = fonts.unbreakable(pandoc.plain(entry[4]))
+                longest[at] = max([longest[at], *map(fonts.columns, words)])
     for size in TABLE_SIZES:
         if sum(longest) * size * _EM + columns * _CELL_PADDING <= TEXT_WIDTH:
             return size
@@ -283,10 +285,14 @@ def _compile(
 
     system_fonts = False
     family = document.phrases["font"]
-    found = [str(fonts.find(family)[0].parent)] if family else []
+    if not family and fonts.is_needed(body):  # a name in Chinese, in a text in another language
+        with contextlib.suppress(fonts.FontError):
+            family = fonts.find() and fonts.CHINESE
     with tempfile.TemporaryDirectory(prefix="rsk-report-") as name:
         folder = Path(name)
-        (folder / "phrases.typ").write_text(_phrases(document.phrases), encoding="utf-8")
+        if family:  # alone: no other weight beside it is taken, and pages look alike everywhere
+            shutil.copy(fonts.find(family)[0], folder)
+        (folder / "phrases.typ").write_text(_phrases({**document.phrases, "font": family}), "utf-8")
         for template in templates:
             (folder / template).write_bytes((folders.style_dir() / template).read_bytes())
         for file, content in files.items():
@@ -299,7 +305,7 @@ def _compile(
                     root=str(folder),
                     # Typst's own fonts: the same pages on every machine.
                     ignore_system_fonts=not system_fonts,
-                    font_paths=found,
+                    font_paths=[name] if family else [],
                     **options,
                 )
             except typst.TypstError as error:

@@ -299,8 +299,9 @@ class _Reader:
             count = end - start + 1
             raise place.error(f"{name}: {count} lines; a slide shows at most {MOST_LINES} of code")
         code = excerpt.dedented(lines[start : end + 1])
-        span = f"lines {start + 1} to {end + 1}" if end > start else f"line {start + 1}"
-        where = f"{excerpt.shown_name(path)}, {span}"
+        phrases = templates.phrases(self.material.language)
+        span = phrases["lines" if end > start else "line"].format(start + 1, end + 1)
+        where = f"{excerpt.shown_name(path)}{span}"
         language = excerpt.language(path)
         return {"t": "Div", "c": [["", ["source"], [["where", where]]], [
             {"t": "CodeBlock", "c": [["", [language], []], code]}

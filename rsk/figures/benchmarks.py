@@ -1,7 +1,7 @@
 """The figures of a benchmark's records, in the style of :mod:`rsk.figures.plotting`.
 
 Each function returns a :class:`rsk.figures.plotting.Picture`: the figure, the values for its words,
-which are in ``exhibits.md``, and the numbers as a table. A notebook publishes it with
+which are in ``captions.md``, and the numbers as a table. A notebook publishes it with
 ``publish.figure(**benchmarks.latency_by_batch(benchmark)._asdict())``. What is drawn of a time or a
 ratio is its median over the runs, with a bar from the least to the most of them.
 """

@@ -22,6 +22,8 @@ from rsk.measure.over_runs import OverRuns
 from rsk.sampler import registry
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -62,7 +64,7 @@ class Picture(NamedTuple):
     data: pd.DataFrame
     """The numbers behind it."""
     block: str = ""
-    """The block of ``exhibits.md`` that holds its words, if not the one called like the label."""
+    """The block of ``captions.md`` that holds its words, if not the one called like the label."""
     interactive: str = ""
     """The script in ``report/style`` that takes its place on a page, if there is one."""
 
@@ -88,6 +90,12 @@ def png(fig: Figure) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
+def save(fig: Figure, path: Path) -> None:
+    """Write a figure to a file, of the kind that its name says."""
+    _with_glyphs(fig)
+    fig.savefig(path, dpi=PNG_DPI)
+
+
 def svg(fig: Figure) -> tuple[str, tuple[float, float]]:
     """A figure as SVG, the same bytes every time, and its width and height in points."""
     import matplotlib as mpl
@@ -97,7 +105,8 @@ def svg(fig: Figure) -> tuple[str, tuple[float, float]]:
     # Text as outlines: the same picture in every reader. A fixed salt and no date: the same bytes.
     with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "rsk"}):
         fig.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    text = buffer.getvalue()
+    # Hundredths of a point are enough, and half as many bytes.
+    text = re.sub(r' d="[^"]+"', lambda d: re.sub(r"(\.\d\d)\d+", r"\1", d[0]), buffer.getvalue())
     width = re.search(r'\bwidth="([\d.]+)pt"', text)
     height = re.search(r'\bheight="([\d.]+)pt"', text)
     assert width and height, "matplotlib writes the size of an SVG in points"
@@ -143,22 +152,27 @@ def axes(height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
 def entitle(fig: Figure, title: str) -> None:
     """Put a sentence above a figure, on as many lines as it needs."""
     title = title.replace(" = ", "\u00a0=\u00a0")  # never broken at the equals sign
-    wrapped = "\n".join(_wrapped(title))
+    wrapped = "\n".join(wrap(title, TITLE_WIDTH))
     fig.suptitle(wrapped, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
 
 
-def _wrapped(title: str) -> list[str]:
-    """Lines of a title: Chinese letters are two wide, and a line may end after any of them."""
-    if not fonts.is_needed(title):
-        return textwrap.wrap(title, TITLE_WIDTH)
-    lines, width = [""], 0
-    for piece in re.findall(r"[\x21-\x7e]+\s*|.", title):
-        wide = 2 * len(piece) if fonts.is_needed(piece) else len(piece)
-        if width + wide > TITLE_WIDTH and piece not in "，。；：、）」":
-            lines, width = [*lines, ""], 0
-        lines[-1] += piece
-        width += wide
-    return lines
+def translate(fig: Figure, language: str) -> None:
+    """Name what a figure shows in a language; ticks, which show names and numbers, stay."""
+    from matplotlib.text import Text
+
+    label = templates.labels(language)
+    for text in fig.findobj(Text):
+        text.set_text(label(text.get_text()))
+    for ax in fig.axes:
+        for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
+            handle.set_label(label(name))
+        if fonts.is_needed(ax.get_ylabel()):
+            ax.set_ylabel("\n".join(wrap(ax.get_ylabel(), LABEL_WIDTH)))
+
+
+def wrap(text: str, columns: int) -> list[str]:
+    """Lines of a text, of at most so many letters; between Chinese ones any line may end."""
+    return (fonts.wrap if fonts.is_needed(text) else textwrap.wrap)(text, columns)
 
 
 def _with_glyphs(fig: Figure) -> None:
@@ -168,12 +182,17 @@ def _with_glyphs(fig: Figure) -> None:
         FontError: it is missing.
     """
     from matplotlib.font_manager import fontManager
+    from matplotlib.patheffects import PathPatchEffect
     from matplotlib.text import Text
 
     for text in fig.findobj(Text):
         if fonts.is_needed(text.get_text()):
             if fonts.CHINESE not in fontManager.get_font_names():
                 fontManager.addfont(fonts.face())
+            if text.get_fontweight() == "bold":  # it has one weight: an outline makes it heavier
+                color = text.get_color()
+                outlined = PathPatchEffect(facecolor=color, edgecolor=color, linewidth=0.3)
+                text.set_path_effects([outlined])
             text.set(fontfamily=["DejaVu Sans", fonts.CHINESE], fontweight="normal")
 
 

@@ -1,15 +1,20 @@
-"""Tables of recorded times: the kernels rung by rung, from logits, on several GPUs."""
+"""Tables of recorded times: kernels rung by rung, from logits, on several GPUs, of decoding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rsk.base.numbers import DASH, byte_size, digits, duration, over_runs, share
+from rsk.base.numbers import DASH, byte_size, digits, duration, fixed, over_runs, share
+from rsk.decode.decoding_speeds import BOTH, MEASURED, PLAIN, DecodingSpeeds
+from rsk.decode.loading import NGRAM
+from rsk.decode.speculation_length import AUTO
 from rsk.figures.tables import Table
 from rsk.measure.comparison import usual_line
 from rsk.measure.logits_benchmark import LogitsBenchmark, Result
-from rsk.measure.over_runs import Series
+from rsk.measure.model_step import ModelStepRecord, Step
+from rsk.measure.over_runs import OverRuns, Series
+from rsk.measure.peer_records import OURS, PeersRecord
 from rsk.measure.records import Benchmark
 from rsk.measure.sharded_records import Sharded, Times
 from rsk.sampler import registry
@@ -104,3 +109,123 @@ def sharded(found: Sharded, vocab_size: int) -> Table:
 
 def _graph(times: Times | None) -> str:
     return DASH if times is None else duration(times.graph.median_us)
+
+
+def rivals(benchmark: Benchmark, run: object, names: Sequence[str]) -> Table:
+    """Time of ours, of the PyTorch versions, of Triton and of the peers, at three batch sizes.
+
+    Args:
+        benchmark: of a GPU.
+        run: for the caption.
+        names: of the implementations, in the order of the rows; those not measured are left out.
+    """
+    import pandas as pd
+
+    line = usual_line(benchmark)
+    sizes = [size for size in BATCH_SIZES if size in line]
+    rows = []
+    for name in names:
+        found = {size: line[size][name] for size in sizes if name in line[size]}
+        if not found:
+            continue
+        row = {"sampler": name}
+        for size in sizes:
+            one = found.get(size)
+            is_timed = one is not None and one.device.clock != one.call.clock
+            row[f"B = {size}"] = over_runs(one.device) if one and is_timed else DASH
+        smallest = found[min(found)]
+        row[f"B = {smallest.batch_size}, call to result"] = over_runs(smallest.call)
+        rows.append(row)
+    record = next(iter(line[sizes[-1]].values()))
+    return Table(pd.DataFrame(rows), "tab-rivals", {"record": record, "run": run})
+
+
+PROMISES = {
+    "repeats": "same call, same result",
+    "seeds": "a seed for each request",
+    "batch_invariant": "same tokens in another batch",
+    "ragged": "drafts of different lengths",
+    "equal_laws": "rejected where p = q",
+    "nan": "a row of NaN",
+}
+"""Rows of the table of what was tried; the keys are those of :class:`rsk.measure.peers.traits`."""
+
+
+def promises(found: PeersRecord) -> Table:
+    """What each interface keeps, as it was tried: a column for each sampler."""
+    import pandas as pd
+
+    frame = pd.DataFrame({"": list(PROMISES.values())})
+    for one in found.found:
+        if one.traits is not None:
+            told = (getattr(one.traits, key) for key in PROMISES)
+            frame[one.name] = [text.split(":")[0] for text in told]
+    versions = {one.name: one.version for one in found.found if one.version}
+    return Table(frame, "tab-promises", {"versions": versions})
+
+
+def rivals_from_logits(found: PeersRecord) -> Table:
+    """Ours and the peers from logits, a row for each kind of batch."""
+    import pandas as pd
+
+    rows = []
+    for batch_size, vocab_size, ways in found.kinds:
+        row: dict[str, object] = {"B": batch_size, "V": vocab_size, "filters": ways}
+        for name in found.names:
+            taken = found.times(name, (batch_size, vocab_size, ways))
+            row[name] = DASH if taken is None else over_runs(taken, digits)
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    nothing = [name for name in frame if (frame[name] == DASH).all()]
+    values = {"runs": found.runs, "ours": OURS}
+    return Table(frame.drop(columns=nothing), "tab-rivals-logits", values)
+
+
+def shares_of_a_step(found: ModelStepRecord) -> Table:
+    """What a decoding step takes with each sampler, and the sampler's part of it."""
+    import pandas as pd
+
+    cells: dict[tuple[str, int], dict[str, list[Step]]] = {}
+    for step in found.steps:
+        of_pair = cells.setdefault((step.pair, step.batch_size), {})
+        of_pair.setdefault(step.sampler, []).append(step)
+    rows = []
+    for (pair, batch_size), by_sampler in cells.items():
+        row: dict[str, object] = {"models": pair, "B": batch_size}
+        for name, steps in by_sampler.items():
+            whole = OverRuns({step.run: step.step.median_us for step in steps})
+            part = OverRuns({step.run: step.share for step in steps})
+            row[name] = f"{duration(whole.median)}, {share(part)}"
+        rows.append(row)
+    first = found.steps[0]
+    values = {"spec_len": first.spec_len, "context": first.context}
+    return Table(pd.DataFrame(rows), "tab-step-shares", values)
+
+
+def public_model(records: Sequence[DecodingSpeeds]) -> Table:
+    """What each way of drafting brings: a row for each machine, temperature, draft and K."""
+    import pandas as pd
+
+    rows = []
+    for speeds in records:
+        for temperature in speeds.temperatures:
+            for draft, spec_len in speeds.ways(temperature):
+                way = (temperature, draft, spec_len)
+                gains, rate = speeds.speed_ups(*way), speeds.acceptance(*way)
+                plain = draft == PLAIN
+                rows.append(
+                    {
+                        "on": speeds.provenance.machine,
+                        "temperature": temperature,
+                        "draft": {NGRAM: "lookup", BOTH: "lookup or model"}.get(draft, draft),
+                        "K": DASH if plain else AUTO if spec_len == MEASURED else str(spec_len),
+                        "accepted": DASH if plain else fixed(rate, 2),
+                        "tokens per pass": fixed(speeds.tokens_per_pass(*way), 2),
+                        "time per token": duration(speeds.seconds_per_token(*way) * 1e6),
+                        "speed-up": DASH
+                        if plain
+                        else f"{fixed(speeds.speed_up(*way), 2)} "
+                        f"({fixed(min(gains), 2)} – {fixed(max(gains), 2)})",
+                    }
+                )
+    return Table(pd.DataFrame(rows), "tab-public-model", {"records": records})

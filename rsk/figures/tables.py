@@ -1,4 +1,4 @@
-"""The tables of the report and the course, as data frames; their captions are in ``exhibits.md``.
+"""The tables of the report and the course, as data frames; their captions are in ``captions.md``.
 
 A notebook publishes one with ``publish.table(**tables.times(benchmark, run)._asdict())``.
 """
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rsk.base import numbers
 from rsk.base.numbers import DASH, byte_size, digits, over_runs, share
-from rsk.base.templates import LANGUAGE, phrases
 from rsk.figures.plotting import CLOCKS
 from rsk.measure import comparison, latency
 from rsk.measure.comparison import BASELINE, usual_line
@@ -122,14 +121,13 @@ def _one_place(rows: list[dict[str, Any]]) -> DataFrame:
     return _frame(rows) if len(places) > 1 else _frame(rows).drop(columns="on", errors="ignore")
 
 
-def kernels(benchmark: Benchmark, run: object, language: str = LANGUAGE) -> Table:
+def kernels(benchmark: Benchmark, run: object) -> Table:
     """The kernels, what each adds to the one before, and its time on a GPU; a dash without one."""
     found = last_on_line(benchmark)
-    translated = phrases(language).get("ideas", {})
     rows = [
         {
             "kernel": name,
-            "its idea": translated.get(name, entry.idea),
+            "its idea": entry.idea,
             "time on the device": over_runs(found[name].device) if name in found else DASH,
             "of the roof": share(found[name].roof_share) if name in found else DASH,
         }

@@ -24,7 +24,7 @@ from rsk.figures import benchmarks, decoding, memory_access, record_tables, tabl
 from rsk.figures.lessons import acceptance_rule, law
 from rsk.figures.plotting import Picture
 from rsk.figures.tables import Table
-from rsk.report import measurements, values
+from rsk.report import measurements, rival_times, values
 from rsk.report.computed_here import Here
 from rsk.report.runs import Run
 from rsk.report.sharded_times import ShardedTimes
@@ -56,7 +56,7 @@ class Report:
         self.found = measurements.gather(results.results_dir())
         self.here = Here(device, seed, examples=20 if quick else 200)
         self.values = values.report(self.found, self.here)
-        self._tables = _tables(self.found, language)
+        self._tables = _tables(self.found)
         self._figures = _figures(self.found, self.here)
 
     def show(self, name: str) -> None:
@@ -97,14 +97,14 @@ class Report:
             case "source":
                 pairs = dict(pair.split("=", 1) for pair in shlex.split(about))
                 caption = templates.exhibit(pairs["label"], {}, self.language).caption
-                publish.source(name, pairs["part"], label=pairs["label"], caption=caption)
+                publish.source(name, pairs["part"], label=pairs["label"], caption=caption, **given)
             case "undone":
                 obstacle = {"kernels": self.here}[name].kernels.obstacle
-                publish.undone("cuda/*.cu", obstacle)
+                publish.undone("cuda/*.cu", obstacle, **given)
             case "tokens":
                 written = {"lst-text": self.here}[name].written
                 shown = templates.exhibit(name, {"written": written}, self.language)
-                publish.tokens(written.runs, label=name, caption=shown.caption)
+                publish.tokens(written.runs, label=name, caption=shown.caption, **given)
             case "banner":
                 sources: Mapping[str, measurements.Source[Any]] = {
                     "cpu": self.found.cpu,
@@ -122,15 +122,20 @@ def _who_reads(kernel: str) -> Picture:
     return memory_access.who_reads(python_kernels.reading(kernel))
 
 
-def _tables(found: measurements.Measurements, language: str) -> dict[str, Callable[[], Table]]:
+def _tables(found: measurements.Measurements) -> dict[str, Callable[[], Table]]:
     cpu, gpu = Run(found.cpu), Run(found.gpu)
     return {
         "tab-solutions": lambda: tables.solutions(cpu.benchmark, cpu),
-        "tab-kernels": lambda: tables.kernels(gpu.benchmark, gpu, language),
+        "tab-kernels": lambda: tables.kernels(gpu.benchmark, gpu),
         "tab-rungs": lambda: record_tables.rungs(gpu.benchmark, gpu),
         "tab-ideas": lambda: tried_ideas.table(found.tried),
         "tab-from-logits": lambda: record_tables.from_logits(found.logits),
         "tab-sharded": lambda: _sharded(ShardedTimes(found.sharded)),
+        "tab-rivals": lambda: record_tables.rivals(gpu.benchmark, gpu, rival_times.rows()),
+        "tab-promises": lambda: record_tables.promises(found.peers),
+        "tab-rivals-logits": lambda: record_tables.rivals_from_logits(found.peers),
+        "tab-step-shares": lambda: record_tables.shares_of_a_step(found.steps),
+        "tab-public-model": lambda: record_tables.public_model(found.public_model),
         "tab-times": lambda: tables.times(cpu.benchmark, cpu),
         "tab-yardsticks": lambda: tables.yardsticks(gpu.benchmark),
         "tab-yardsticks-cpu": lambda: tables.yardsticks(cpu.benchmark)._replace(

@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from rsk.base import folders
+from rsk.decode import decoding_speeds
+from rsk.decode.decoding_speeds import DecodingSpeeds
 from rsk.decode.study import Study
 from rsk.measure import agreement, ideas, provenance, publishable_runs, resources
 from rsk.measure.agreement import Grid
 from rsk.measure.ideas import Ideas
 from rsk.measure.logits_benchmark import LogitsBenchmark
+from rsk.measure.model_step import ModelStepRecord
+from rsk.measure.peer_records import PeersRecord
 from rsk.measure.quoted import Quoted
 from rsk.measure.records import Benchmark, RecordError, parse
 from rsk.measure.resources import ResourceTable
@@ -26,7 +30,7 @@ from rsk.measure.sharded_records import Sharded
 from rsk.sampler.api import BACKENDS
 
 T = TypeVar("T", Benchmark, Study)
-F = TypeVar("F", LogitsBenchmark, Sharded)
+F = TypeVar("F", LogitsBenchmark, Sharded, PeersRecord, ModelStepRecord)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,12 @@ class Measurements:
     """On a GPU."""
     sharded: Sharded
     """On several."""
+    peers: PeersRecord
+    """Samplers of other projects."""
+    steps: ModelStepRecord
+    """Decoding steps of models at real scale."""
+    public_model: list[DecodingSpeeds]
+    """Of a public model with the draft that ships for it, by machine."""
     set_aside: tuple[str, ...] = ()
     """What this run measured and may not be published, each with its reason."""
 
@@ -108,6 +118,9 @@ def gather(results: Path | None = None) -> Measurements:
         tried=ideas.load(),
         logits=recorded_logits(),
         sharded=recorded_sharded(),
+        peers=recorded_peers(),
+        steps=recorded_steps(),
+        public_model=decoding_speeds.recorded(),
         set_aside=tuple(set_aside),
     )
 
@@ -149,6 +162,24 @@ def recorded_sharded() -> Sharded:
         RecordError: there are none, or a file is damaged.
     """
     return _newest(Sharded, "sharded", lambda one: one.backend == "nccl")
+
+
+def recorded_peers() -> PeersRecord:
+    """The newest record of other projects' samplers on a GPU.
+
+    Raises:
+        RecordError: there are none, or a file is damaged.
+    """
+    return _newest(PeersRecord, "peers", lambda one: one.provenance.device == "cuda")
+
+
+def recorded_steps() -> ModelStepRecord:
+    """The newest decoding steps of models at real scale on a GPU.
+
+    Raises:
+        RecordError: there are none, or a file is damaged.
+    """
+    return _newest(ModelStepRecord, "model-step", lambda one: one.provenance.device == "cuda")
 
 
 def _newest(kind: type[F], folder: str, is_of_gpus: Callable[[F], bool]) -> F:

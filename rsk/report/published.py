@@ -44,11 +44,10 @@ def rebuild(
     """
     elsewhere = {}
     if folder is None:
-        top = folders.checkout()
-        if top is None:
+        if folders.checkout() is None:
             raise ValueError("--publish writes to report/ of a checkout; else name an --output")
         elsewhere = others(language)
-        folder = top / "report" if language == LANGUAGE else templates.folder(language)
+        folder = home(language)
     found = measurements.gather()  # first: without records there is nothing to publish
     build.load("cpu")
     build.load("emulator")
@@ -70,6 +69,12 @@ def rebuild(
     return written
 
 
+def home(language: str) -> Path:
+    """The folder of a language's copies: ``report/`` for the first one, else its own there."""
+    own = templates.folder(language)
+    return own.parent if language == LANGUAGE else own
+
+
 def others(language: str) -> dict[str, str]:
     """Where the report is in the other languages, seen from its place in this one."""
     up = "" if language == LANGUAGE else "../"
@@ -83,7 +88,8 @@ def others(language: str) -> dict[str, str]:
 def picture(found: Measurements, language: str = LANGUAGE) -> bytes:
     """The picture of the README, as SVG: the speed-ups over the loop on a GPU."""
     drawn = benchmarks.speed_up(found.gpu.value)
+    plotting.translate(drawn.fig, language)
     plotting.entitle(drawn.fig, plotting.exhibit(drawn, language).title)
     (ax,) = drawn.fig.axes
-    ax.set_xlabel(f"{ax.get_xlabel()}\n{found.gpu.label}")
+    ax.set_xlabel(f"{ax.get_xlabel()}\n{templates.labels(language)(found.gpu.label)}")
     return plotting.svg(drawn.fig)[0].encode()

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import io
-import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -62,6 +61,7 @@ def write(folder: Path, language: str = LANGUAGE, presenter: str = "") -> list[P
         TemplateError: the words name an unknown value; says where.
         ExportError: the words name another unknown thing, or a slide does not fit its page; names
             the line. Older files are left as they were.
+        FontError: the language's font is missing; says what to install.
     """
     source = templates.folder(language) / SOURCE
     made = replace(material(measurements.gather(), language), presenter=presenter)
@@ -82,7 +82,7 @@ def material(found: Measurements, language: str = LANGUAGE) -> Material:
         },
         texts={
             "generated": lambda: written.runs,
-            "demo": lambda: [(demonstrated(found.cpu.value), "prompt")],
+            "demo": lambda: [(demonstrated(found.cpu.value, language), "prompt")],
         },
         epoch=found.epoch,
         language=language,
@@ -129,14 +129,15 @@ def for_slide(
     from matplotlib.ticker import LogLocator
 
     fig = picture.fig
+    plotting.translate(fig, language)
     for text in fig.findobj(Text):
         text.set_fontsize(float(text.get_fontsize()) * LARGER)
     if fig.get_layout_engine() is not None:  # a drawing has sizes of its own
         fig.set_size_inches(*size)
         for ax in fig.axes:
-            ax.set_ylabel(textwrap.fill(ax.get_ylabel(), 22))
+            ax.set_ylabel("\n".join(plotting.wrap(ax.get_ylabel(), 22)))
             if len(fig.axes) > 1:
-                ax.set_xlabel(textwrap.fill(ax.get_xlabel(), 22))
+                ax.set_xlabel("\n".join(plotting.wrap(ax.get_xlabel(), 22)))
             if isinstance(ax.xaxis.get_major_locator(), LogLocator):
                 ax.xaxis.set_major_locator(LogLocator(numticks=5))
         for legend in list(fig.legends):
@@ -166,13 +167,14 @@ def _below(fig: Figure, legend: Legend, lines: int) -> None:
 # --- what the demos print -------------------------------------------------------------------------
 
 
-def demonstrated(benchmark: Benchmark) -> str:
+def demonstrated(benchmark: Benchmark, language: str = LANGUAGE) -> str:
     """The table that ``rsk demo`` prints, of a recorded run's smallest and largest batch."""
     from rich.console import Console
 
     rows = demo.recorded(benchmark)
     console = Console(file=io.StringIO(), width=100, force_terminal=False, color_system=None)
-    console.print(demo.table([rows[0], rows[-1]], benchmark.provenance.device == "cuda"))
+    on_gpu = benchmark.provenance.device == "cuda"
+    console.print(demo.table([rows[0], rows[-1]], on_gpu, language))
     assert isinstance(console.file, io.StringIO)
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
     return "\n".join(lines).strip("\n")

@@ -22,8 +22,10 @@ from rsk.measure.records import TOLERANCE, Operations, RecordError
 from rsk.report.computed_here import Here, Shortcut, Written
 from rsk.report.logit_times import LogitTimes
 from rsk.report.measurements import Measurements
+from rsk.report.rival_times import RivalTimes
 from rsk.report.runs import Rival, Run, Span, counted_at, span
 from rsk.report.sharded_times import ShardedTimes
+from rsk.report.step_shares import StepShares
 from rsk.sampler.kernels import KERNELS
 
 
@@ -61,6 +63,10 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
     * ``set_aside``: what this run measured and may not be published, each with its reason;
     * ``logits``: :class:`rsk.report.logit_times.LogitTimes`;
     * ``sharded``: :class:`rsk.report.sharded_times.ShardedTimes`;
+    * ``rivals``: :class:`rsk.report.rival_times.RivalTimes`;
+    * ``step``: :class:`rsk.report.step_shares.StepShares`;
+    * ``public_model``: a list of :class:`rsk.decode.decoding_speeds.DecodingSpeeds`, one of each
+      device that it was recorded on;
     * ``tried``: what came of the ideas tried on the kernels, a list of
       :class:`rsk.course.tried_ideas.Outcome`.
     """
@@ -70,6 +76,9 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
         "set_aside": found.set_aside,
         "logits": LogitTimes(found.logits),
         "sharded": ShardedTimes(found.sharded),
+        "rivals": RivalTimes(found.peers),
+        "step": StepShares(found.steps),
+        "public_model": found.public_model,
         "tried": tried_ideas.outcomes(found.tried),
     }
 

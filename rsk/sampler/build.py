@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import platform
 import shlex
@@ -19,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -200,10 +202,21 @@ def fingerprint(flags: list[str], cuda_flags: list[str], text: str = "") -> str:
     return digest.hexdigest()[:16]
 
 
+def _cpp_extension() -> Any:
+    """PyTorch's driver of the compilers, without its remark that nvcc is here and no GPU is."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        from torch.utils import cpp_extension
+    finally:
+        logger.setLevel(level)
+    return cpp_extension
+
+
 def _compile(device_type: str, library: Path) -> None:
     """Compile into a folder of our own, then move the library to its name in one step."""
-    from torch.utils import cpp_extension
-
+    cpp_extension = _cpp_extension()
     # An interrupted build leaves its folder, with a lock of PyTorch's on which load_inline would
     # wait for ever. We hold the lock of this library, so nobody is working in it.
     folder = library.with_suffix(".building")
@@ -251,8 +264,8 @@ def _toolchain(folder: Path) -> Iterator[None]:
         folder: the build's, in which ninja runs.
     """
     import ninja
-    from torch.utils import cpp_extension
 
+    cpp_extension = _cpp_extension()
     before, torch_folder = dict(os.environ), cpp_extension.TORCH_LIB_PATH
     os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, os.environ.get("PATH", "")])
     os.environ["TORCH_DONT_CHECK_COMPILER_ABI"] = "1"  # it is C's that we use, the same for all

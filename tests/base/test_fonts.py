@@ -102,18 +102,21 @@ def test_pictures_are_drawn_with_it(installed):
 
     from rsk.figures import plotting
 
-    def drawn(title):
+    def drawn(label, title):
         fig = Figure(figsize=(4, 2))
-        fig.add_subplot().set_xlabel("B")
+        fig.add_subplot().set_xlabel(label)
         plotting.entitle(fig, title)
-        return plotting.svg(fig)[0]
+        return plotting.svg(fig)[0], fig._suptitle
 
-    picture = drawn("解碼 = B")
+    picture, title = drawn("解碼 = B", "解碼 = B")
     assert "NotoSansCJKTC" in picture
-    assert "NotoSansCJK" not in drawn("decoding = B")
+    assert title.get_fontweight() == "normal" and title.get_path_effects()  # outlined instead
+    picture, title = drawn("decoding = B", "decoding = B")
+    assert "NotoSansCJK" not in picture
+    assert title.get_fontweight() == "bold" and not title.get_path_effects()
 
 
-def test_pictures_without_it_are_refused(none):
+def test_pictures_without_it_are_refused(none, tmp_path):
     from matplotlib.figure import Figure
 
     from rsk.figures import plotting
@@ -122,14 +125,26 @@ def test_pictures_without_it_are_refused(none):
     plotting.entitle(fig, "解碼")
     with pytest.raises(fonts.FontError):
         plotting.svg(fig)
+    with pytest.raises(fonts.FontError):
+        plotting.save(fig, tmp_path / "picture.png")
 
 
 def test_long_titles_are_broken_anywhere():
     from rsk.figures import plotting
 
-    lines = plotting._wrapped("推測解碼，" * 20 + " 12.5 µs")
-    assert all(2 * len(line) <= plotting.TITLE_WIDTH + 10 for line in lines)
-    assert len(lines) >= 3 and not any(line.startswith("，") for line in lines)
+    text = "推測解碼，" * 20 + "12.5 µs（草稿）"
+    lines = plotting.wrap(text, plotting.TITLE_WIDTH)
+    assert "".join(lines) == text
+    assert all(1.45 * len(line) <= plotting.TITLE_WIDTH for line in lines)
+    assert len(lines) == 3 and max(map(len, lines)) - min(map(len, lines)) <= 12
+    assert not any(line[0] in "，）" or line[-1] == "（" for line in lines)
+    assert plotting.wrap("推測\n解碼", 60) == ["推測", "解碼"]
+    assert plotting.wrap("解碼", 1) == ["解", "碼"]
+
+
+def test_what_a_line_cannot_break():
+    assert fonts.unbreakable("解碼（µs），B = 4") == ["解", "碼", "（µs），", "B", "=", "4"]
+    assert fonts.unbreakable("K\u00a0=\u00a04 個") == ["K\u00a0=\u00a04", "個"]
 
 
 def chinese_notebook(path):
@@ -166,6 +181,23 @@ def embedded(reader):
     for page in reader.pages:
         for font in page["/Resources"]["/Font"].values():
             yield font.get_object()["/BaseFont"]
+
+
+TALK = "# A talk {minutes=1}\n\nWords.\n\n::: notes\nHello.\n:::\n\n## One {minutes=1}\n"
+
+
+def test_a_name_in_chinese_is_set_with_it_in_any_language(installed, tmp_path):
+    import pypdf
+
+    from rsk.export import export_talk
+    from rsk.export.talk import Material
+
+    (tmp_path / "talk.md").write_text(TALK, encoding="utf-8")
+    made = Material(TALK, {}, {}, epoch=0, presenter="推測")
+    slides, _ = export_talk(tmp_path / "talk.md", made, tmp_path)
+    reader = pypdf.PdfReader(slides)
+    assert "推測" in reader.pages[0].extract_text()
+    assert any("NotoSansCJKTC" in str(font) for font in embedded(reader))
 
 
 def test_a_report_without_it_is_refused_and_the_old_one_stays(chinese, none, tmp_path):

@@ -13,7 +13,7 @@ FILES = {
 {{ n }} {{ one if n == 1 else many }}
 {%- endmacro %}
 """,
-    "exhibits.md": """\
+    "captions.md": """\
 {# A note. #}
 
 ## fig-a
@@ -103,7 +103,7 @@ def test_a_block_is_rendered_alone_and_included(words):
         "A line.",
     )
     assert templates.exhibit("tab-a", {}).title == ""
-    words("two.md", 'Before. {% include "exhibits.md#tab-a" %}')
+    words("two.md", 'Before. {% include "captions.md#tab-a" %}')
     assert " ".join(templates.render("two.md").split()) == "Before. Caption: A table."
 
 
@@ -121,7 +121,7 @@ def test_a_block_is_rendered_alone_and_included(words):
         ("one.md", "a\n{{ not_a_number }}", r"line 2: a value is nan"),
         ("one.md", "a\n{{ names | us }}", r"report/en/one\.md, line 2: "),
         ("one.md", "a\n{{ say.count(2, 2) }}", r"report/en/macros\.md, line 2: parameter 'many'"),
-        ("one.md", 'a\n{% include "exhibits.md#none" %}', r"there is no exhibits\.md#none"),
+        ("one.md", 'a\n{% include "captions.md#none" %}', r"there is no captions\.md#none"),
     ],
 )
 def test_what_is_wrong_is_named_with_file_and_line(words, name, text, message):
@@ -132,16 +132,16 @@ def test_what_is_wrong_is_named_with_file_and_line(words, name, text, message):
 
 
 def test_a_fault_in_a_block_has_the_line_of_the_file(words):
-    with pytest.raises(TemplateError, match=r"report/en/exhibits\.md, line 5: 'size' is undefined"):
+    with pytest.raises(TemplateError, match=r"report/en/captions\.md, line 5: 'size' is undefined"):
         templates.exhibit("fig-a", {})
     with pytest.raises(TemplateError, match="fig-bad: it has no caption"):
         templates.exhibit("fig-bad", {})
-    with pytest.raises(TemplateError, match="there is no exhibits.md#fig-none"):
+    with pytest.raises(TemplateError, match="there is no captions.md#fig-none"):
         templates.exhibit("fig-none", {})
-    words("exhibits.md", "## fig-a\n\nHeading: x\n")
+    words("captions.md", "## fig-a\n\nHeading: x\n")
     with pytest.raises(TemplateError, match="expected Title:, Caption: or Alt:, got 'Heading: x'"):
         templates.exhibit("fig-a", {})
-    words("exhibits.md", "## fig-a\n\nx\n\n## fig-a\n")
+    words("captions.md", "## fig-a\n\nx\n\n## fig-a\n")
     with pytest.raises(TemplateError, match="two blocks are called 'fig-a'"):
         templates.exhibit("fig-a", {})
 
@@ -158,7 +158,7 @@ def test_an_error_of_the_code_behind_a_value_is_not_the_templates(words):
 
 
 def test_a_language_is_a_folder_with_exhibits(words, tmp_path):
-    words("exhibits.md", "## tab-a\n\nCaption: Eine Tabelle.\n", "de")
+    words("captions.md", "## tab-a\n\nCaption: Eine Tabelle.\n", "de")
     words("macros.md", "", "de")
     (tmp_path / "build").mkdir()
     assert templates.languages() == ["de", "en"]
@@ -172,7 +172,7 @@ def test_what_a_file_refers_to(words):
     one = found["one.md"]
     assert one.values == {"run", "run.size", "run.time", "names"}
     assert one.exhibits == {"figure:fig-a"} and one.references == {"fig-a"}
-    assert found["exhibits.md"].exhibits == {"fig-a", "tab-a", "fig-bad"}
+    assert found["captions.md"].exhibits == {"fig-a", "tab-a", "fig-bad"}
     assert {"size", "time"} <= one.attributes
     words("one.md", "a\n{% if %}")
     with pytest.raises(TemplateError, match=r"one\.md, line 2"):

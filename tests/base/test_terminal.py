@@ -14,6 +14,7 @@ import rsk
 from rsk.base import terminal
 
 PACKAGE = Path(rsk.__file__).parent
+PATHS = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_what_a_stream_cannot_show_is_written_plainly(environment, expected):
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)} | environment,
+        env=os.environ | {"PYTHONPATH": PATHS} | environment,
         capture_output=True,
         check=True,
     )
@@ -64,7 +65,7 @@ def test_what_a_stream_cannot_show_is_written_plainly(environment, expected):
 def test_commands_in_other_encodings(command, environment):
     done = subprocess.run(
         [sys.executable, "-m", "rsk", *command],
-        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)} | environment,
+        env=os.environ | {"PYTHONPATH": PATHS} | environment,
         capture_output=True,
         check=False,
     )

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import rsk
 from rsk import cli, doctor
-from rsk.base import templates
+from rsk.base import fonts
 from rsk.course import running
 from rsk.report import measurements, talk
 
@@ -185,12 +185,33 @@ def test_report_passes_its_options_on(monkeypatch, tmp_path):
 def test_report_is_made_in_the_language_asked_for(monkeypatch, tmp_path):
     seen = {}
     monkeypatch.setattr(running, "run_course", lambda *a, **k: seen.update(k, parameters=a[0]))
-    monkeypatch.setattr(templates, "languages", lambda: ["de", "en"])
-    assert run("report", "--lang", "de", "--presenter", "Lin").exit_code == 0
-    assert seen["parameters"] == {"language": "de"}
-    assert seen["more"].keywords == {"language": "de", "presenter": "Lin"}
+    monkeypatch.setattr(fonts, "find", lambda family: None)
+    assert run("report", "--lang", "zh-TW", "--presenter", "Lin").exit_code == 0
+    assert seen["parameters"] == {"language": "zh-TW"}
+    assert seen["more"].keywords == {"language": "zh-TW", "presenter": "Lin"}
     result = run("report", "--lang", "xx")
-    assert result.exit_code == 2 and "no words in 'xx'; languages: de, en" in result.output
+    assert result.exit_code == 2 and "no words in 'xx'; languages: en, zh-TW" in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report", "--lang", "zh-TW"],
+        ["report", "--presenter", "林小明"],
+        ["demo", "--device", "cpu", "--lang", "zh-TW", "--figure", "demo.svg"],
+    ],
+)
+def test_a_missing_font_is_named_before_anything_runs(arguments, monkeypatch):
+    from rsk.course import demo
+
+    def missing(family):
+        raise fonts.FontError(f"the font {family} is missing: {fonts.HINT}")
+
+    monkeypatch.setattr(fonts, "find", missing)
+    monkeypatch.setattr(running, "run_course", lambda *a, **k: pytest.fail("it ran"))
+    monkeypatch.setattr(demo, "_say", lambda *a, **k: pytest.fail("it ran"))
+    result = run(*arguments)
+    assert result.exit_code == 1 and "pip install 'rsk[zh]'" in result.output
 
 
 def test_report_refuses_a_parameter_that_cannot_be_read():
@@ -212,7 +233,7 @@ def test_demo_passes_its_options_on(monkeypatch, tmp_path):
     del seen["console"], defaults["console"]
     assert seen == defaults
     arguments = f"--batch-sizes 2,3 --spec-len 5 --vocab-size 70 --seed 8 --figure {tmp_path}/d.svg"
-    result = run("demo", *arguments.split(), "--device", "cpu")
+    result = run("demo", *arguments.split(), "--device", "cpu", "--lang", "zh-TW")
     assert result.exit_code == 0, result.output
     del seen["console"]
     assert seen == {
@@ -222,6 +243,7 @@ def test_demo_passes_its_options_on(monkeypatch, tmp_path):
         "figure": tmp_path / "d.svg",
         "device": "cpu",
         "seed": 8,
+        "language": "zh-TW",
     }
 
 
@@ -233,6 +255,7 @@ def test_demo_passes_its_options_on(monkeypatch, tmp_path):
         (["--vocab-size", "0"], "vocab_sizes: expected at least 1, got 0"),
         (["--figure", "demo.doc"], "figure: expected a name in .png, .svg or .pdf"),
         (["--device", "tpu"], "--device: expected auto, cpu or cuda, got 'tpu'"),
+        (["--lang", "xx"], "there are no words in 'xx'; languages: en"),
     ],
 )
 def test_demo_says_what_it_expected(arguments, expected):

@@ -11,7 +11,9 @@ from pathlib import Path
 import measured
 import pytest
 import torch
+from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 import rsk
 from rsk.base import machine, templates
@@ -182,7 +184,41 @@ def test_a_doubtful_ratio_is_a_range_or_unclear() -> None:
     quiet_rows = templates.render("demo.md#certainty", demo._certainty(rows[:1], False))
     assert quiet_rows == "Each ratio of baseline to C++ is known to 10%."
     none = templates.render("demo.md#certainty", demo._certainty(rows[1:], False))
-    assert "no ratio is known to 10%" in none
+    assert "No ratio is known to 10%" in none
+    assert "A time with ≤ is too long" in said and shown(rows)[3][3:5] == ["≤", "300"]
+
+
+def test_a_time_that_was_disturbed_is_not_shown_as_if_it_were_known() -> None:
+    quiet, noisy = Timed.known(100.0), Timed(100.0, 110.0, 300.0, 900.0)
+    rows = [Row(1, {"baseline": quiet, "vectorized": noisy, "fused": Timed.known(10.0)})]
+    assert shown(rows)[1] == ["1", "100", "µs", "≤", "300", "µs", "10.0", "µs", "10", "×"]
+    for language in templates.languages():
+        values = demo._certainty(rows, False)
+        said = templates.render("demo.md#certainty", values, language)
+        assert values["doubtful"] == [] and "≤" in said and "10%" in said
+
+
+def test_every_language_says_all_of_it() -> None:
+    for language in templates.languages():
+        console = Console(width=60, record=True, file=io.StringIO())
+        demo.run(batch_sizes=(1, 2), vocab_size=200, console=console, language=language)
+        text = console.export_text()
+        assert max(map(cell_len, text.splitlines())) <= 60, language
+        assert "{" not in text and "**" not in text
+        times = templates.render("demo.md#times", language=language)
+        assert times.replace("**", "") in text
+
+
+def test_chinese_is_broken_between_letters() -> None:
+    text = Text.from_markup(
+        "[bold]基準[/]  K = 4 個詞元，" + "草稿模型替每個請求猜。" * 5 + "\n第二行"
+    )
+    lines = demo._broken(text, 30).split()
+    assert "".join(line.plain for line in lines) == text.plain.replace("\n", "")
+    widths = [cell_len(line.plain.rstrip()) for line in lines]
+    assert max(widths) <= 30 and min(widths[:-2]) >= 26
+    assert not any(line.plain.startswith(("，", "。")) for line in lines)
+    assert demo._broken(Text("a b c"), 2).plain == "a b c"
 
 
 def test_bad_arguments_are_refused_before_anything_runs() -> None:

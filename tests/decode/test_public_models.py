@@ -146,7 +146,7 @@ def test_the_weights_are_those_of_the_file(model, index):
     state = pair.target.state_dict()
 
     def close(name, expected):
-        np.testing.assert_allclose(state[name].float().numpy(), expected, rtol=2**-8)
+        np.testing.assert_allclose(state[name].float().cpu().numpy(), expected, rtol=2**-8)
 
     close("model.embed_tokens.weight", weights["token_embd"])
     close("model.layers.0.mlp.up_proj.weight", weights["blk.0.ffn_up"])

@@ -44,6 +44,19 @@ def test_a_failure_has_the_last_words(tmp_path):
     assert silent.failures == ["silent: failed: it printed nothing"]
 
 
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        ('File "/opt/me/rsk/a.py", line 3', 'File "a.py", line 3'),
+        ("keep /srv/x-1/cache/models: no", "keep models: no"),
+        ("1/2 of and/or https://a.org/b", "1/2 of and/or https://a.org/b"),
+        ("tests/a/test_b.py::test_c: 3 / 4", "tests/a/test_b.py::test_c: 3 / 4"),
+    ],
+)
+def test_folders_of_the_machine_are_left_out(line, kept):
+    assert gpu_check._without_folders(line) == kept
+
+
 def test_a_program_out_of_time_is_ended_and_what_it_started_too(tmp_path):
     child = "import os, time; print(os.getpid(), flush=True); time.sleep(99)"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"

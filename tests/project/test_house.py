@@ -34,7 +34,15 @@ NOTEBOOKS = [
 ]
 LAYOUT = {
     *("notebooks", "rsk", "cuda", "data", "report", "tests", ".ci", "environment.yml", "README.md"),
-    *("pyproject.toml", "constraints.txt", "Makefile", "LICENSE", "CITATION.cff", ".gitignore"),
+    *(
+        "README.zh-TW.md",
+        "pyproject.toml",
+        "constraints.txt",
+        "Makefile",
+        "LICENSE",
+        "CITATION.cff",
+        ".gitignore",
+    ),
 }
 COMMON_PARAMETERS = {
     "quick": bool,
@@ -212,16 +220,17 @@ ROOMS = {
     ),
     "measure": (
         "agreement benchmark clocks comparison ideas implementations latency logit_inputs "
-        "logits_benchmark model_step operators over_runs peers peers.checking peers.of_flashinfer "
-        "peers.of_sglang peers.of_transformers peers.of_vllm_v1 peers.of_vllm_v2 peers.peer "
-        "peers.traits provenance quoted record_files publishable_runs records resources "
+        "logits_benchmark model_step operators over_runs peer_records peers peers.checking "
+        "peers.of_flashinfer peers.of_sglang peers.of_transformers peers.of_vllm_v1 "
+        "peers.of_vllm_v2 peers.peer peers.traits provenance publishable_runs quoted "
+        "record_files records resources "
         "result_tables roof run_files session sharded sharded_clocks sharded_model "
         "sharded_rank sharded_records step_models sweep timing workload"
     ),
     "decode": (
-        "arguments borrowing_draft command_line custom_generate drafting errors generation "
-        "greedy_check kv_cache loading loop packing public_models sampling speculation_length "
-        "step_counts study trials"
+        "arguments borrowing_draft command_line custom_generate decoding_speeds drafting errors "
+        "generation greedy_check kv_cache lean_llama loading loop packing public_models sampling "
+        "speculation_length speed step_counts study trials"
     ),
     "figures": (
         "benchmarks checks curves decoding from_logits lessons memory_access plotting "
@@ -237,7 +246,8 @@ ROOMS = {
         "running several_ranks tried_ideas"
     ),
     "report": (
-        "chapters computed_here logit_times measurements published runs sharded_times talk values"
+        "chapters computed_here logit_times measurements published rival_times runs sharded_times "
+        "step_shares talk values"
     ),
     "export": (
         "document formula html markdown navigation notebook pandoc pdf references slides talk"

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 pytest.importorskip("matplotlib")
 
 from rsk import cli
-from rsk.base import folders
+from rsk.base import folders, templates
 from rsk.report import published
 from rsk.sampler import build
 
@@ -77,6 +77,14 @@ def test_the_committed_copy_says_what_a_new_one_says(name, rebuilt):
             f"and from today's data and text it would say\n  {after}\n{remedy}"
         )
     assert len(old) == len(new), f"report/{name} is out of date at its end; {remedy}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", templates.languages())
+def test_every_language_has_its_copies(language):
+    folder = published.home(language)
+    missing = [name for name in COPIES if not (folder / name).is_file()]
+    assert not missing, f"build them with: rsk report --publish --lang {language}"
 
 
 @pytest.mark.slow

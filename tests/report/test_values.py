@@ -14,6 +14,7 @@ from studied import made_up
 pytest.importorskip("matplotlib")
 
 from rsk.base import folders, templates
+from rsk.decode import decoding_speeds
 from rsk.measure import ideas, resources
 from rsk.measure.provenance import sources
 from rsk.measure.publishable_runs import earlier_work
@@ -39,6 +40,9 @@ def found(cpu=None, gpu=None, study=None, **changes) -> Measurements:
         "tried": ideas.load(),
         "logits": measurements.recorded_logits(),
         "sharded": measurements.recorded_sharded(),
+        "peers": measurements.recorded_peers(),
+        "steps": measurements.recorded_steps(),
+        "public_model": decoding_speeds.recorded(),
     }
     return Measurements(**{**fields, **changes})
 
@@ -197,7 +201,7 @@ def data(tmp_path, monkeypatch):
     """A data folder with what is recorded on GPUs alone, and a run on each device."""
     shipped = folders.data_dir()
     place = tmp_path / "data"
-    copied = ("kernels", "logits", "sharded")
+    copied = ("kernels", "logits", "sharded", "peers", "model-step")
     for name in ("benchmarks", "decoding", *copied):
         (place / name).mkdir(parents=True)
     paths = [path for name in copied for path in (shipped / name).glob("*.json")]

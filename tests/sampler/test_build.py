@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.abc
+import importlib.machinery
+import logging
 import os
 import re
 import shutil
@@ -13,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from rsk.sampler import build, cache, compilers
 
@@ -46,6 +50,28 @@ def start(cache):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return process
+
+
+def test_nothing_is_said_of_a_toolkit_without_a_gpu(monkeypatch, caplog):
+    """As with ``CUDA_VISIBLE_DEVICES=`` on a GPU machine, where PyTorch's module says so."""
+    name = "torch.utils.cpp_extension"
+
+    class Remarking(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+        def find_spec(self, wanted, *_):
+            return importlib.machinery.ModuleSpec(name, self) if wanted == name else None
+
+        def exec_module(self, module):
+            logging.getLogger(name).warning("No CUDA runtime is found")
+            module.remarked = True
+
+    monkeypatch.setattr(sys, "meta_path", [Remarking(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delattr(torch.utils, "cpp_extension", raising=False)
+    assert build._cpp_extension().remarked and not caplog.records
+    logging.getLogger(name).warning("any other")
+    assert [record.message for record in caplog.records] == ["any other"]
+    sys.modules.pop(name)
+    del torch.utils.cpp_extension
 
 
 @pytest.mark.alone

@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,14 +31,22 @@ from rsk.measure import (
 )
 from rsk.measure.clocks import Thunk
 from rsk.measure.logit_inputs import FILTERED, TEMPERATURE, Ways
+from rsk.measure.peer_records import (
+    FOLLOWS,
+    OURS,
+    SCHEMA,
+    Found,
+    FromLogits,
+    FromProbs,
+    PeersRecord,
+)
 from rsk.measure.peers import checking, traits
 from rsk.measure.peers.peer import Peer, PeerError, PeerInputs
-from rsk.measure.records import Record, RecordError, Spread
-from rsk.measure.run_files import PartsRecord, Recorder
+from rsk.measure.records import RecordError, Spread
+from rsk.measure.run_files import Recorder
 from rsk.sampler import logits
 from rsk.sampler.build import BuildError
 
-SCHEMA = "rsk-peers/1"
 SHAPES = (
     *((1, 4, 32000), (16, 5, 32000), (64, 4, 32000), (1024, 4, 32000)),
     *((1, 4, 128256), (32, 8, 128256), (64, 4, 128256), (256, 4, 128256)),
@@ -48,62 +55,9 @@ SHAPES = (
 LOGIT_SHAPES = (1, 32000), (64, 32000), (1, 128256), (64, 128256), (256, 128256)
 """B and V, from logits."""
 DRY_SHAPES, DRY_LOGIT_SHAPES = ((2, 3, 97),), ((2, 97),)
-OURS = "fused"
 WAYS = {"temperature": TEMPERATURE, "temperature, top-k, top-p": FILTERED}
 FAILURES = (PeerError, RecordError, BuildError, timing.MeasurementError, RuntimeError, ValueError)
 """What one measurement may raise, out of memory included, without ending the others."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """A peer on this machine."""
-
-    name: str
-    version: str
-    absent: str
-    """Why it is not measured; empty if it is."""
-    law: str
-    """From probabilities: that the output follows the target (``FOLLOWS``), or why not."""
-    law_from_logits: dict[str, str]
-    """The same from logits, by way."""
-    traits: traits.Traits | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class FromProbs:
-    """A time from probabilities."""
-
-    record: Record
-    isolated: Spread | None
-    """One launch on an idle GPU; ``None`` where the call cannot be captured, or on a CPU."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FromLogits:
-    """A time from logits."""
-
-    name: str
-    run: int
-    batch_size: int
-    spec_len: int
-    vocab_size: int
-    dtype: str
-    ways: str
-    device: Spread
-    """Its share of a graph of many calls, or where it cannot be captured the time to its result."""
-    host: Spread
-    call: Spread
-    isolated: Spread | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PeersRecord(PartsRecord):
-    """A file of ``data/peers/``."""
-
-    SCHEMA = SCHEMA
-    found: tuple[Found, ...]
-    from_probs: tuple[FromProbs, ...]
-    from_logits: tuple[FromLogits, ...]
 
 
 class _Run(Recorder[PeersRecord]):
@@ -237,9 +191,6 @@ class _Run(Recorder[PeersRecord]):
         if self.device.type == "cpu" or not capturable:
             return None
         return clocks.time_isolated(calls, budget_s=self.budget_s / 2)[0]
-
-
-FOLLOWS = "follows the target"
 
 
 def _ours() -> Peer:

@@ -1,0 +1,91 @@
+"""What was found of the samplers of other projects, and their times: a file of ``data/peers/``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rsk.measure.over_runs import OverRuns
+from rsk.measure.peers.traits import Traits
+from rsk.measure.records import Record, Spread
+from rsk.measure.run_files import PartsRecord
+
+SCHEMA = "rsk-peers/1"
+OURS = "fused"
+FOLLOWS = "follows the target"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A peer on this machine."""
+
+    name: str
+    version: str
+    absent: str
+    """Why it is not measured; empty if it is."""
+    law: str
+    """From probabilities: that the output follows the target (``FOLLOWS``), or why not."""
+    law_from_logits: dict[str, str]
+    """The same from logits, by way."""
+    traits: Traits | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromProbs:
+    """A time from probabilities."""
+
+    record: Record
+    isolated: Spread | None
+    """One launch on an idle GPU; ``None`` where the call cannot be captured, or on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromLogits:
+    """A time from logits."""
+
+    name: str
+    run: int
+    batch_size: int
+    spec_len: int
+    vocab_size: int
+    dtype: str
+    ways: str
+    device: Spread
+    """Its share of a graph of many calls, or where it cannot be captured the time to its result."""
+    host: Spread
+    call: Spread
+    isolated: Spread | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeersRecord(PartsRecord):
+    """A file of ``data/peers/``."""
+
+    SCHEMA = SCHEMA
+    found: tuple[Found, ...]
+    from_probs: tuple[FromProbs, ...]
+    from_logits: tuple[FromLogits, ...]
+
+    @property
+    def runs(self) -> int:
+        """Whole runs from logits."""
+        return len({one.run for one in self.from_logits})
+
+    @property
+    def names(self) -> list[str]:
+        """Ours, and the peers that were there."""
+        return [one.name for one in self.found if not one.absent]
+
+    @property
+    def kinds(self) -> list[tuple[int, int, str]]:
+        """Batch size, vocabulary size and filters of what was timed from logits."""
+        every = ((one.batch_size, one.vocab_size, one.ways) for one in self.from_logits)
+        return sorted(dict.fromkeys(every), key=lambda kind: (kind[2], kind[1], kind[0]))
+
+    def times(self, name: str, kind: tuple[int, int, str]) -> OverRuns | None:
+        """Microseconds on the device, from logits; ``None`` if it was not timed there."""
+        by_run = {
+            one.run: one.device.median_us
+            for one in self.from_logits
+            if one.name == name and (one.batch_size, one.vocab_size, one.ways) == kind
+        }
+        return OverRuns(by_run) if by_run else None

@@ -1,0 +1,83 @@
+"""``rivals`` of the templates: samplers of other projects, from logits and as they were tried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rsk.measure import peers
+from rsk.measure.over_runs import OverRuns
+from rsk.measure.peer_records import FOLLOWS, OURS, Found, PeersRecord
+from rsk.sampler import registry
+
+
+class Beside(NamedTuple):
+    """The fastest of the others from logits, at one kind of batch."""
+
+    name: str
+    batch_size: int
+    vocab_size: int
+    ways: str
+    ours: OverRuns
+    """Microseconds on the device."""
+    taken: OverRuns
+
+    @property
+    def gain(self) -> OverRuns:
+        """How many times as fast ours is, run by run."""
+        both = self.ours.by_run.keys() & self.taken.by_run.keys()
+        ratios = {run: self.taken.by_run[run] / self.ours.by_run[run] for run in sorted(both)}
+        return OverRuns(ratios)
+
+
+@dataclass(frozen=True)
+class RivalTimes:
+    """One file of ``data/peers``."""
+
+    found: PeersRecord
+
+    @property
+    def label(self) -> str:
+        """Machine, versions and date."""
+        return self.found.provenance.label
+
+    @property
+    def runs(self) -> int:
+        """Whole runs."""
+        return self.found.runs
+
+    @property
+    def absent(self) -> list[Found]:
+        """Those that could not be had."""
+        return [one for one in self.found.found if one.absent]
+
+    @property
+    def astray(self) -> list[tuple[str, str, str]]:
+        """Whose output was not found to follow the target: name, from what, and what was found."""
+        told = [
+            (one.name, how, law)
+            for one in self.found.found
+            if not one.absent
+            for how, law in {"probabilities": one.law, **one.law_from_logits}.items()
+        ]
+        return [(name, how, law) for name, how, law in told if law not in ("", FOLLOWS)]
+
+    @property
+    def from_logits(self) -> list[Beside]:
+        """The fastest of the others at each kind of batch, where one was timed."""
+        return [one for kind in self.found.kinds if (one := self._fastest(kind)) is not None]
+
+    def _fastest(self, kind: tuple[int, int, str]) -> Beside | None:
+        ours = self.found.times(OURS, kind)
+        timed = {name: self.found.times(name, kind) for name in self.found.names if name != OURS}
+        known = {name: taken for name, taken in timed.items() if taken is not None}
+        if ours is None or not known:
+            return None
+        name = min(known, key=lambda one: known[one].median)
+        return Beside(name, *kind, ours, known[name])
+
+
+def rows() -> Sequence[str]:
+    """The rows of the table of rivals: PyTorch's versions, Triton's, the other projects', ours."""
+    return ["baseline", "vectorized", *registry.RIVALS, *peers.ENTRIES, OURS]

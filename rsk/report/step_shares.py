@@ -1,0 +1,56 @@
+"""``step`` of the templates: what the sampler is of a decoding step of models at real scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rsk.measure.model_step import ModelStepRecord, Step
+from rsk.measure.over_runs import OverRuns
+from rsk.report.runs import Span, span
+
+
+@dataclass(frozen=True)
+class StepShares:
+    """One file of ``data/model-step``."""
+
+    found: ModelStepRecord
+
+    @property
+    def label(self) -> str:
+        """Machine, versions and date."""
+        return self.found.provenance.label
+
+    @property
+    def runs(self) -> int:
+        """Whole runs."""
+        return len({step.run for step in self.found.steps})
+
+    @property
+    def context(self) -> int:
+        """Tokens that each model had read before."""
+        return self.found.steps[0].context
+
+    def of(self, sampler: str) -> Span:
+        """The least and the most that a sampler is of a step, over the models and batch sizes.
+
+        Each is the median over the runs.
+        """
+        steps: dict[tuple[str, int], list[Step]] = {}
+        for step in self.found.steps:
+            if step.sampler == sampler:
+                steps.setdefault((step.pair, step.batch_size), []).append(step)
+        shares = (OverRuns({s.run: s.share for s in some}) for some in steps.values())
+        return span([share.median for share in shares])
+
+    def positions(self, count: int) -> Span:
+        """How many times the time of one position a target's pass over so many takes, B = 1."""
+        ratios = []
+        for pair in dict.fromkeys(one.pair for one in self.found.passes):
+            by_run: dict[int, dict[int, float]] = {}
+            for one in self.found.passes:
+                if (one.pair, one.model, one.batch_size) == (pair, "target", 1):
+                    by_run.setdefault(one.run, {})[one.positions] = one.call.median_us
+            known = {run: t[count] / t[1] for run, t in by_run.items() if t.keys() >= {1, count}}
+            if known:
+                ratios.append(OverRuns(known).median)
+        return span(ratios)

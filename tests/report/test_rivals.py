@@ -1,0 +1,160 @@
+"""What the report says of other projects' samplers and of decoding steps, from made-up records."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from measured import GPU_PROVENANCE, benchmark, record, spread
+
+pytest.importorskip("pandas")
+
+from rsk.base.numbers import DASH
+from rsk.figures import record_tables
+from rsk.measure import peer_records
+from rsk.measure.model_step import SCHEMA as STEP_SCHEMA
+from rsk.measure.model_step import ModelStepRecord, Pass, Step
+from rsk.measure.peer_records import FOLLOWS, Found, FromLogits, PeersRecord
+from rsk.measure.peers.traits import Traits
+from rsk.report import rival_times
+from rsk.report.rival_times import RivalTimes
+from rsk.report.step_shares import StepShares
+
+TRAITS = Traits(
+    repeats="yes",
+    seeds="no: it draws from a global generator",
+    batch_invariant="yes",
+    ragged="yes",
+    equal_laws="0 of 640",
+    nan="RuntimeError: invalid",
+)
+
+
+def found(name, **changes):
+    fields = {"version": "1.0", "absent": "", "law": FOLLOWS, "law_from_logits": {}}
+    fields["traits"] = TRAITS
+    return Found(name=name, **{**fields, **changes})
+
+
+def from_logits(name, us, run=0, **changes):
+    time = spread(us)
+    fields = {"batch_size": 1, "spec_len": 4, "vocab_size": 32000, "ways": "temperature"}
+    times = {"device": time, "host": time, "call": time, "isolated": None, "dtype": "bfloat16"}
+    return FromLogits(name=name, run=run, **{**fields, **times, **changes})
+
+
+def peers_record(*times, others=()):
+    return PeersRecord(
+        schema=peer_records.SCHEMA,
+        provenance=GPU_PROVENANCE,
+        settings={},
+        complete=True,
+        failed=(),
+        found=(found("fused", version=""), found("one"), found("two"), *others),
+        from_probs=(),
+        from_logits=times,
+    )
+
+
+def test_the_fastest_of_the_others_is_compared_run_by_run():
+    times = [
+        *(from_logits("fused", us, run) for run, us in enumerate([10, 20])),
+        *(from_logits("one", us, run) for run, us in enumerate([50, 40])),
+        *(from_logits("two", us, run) for run, us in enumerate([30, 40])),
+    ]
+    (beside,) = RivalTimes(peers_record(*times)).from_logits
+    assert beside.name == "two"
+    assert beside.gain.by_run == {0: 3.0, 1: 2.0}, "a ratio is of two times of one run"
+
+
+def test_a_kind_that_no_other_was_timed_at_is_left_out():
+    many = from_logits("fused", 9, batch_size=64), from_logits("one", 18, batch_size=64)
+    rivals = RivalTimes(peers_record(from_logits("fused", 10), *many))
+    assert [beside.batch_size for beside in rivals.from_logits] == [64]
+    table = record_tables.rivals_from_logits(rivals.found).frame
+    assert table["one"].tolist() == [DASH, "18.0"] and "two" not in table
+
+
+def test_who_is_absent_and_who_goes_astray():
+    wrong = found("odd", law="tokens differ", law_from_logits={"temperature": FOLLOWS})
+    gone = found("gone", absent="not installed", law="", traits=None)
+    rivals = RivalTimes(peers_record(from_logits("fused", 1), others=(wrong, gone)))
+    assert rivals.astray == [("odd", "probabilities", "tokens differ")]
+    assert [one.name for one in rivals.absent] == ["gone"]
+    assert "gone" not in rivals.found.names
+
+
+def test_promises_are_what_was_tried():
+    table = record_tables.promises(peers_record(from_logits("fused", 1)))
+    assert list(table.frame) == ["", "fused", "one", "two"]
+    assert table.frame["one"].tolist() == ["yes", "no", "yes", "yes", "0 of 640", "RuntimeError"]
+    assert {field.name for field in dataclasses.fields(Traits)} == set(record_tables.PROMISES)
+    assert table.values["versions"] == {"one": "1.0", "two": "1.0"}
+
+
+def test_a_sampler_that_waits_has_no_time_on_the_device():
+    graph = spread(15.0, "graph replay")
+    run = benchmark(
+        [
+            record("fused", 20.0, batch_size=1, device=graph),
+            record("baseline", 900.0, batch_size=1),
+        ],
+        provenance=GPU_PROVENANCE,
+    )
+    table = record_tables.rivals(run, None, rival_times.rows()).frame
+    assert table["sampler"].tolist() == ["baseline", "fused"]
+    assert table["B = 1"].tolist() == [DASH, "15.0 µs"]
+    assert table["B = 1, call to result"].tolist() == ["900 µs", "20.0 µs"]
+
+
+def step(sampler, run, whole, part):
+    return Step(
+        pair="a pair",
+        run=run,
+        batch_size=1,
+        spec_len=4,
+        vocab_size=97,
+        context=16,
+        sampler=sampler,
+        accepted=1.0,
+        step=spread(whole),
+        sampling=spread(part),
+    )
+
+
+def one_pass(positions, us, run):
+    return Pass(
+        pair="a pair",
+        model="target",
+        parameters=10,
+        run=run,
+        batch_size=1,
+        positions=positions,
+        context=16,
+        static_cache=True,
+        call=spread(us),
+        device=None,
+        not_captured="",
+    )
+
+
+def test_the_sampler_is_a_part_of_a_step():
+    steps = [step("baseline", 0, 100, 50), step("baseline", 1, 100, 70), step("fused", 0, 60, 3)]
+    passes = [one_pass(1, 10, 0), one_pass(5, 12, 0), one_pass(1, 10, 1), one_pass(5, 14, 1)]
+    made = ModelStepRecord(
+        schema=STEP_SCHEMA,
+        provenance=GPU_PROVENANCE,
+        settings={},
+        complete=True,
+        failed=(),
+        passes=tuple(passes),
+        steps=tuple(steps),
+    )
+    shares = StepShares(made)
+    assert shares.runs == 2
+    assert shares.of("baseline").least == shares.of("baseline").most == pytest.approx(0.6)
+    assert shares.of("fused").most == pytest.approx(0.05)
+    assert shares.positions(5).most == pytest.approx(1.3)
+    frame = record_tables.shares_of_a_step(made).frame
+    assert frame["baseline"].tolist() == ["100 µs, 60% (50% – 70%)"]
+    assert frame["fused"].tolist() == ["60.0 µs, 5%"]
