@@ -17,14 +17,6 @@
 #include "succession.h"
 #include "team_law.h"
 
-#if !defined(RSK_THREADS)
-#define RSK_THREADS MAX_THREADS
-#define RSK_BLOCKS 1
-#endif
-#if defined(RSK_TUNE)
-extern int rsk_tune[4];
-#endif
-
 namespace rsk::from_logits {
 
 // How a launch divides its work.
@@ -126,7 +118,7 @@ __device__ Two<LogitRow<Logit>> rows_of(const Team& team, const Tiling& tiling, 
 }
 
 template <class Logit>
-__global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
+__global__ void __launch_bounds__(MAX_THREADS, 1)
     kernel(LogitsBatch call, Division division, uint64_t* slots, uint64_t number) {
   TeamMemory& memory = shared_memory<TeamMemory>();
   Team team = join_team(memory.letters, division.team_size);
@@ -226,7 +218,7 @@ __global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
 // ------------------------------------------------------------------------------ probabilities
 
 template <class Logit>
-__global__ void __launch_bounds__(RSK_THREADS, RSK_BLOCKS)
+__global__ void __launch_bounds__(MAX_THREADS, 1)
     probabilities_kernel(LogitsBatch call, Division division, float* out) {
   TeamMemory& memory = shared_memory<TeamMemory>();
   Team team = join_team(memory.letters, division.team_size);
@@ -289,49 +281,46 @@ int32_t divided(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
 // A tile for each warp, if all blocks fit on the device at once, and more warps in a block if each
 // has a multiprocessor for itself. With top-k four, or more, for a team of at most eight: the fewer
-// blocks, the tighter is the bound and the shorter the list. Else eight tiles; or twelve, which is what two blocks of one
-// multiprocessor can hold, when there are so many blocks that the cost of a team counts for more
-// than an even last wave. The blocks of a team share a group of 16 or 18 multiprocessors, where
-// teams of 9 to 15 would leave a gap.
+// blocks, the tighter is the bound and the shorter the list. With more work eight tiles; or eleven,
+// which is what the blocks of one multiprocessor can hold, when there are so many blocks that the
+// cost of a team counts for more than an even last wave. Then blocks of four warps wait less for one
+// another; with top-k the leader's list wants eight. The blocks of a team share a group of 16 or 18
+// multiprocessors, where teams of 9 to 15 would leave a gap: of blocks of eight warps.
 Division divide(const LogitsBatch& call, const Device& device, int32_t pack_size) {
   const Batch& batch = call.batch;
   const int32_t packs = divided(num_columns(batch), pack_size);
   const int32_t positions = batch.spec_len + 1;
   const int64_t all = (int64_t)batch.batch_size * positions;  // positions of all requests
   const bool has_teams = runs_on(KernelName::cluster, device.capability);
+  const bool has_top_k = call.filters.top_k || call.filters.all_top_k > 0;
   const auto team_of = [&](int32_t warps, int32_t tiles) {
     const int32_t size = divided(packs, 32 * warps * tiles);
-    return !has_teams ? 1 : size > MAX_TEAM / 2 ? MAX_TEAM : size;
+    const bool leaves_gap = warps >= 8 && size > MAX_TEAM / 2;
+    return !has_teams ? 1 : leaves_gap || size > MAX_TEAM ? MAX_TEAM : size;
   };
   const auto resident = [&](int32_t warps) {  // blocks, as the registers allow
     return MAX_WARPS / warps * device.multiprocessors;
   };
   Division division;
-  const bool has_top_k = call.filters.top_k || call.filters.all_top_k > 0;
   int32_t warps = 8, size = team_of(warps, 1);
   if (all * size > resident(warps)) {
+    if (has_teams && !has_top_k && packs <= 32 * 4 * 11 * MAX_TEAM) warps = 4;
     size = team_of(warps, 8);
-    if (all * size > 4 * resident(warps)) size = team_of(warps, 12);
+    if (all * size > 4 * resident(warps)) size = team_of(warps, 11);
   } else if (has_top_k && packs <= 32 * warps * MAX_TEAM / 2 * 24) {
     const int32_t tiles = divided(packs, 32 * warps * MAX_TEAM / 2);
     size = team_of(warps, tiles < 4 ? 4 : tiles);
   } else if (packs > 32 * warps * size && all * size <= resident(16)) {
     warps = 16;
   }
-#if defined(RSK_TUNE)
-  if (rsk_tune[0]) warps = rsk_tune[0];
-  if (rsk_tune[1]) size = rsk_tune[1];
-#endif
   division.warps = warps;
   division.team_size = size;
   // One position each, side by side, while multiprocessors are many; with more work, teams that go
-  // on to the next position read less in vain.
+  // on to the next position read less in vain. With top-k reading is little of the work.
   const int64_t share = all / device.multiprocessors;
   int32_t span = share < 1 ? 1 : share > 4 ? 4 : (int32_t)share;
+  if (has_top_k && all * size <= 4 * resident(warps)) span = 1;
   if (span < divided(positions, 32)) span = divided(positions, 32);
-#if defined(RSK_TUNE)
-  if (rsk_tune[2]) span = rsk_tune[2];
-#endif
   division.span = min(span, positions);
   division.teams = divided(positions, division.span);
   division.is_resident =

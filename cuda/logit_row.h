@@ -44,16 +44,6 @@ __device__ __forceinline__ float larger(float a, float b) {  // NaN if one is
 #endif
 }
 
-__device__ __forceinline__ float saturated_product(float a, float b) {  // in [0, 1]; 0 for NaN
-#if defined(__CUDA_ARCH__)
-  float result;  // an instruction that the compiler does not always find
-  asm("mul.rn.sat.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
-  return result;
-#else
-  return __saturatef(rounded_product(a, b));
-#endif
-}
-
 // The largest of logits, in a word.
 template <class Logit>
 struct Largest {
@@ -124,7 +114,7 @@ struct Curve {
 
   // How far below the maximum, in units of 64 factors of two.
   __device__ float depth(float x) const {
-    return saturated_product(rounded_sum(maximum, -x), scale);
+    return __saturatef(rounded_product(rounded_sum(maximum, -x), scale));
   }
   __device__ static float weight_at(float depth) {
     constexpr float magic = 196608.0f;  // 1.5 * 2^17: adding it rounds to 1/64, ties to even
@@ -287,7 +277,7 @@ __device__ void add_largest(const LogitRow<Logit>& row, int32_t from, int32_t to
 
 // The weights of this thread's packs, summed.
 template <class Logit>
-__device__ __forceinline__ int64_t sum_weights(const LogitRow<Logit>& row, const Curve& curve) {
+__device__ int64_t sum_weights(const LogitRow<Logit>& row, const Curve& curve) {
   constexpr int32_t PACK = LogitRow<Logit>::PACK, AT_ONCE = FixedPointSum::MOST / PACK;
   int64_t total = 0;
 #pragma unroll 1

@@ -40,14 +40,26 @@ def compiled(
     like = len(draft_tokens), draft_tokens.device
     seed, position = per_request(seed, *like, step=1), per_request(position, *like, step=0)
     arguments = draft_tokens, draft_probs, target_probs, seed, position
+    # Deterministic algorithms would be one more mode, and change nothing: all sums are exact.
+    mode = torch.get_deterministic_debug_mode()
+    if mode:
+        torch.set_deterministic_debug_mode(0)
+    try:
+        return RejectionSamples(*_run_compiled(arguments))
+    finally:
+        if mode:
+            torch.set_deterministic_debug_mode(mode)
+
+
+def _run_compiled(arguments: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     form = _form(arguments)
     function, known = _compiler()
     if form in known:
-        return RejectionSamples(*function(*arguments))
+        return function(*arguments)
     with torch._dynamo.config.patch(recompile_limit=1 << 10, accumulated_recompile_limit=1 << 12):
-        samples = RejectionSamples(*function(*arguments))
+        result = function(*arguments)
     known.add(form)
-    return samples
+    return result
 
 
 def _form(arguments: tuple[Tensor | None, ...]) -> Any:

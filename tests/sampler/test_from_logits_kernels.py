@@ -111,6 +111,19 @@ def test_rows_of_several_blocks(order, filters):
     check_rows(random_logits(2, 2600, dtype=DTYPES[order % 3], seed=order), **filters)
 
 
+@orders
+@pytest.mark.parametrize("top_k", [20, 150])
+def test_the_largest_logits_are_all_in_one_block(order, top_k):
+    """Of five blocks: 20 fit into its part of the leader's list, 150 do not."""
+    filters = {"top_k": top_k, "top_p": 0.95}
+    target = random_logits(2, 2, 20000, seed=order).sort(-1).values
+    draft = target[:, :1] + random_logits(2, 1, 20000, seed=1, spread=0.2)
+    check_rows(target[:, 0], **filters)
+    tokens = torch.tensor([[19999], [19990]])
+    for of_draft in (draft, None):
+        check_draft(tokens, of_draft, target, seed=order, **filters)
+
+
 @pytest.mark.parametrize("top_p", [1.0, 0.6])
 @pytest.mark.parametrize("top_k", [1, 3, 300])
 def test_zeros_of_both_signs_at_the_maximum_and_the_threshold(top_k, top_p):

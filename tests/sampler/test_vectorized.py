@@ -164,3 +164,19 @@ def test_in_a_cuda_graph():
 def test_the_idiomatic_sampler_is_lossless(device):
     torch.manual_seed(1)
     assert_lossless(idiomatic, bias=0.1, device=device)
+
+
+@pytest.mark.slow
+def test_deterministic_algorithms_are_no_reason_to_compile_again():
+    batch = make_batch(3, 2, 97)
+    expected = compiled(*batch, seed=1)
+    counters = torch._dynamo.utils.counters
+    before = counters["stats"]["unique_graphs"]
+    torch.set_deterministic_debug_mode("warn")
+    try:
+        again = compiled(*batch, seed=1)
+        assert torch.get_deterministic_debug_mode() == 1
+    finally:
+        torch.set_deterministic_debug_mode("default")
+    assert torch.equal(again.tokens, expected.tokens)
+    assert counters["stats"]["unique_graphs"] == before
