@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from rsk.measure.model_step import SAMPLERS, ModelStepRecord, Pass, Step
+from rsk.measure.model_step import SCHEMA as STEP_SCHEMA
 from rsk.measure.over_runs import Series
 from rsk.measure.records import SCHEMA, Benchmark, Operations, Provenance, Record, Spread
 
@@ -176,3 +178,52 @@ def with_cold(benchmark: Benchmark) -> Benchmark:
 def series(*records: Record) -> Series:
     """Records of whole runs."""
     return Series(records)
+
+
+def step(sampler: str, run: int, whole_us: float, part_us: float) -> Step:
+    """A decoding step of one request."""
+    return Step(
+        pair="1.1 B with 68 M",
+        run=run,
+        batch_size=1,
+        spec_len=4,
+        vocab_size=97,
+        context=16,
+        sampler=sampler,
+        accepted=1.0,
+        step=spread(whole_us),
+        sampling=spread(part_us),
+    )
+
+
+def one_pass(positions: int, us: float, run: int) -> Pass:
+    """A pass of the target for one request."""
+    return Pass(
+        pair="1.1 B with 68 M",
+        model="target",
+        parameters=10,
+        run=run,
+        batch_size=1,
+        positions=positions,
+        context=16,
+        static_cache=True,
+        call=spread(us),
+        device=None,
+        not_captured="",
+    )
+
+
+def steps_record(passes: Sequence[Pass] = (), steps: Sequence[Step] = ()) -> ModelStepRecord:
+    """A file around passes and steps, or around one of each kind."""
+    if not passes and not steps:
+        passes = [one_pass(positions, 10.0 + positions, 0) for positions in (1, 5, 9)]
+        steps = [step(name, 0, 100.0, 50.0) for name in SAMPLERS]
+    return ModelStepRecord(
+        schema=STEP_SCHEMA,
+        provenance=GPU_PROVENANCE,
+        settings={},
+        complete=True,
+        failed=(),
+        passes=tuple(passes),
+        steps=tuple(steps),
+    )

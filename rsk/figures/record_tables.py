@@ -158,10 +158,14 @@ def promises(found: PeersRecord) -> Table:
     frame = pd.DataFrame({"": list(PROMISES.values())})
     for one in found.found:
         if one.traits is not None:
-            told = (getattr(one.traits, key) for key in PROMISES)
-            frame[one.name] = [text.split(":")[0] for text in told]
+            frame[one.name] = [_in_short(getattr(one.traits, key)) for key in PROMISES]
     versions = {one.name: one.version for one in found.found if one.version}
     return Table(frame, "tab-promises", {"versions": versions})
+
+
+def _in_short(told: str) -> str:
+    """What came of a trial, without its details."""
+    return "a token all the same" if "accepted, tokens [" in told else told.split(":")[0]
 
 
 def rivals_from_logits(found: PeersRecord) -> Table:

@@ -28,7 +28,7 @@ from rsk.measure import implementations, peers, provenance
 from rsk.measure.implementations import Implementation
 from rsk.measure.records import SCHEMA, Benchmark, Operations, Point, Record, RecordError
 from rsk.measure.run_files import place, unfinished
-from rsk.measure.sweep import Sweep, pool_of
+from rsk.measure.sweep import OUT_OF_TIME, Sweep, pool_of
 from rsk.measure.timing import measure, operations
 from rsk.measure.workload import ATTEMPTS, Pool, Workload, WorkloadError
 from rsk.sampler import registry
@@ -192,7 +192,7 @@ class _Steps:
                 if not missing:
                     continue
                 if self._is_late():
-                    self.skip("out of time: the rest of the sweep was not measured")
+                    self.skip(OUT_OF_TIME)
                     return
                 yield done, _shape(point)
                 try:

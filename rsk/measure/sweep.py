@@ -14,6 +14,8 @@ from rsk.measure.records import CACHES, DTYPES, Point
 GRIDS = ("", "BV", "BKV")
 RECORDED_RUNS = 5
 """Whole runs of what is recorded: fewer say little about how a time varies from run to run."""
+OUT_OF_TIME = "out of time: the rest of the sweep was not measured"
+"""What is written of a sweep that a time limit ended."""
 
 
 @dataclass(frozen=True, kw_only=True)

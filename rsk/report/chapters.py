@@ -123,8 +123,9 @@ def _who_reads(kernel: str) -> Picture:
 
 
 def _tables(found: measurements.Measurements) -> dict[str, Callable[[], Table]]:
-    cpu, gpu = Run(found.cpu), Run(found.gpu)
-    return {
+    cpu, gpu, steps = Run(found.cpu), Run(found.gpu), found.steps
+    of_steps = {"tab-step-shares": lambda: record_tables.shares_of_a_step(steps)} if steps else {}
+    return of_steps | {
         "tab-solutions": lambda: tables.solutions(cpu.benchmark, cpu),
         "tab-kernels": lambda: tables.kernels(gpu.benchmark, gpu),
         "tab-rungs": lambda: record_tables.rungs(gpu.benchmark, gpu),
@@ -134,7 +135,6 @@ def _tables(found: measurements.Measurements) -> dict[str, Callable[[], Table]]:
         "tab-rivals": lambda: record_tables.rivals(gpu.benchmark, gpu, rival_times.rows()),
         "tab-promises": lambda: record_tables.promises(found.peers),
         "tab-rivals-logits": lambda: record_tables.rivals_from_logits(found.peers),
-        "tab-step-shares": lambda: record_tables.shares_of_a_step(found.steps),
         "tab-public-model": lambda: record_tables.public_model(found.public_model),
         "tab-times": lambda: tables.times(cpu.benchmark, cpu),
         "tab-yardsticks": lambda: tables.yardsticks(gpu.benchmark),

@@ -65,8 +65,8 @@ class Measurements:
     """On several."""
     peers: PeersRecord
     """Samplers of other projects."""
-    steps: ModelStepRecord
-    """Decoding steps of models at real scale."""
+    steps: ModelStepRecord | None
+    """Decoding steps of models at real scale, if they were recorded."""
     public_model: list[DecodingSpeeds]
     """Of a public model with the draft that ships for it, by machine."""
     set_aside: tuple[str, ...] = ()
@@ -173,12 +173,14 @@ def recorded_peers() -> PeersRecord:
     return _newest(PeersRecord, "peers", lambda one: one.provenance.device == "cuda")
 
 
-def recorded_steps() -> ModelStepRecord:
-    """The newest decoding steps of models at real scale on a GPU.
+def recorded_steps() -> ModelStepRecord | None:
+    """The newest decoding steps of models at real scale on a GPU, if there are any.
 
     Raises:
-        RecordError: there are none, or a file is damaged.
+        RecordError: a file is damaged.
     """
+    if not any((folders.data_dir() / "model-step").glob("*.json")):
+        return None
     return _newest(ModelStepRecord, "model-step", lambda one: one.provenance.device == "cuda")
 
 

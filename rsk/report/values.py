@@ -64,7 +64,7 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
     * ``logits``: :class:`rsk.report.logit_times.LogitTimes`;
     * ``sharded``: :class:`rsk.report.sharded_times.ShardedTimes`;
     * ``rivals``: :class:`rsk.report.rival_times.RivalTimes`;
-    * ``step``: :class:`rsk.report.step_shares.StepShares`;
+    * ``step``: :class:`rsk.report.step_shares.StepShares`, or ``None``;
     * ``public_model``: a list of :class:`rsk.decode.decoding_speeds.DecodingSpeeds`, one of each
       device that it was recorded on;
     * ``tried``: what came of the ideas tried on the kernels, a list of
@@ -77,7 +77,7 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
         "logits": LogitTimes(found.logits),
         "sharded": ShardedTimes(found.sharded),
         "rivals": RivalTimes(found.peers),
-        "step": StepShares(found.steps),
+        "step": StepShares(found.steps) if found.steps else None,
         "public_model": found.public_model,
         "tried": tried_ideas.outcomes(found.tried),
     }

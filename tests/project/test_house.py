@@ -225,7 +225,7 @@ ROOMS = {
         "peers.of_vllm_v2 peers.peer peers.traits provenance publishable_runs quoted "
         "record_files records resources "
         "result_tables roof run_files session sharded sharded_clocks sharded_model "
-        "sharded_rank sharded_records step_models sweep timing workload"
+        "sharded_rank sharded_records step_models sweep timing whole_runs workload"
     ),
     "decode": (
         "arguments borrowing_draft command_line custom_generate decoding_speeds drafting errors "

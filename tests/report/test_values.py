@@ -8,7 +8,7 @@ import json
 
 import pytest
 import torch
-from measured import GPU_PROVENANCE, record, spread, story, twice
+from measured import GPU_PROVENANCE, record, spread, steps_record, story, twice
 from studied import made_up
 
 pytest.importorskip("matplotlib")
@@ -41,7 +41,7 @@ def found(cpu=None, gpu=None, study=None, **changes) -> Measurements:
         "logits": measurements.recorded_logits(),
         "sharded": measurements.recorded_sharded(),
         "peers": measurements.recorded_peers(),
-        "steps": measurements.recorded_steps(),
+        "steps": steps_record(),
         "public_model": decoding_speeds.recorded(),
     }
     return Measurements(**{**fields, **changes})
