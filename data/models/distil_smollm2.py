@@ -31,7 +31,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rsk.decode import borrowing_draft
+from rsk.decode import distilled_draft
 from rsk.decode.loading import Pair, load_model, load_tokenizer, resolved
 from rsk.decode.loop import speculative_generate
 
@@ -240,7 +240,7 @@ def train(
 ) -> tuple[Any, list[dict[str, float]], float]:
     """The draft; rows of step, loss and held-out acceptance; and seconds. Goes on from a file."""
     known = frequent(texts, target.config.vocab_size, settings.known_tokens).to(target.device)
-    draft: Any = borrowing_draft.make(target, settings.layers, known)
+    draft: Any = distilled_draft.make(target, settings.layers, known)
     target.requires_grad_(False)  # and with it what the draft borrows
     for mine in (draft.model.layers, draft.model.norm):
         mine.float()
@@ -288,7 +288,7 @@ def train(
             print(f"{done}/{settings.steps}  loss {row['loss']:.4f}  held-out acceptance "
                   f"{row['acceptance']:.3f}  {left / 60:.1f} min left", flush=True)  # fmt: skip
         if done % settings.checkpoint_every == 0 or done == settings.steps:
-            state = {"draft": borrowing_draft.own_state(draft), "optimizer": optimizer.state_dict()}
+            state = {"draft": distilled_draft.own_state(draft), "optimizer": optimizer.state_dict()}
             state |= {"step": done, "log": log, "seconds": seconds + time.monotonic() - since}
             torch.save(state, path.with_suffix(".partial"))
             path.with_suffix(".partial").replace(path)
@@ -337,7 +337,7 @@ def main() -> None:
     tokenizer: Any = load_tokenizer(resolved(given.target))
     if not given.measure:
         distil(target, tokenizer, Settings(), given.out, given.out / ".training")
-    draft = borrowing_draft.load(given.out, target)
+    draft = distilled_draft.load(given.out, target)
     apart = held_out(tokenizer)
     _write_json(given.out / "held_out.json", apart)
     record = {"device": _device(device), "rows": measure(Pair(target, draft, tokenizer), apart)}
@@ -358,7 +358,7 @@ def distil(target: Any, tokenizer: Any, settings: Settings, out: Path, where: Pa
     rest = torch.ones(len(texts), dtype=torch.bool)
     rest[:: len(texts) // 32 or 1] = False
     draft, log, training_s = train(target, texts[rest], apart, settings, where)
-    borrowing_draft.save(draft, out)
+    distilled_draft.save(draft, out)
     known = draft.lm_head.known.cpu()
     inside = torch.isin(texts[texts != END].long(), known).float().mean()
     record = {
@@ -369,7 +369,7 @@ def distil(target: Any, tokenizer: Any, settings: Settings, out: Path, where: Pa
         "device": _device(target.device),
         "sampled_tokens": int((texts != END).sum()),
         "known_share": float(inside),
-        "own_parameters": sum(t.numel() for t in borrowing_draft.own_state(draft).values()),
+        "own_parameters": sum(t.numel() for t in distilled_draft.own_state(draft).values()),
         "seconds": {"sampling": sampling_s, "training": training_s},
         "log": log,
     }

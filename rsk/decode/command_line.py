@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rsk.decode import public_models
+from rsk.decode import fetching
 from rsk.decode.errors import LoadError
 from rsk.decode.generation import ACCEPTED, BONUS, RECOVERED, Emission, Generation
 from rsk.decode.loading import (
@@ -149,9 +149,9 @@ def fetch(name: str) -> None:
 
     Raises:
         ValueError: an unknown name.
-        FetchError: see :func:`rsk.decode.public_models.fetch`.
+        FetchError: see :func:`rsk.decode.fetching.fetch`.
     """
-    public_models.fetch(name, functools.partial(print, flush=True))  # before what pip says
+    fetching.fetch(name, functools.partial(print, flush=True))  # before what pip says
 
 
 def _offer(name: str) -> None:
@@ -161,7 +161,7 @@ def _offer(name: str) -> None:
         LoadError: there is nobody to ask, or the answer is no.
     """
     if sys.stdin.isatty() and sys.stdout.isatty():
-        print(public_models.described(name))
+        print(fetching.described(name))
         if input("Fetch it now? [y/N] ").strip().lower() in ("y", "yes"):
             fetch(name)
             return

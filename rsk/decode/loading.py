@@ -15,11 +15,11 @@ from urllib.request import getproxies
 import torch
 
 from rsk.base.machine import pinned_threads
-from rsk.decode import borrowing_draft
+from rsk.decode import distilled_draft
 from rsk.decode.arguments import shown
 from rsk.decode.errors import LoadError
+from rsk.decode.fetching import PUBLIC_MODELS, folder, is_fetched
 from rsk.decode.packing import PackedLinear, can_pack, pack
-from rsk.decode.public_models import PUBLIC_MODELS, folder, is_fetched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -55,7 +55,7 @@ def shipped_draft(target: str | os.PathLike[str]) -> Path | None:
 
     name = os.fspath(target)
     folder = data_dir() / "models" / f"{name}-draft"
-    return folder if name in PUBLIC_MODELS and borrowing_draft.is_one(folder) else None
+    return folder if name in PUBLIC_MODELS and distilled_draft.is_one(folder) else None
 
 
 def load_pair(
@@ -89,7 +89,7 @@ def load_pair(
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: 'cuda' was asked for, but PyTorch finds no GPU; use 'cpu'")
     tokenizer = load_tokenizer(target)
-    borrows = draft is not None and draft != NGRAM and borrowing_draft.is_one(draft)
+    borrows = draft is not None and draft != NGRAM and distilled_draft.is_one(draft)
     has_model = draft is not None and draft != NGRAM
     if has_model and not borrows:  # before any weights are read
         _check_tokenizers(tokenizer, load_tokenizer(cast("str", draft)))
@@ -99,7 +99,7 @@ def load_pair(
     if not has_model:
         return Pair(target_model, None if draft is None else NGRAM, tokenizer)
     if borrows:
-        return Pair(target_model, borrowing_draft.load(cast("str", draft), target_model), tokenizer)
+        return Pair(target_model, distilled_draft.load(cast("str", draft), target_model), tokenizer)
     draft_model = load_model(cast("str", draft), device=device, dtype=dtype)
     check_models(target_model, draft_model)
     return Pair(target_model, draft_model, tokenizer)

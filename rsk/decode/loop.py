@@ -15,15 +15,14 @@ from rsk.decode import arguments
 from rsk.decode.drafting import (
     ActiveRequests,
     Draft,
-    LookupThenModelDraft,
     ModelDraft,
-    NgramDraft,
     Request,
 )
 from rsk.decode.errors import LoadError
 from rsk.decode.generation import ACCEPTED, BONUS, RECOVERED, Emission, Generation
 from rsk.decode.kv_cache import CachedModel, Clock, context_length
 from rsk.decode.loading import NGRAM, Pair, check_models, load_pair, shipped_pair
+from rsk.decode.prompt_lookup import LookupThenModelDraft, NgramDraft
 from rsk.decode.sampling import Processor, Sampling
 from rsk.decode.speculation_length import SpeculationLength, StepCost, speculation_length
 from rsk.sampler.logits import rejection_sample_from_logits, sample_from_logits

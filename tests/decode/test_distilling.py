@@ -12,7 +12,7 @@ from tiny_models import llama
 
 from rsk import check
 from rsk.base.folders import checkout, data_dir
-from rsk.decode import borrowing_draft, loading
+from rsk.decode import distilled_draft, loading
 from rsk.decode.loading import Pair
 from rsk.decode.loop import speculative_generate
 
@@ -33,7 +33,7 @@ def target():
 
 
 def test_a_draft_of_all_layers_and_tokens_is_the_target(target):
-    draft = borrowing_draft.make(target, 5, torch.arange(61))
+    draft = distilled_draft.make(target, 5, torch.arange(61))
     ids = torch.tensor([[3, 1, 4, 1, 5]])
     assert torch.allclose(draft(ids).logits, target(ids).logits, atol=1e-5)
     result = speculative_generate(target, draft, [[3, 1]], seed=0, max_new_tokens=40)
@@ -42,26 +42,26 @@ def test_a_draft_of_all_layers_and_tokens_is_the_target(target):
 
 def test_it_borrows_and_knows_some_tokens(target, tmp_path):
     known = torch.tensor([2, 3, 5, 7, 11, 60])
-    draft = borrowing_draft.make(target, 2, known)
-    borrowing_draft.save(draft, tmp_path)
-    again = borrowing_draft.load(tmp_path, target)
+    draft = distilled_draft.make(target, 2, known)
+    distilled_draft.save(draft, tmp_path)
+    again = distilled_draft.load(tmp_path, target)
     assert again.model.embed_tokens is target.model.embed_tokens
     probabilities = again(torch.tensor([[3, 1, 4]])).logits.softmax(-1)
     assert probabilities.gt(0).nonzero()[:, 2].unique().tolist() == known.tolist()
-    for name, weight in borrowing_draft.own_state(draft).items():
+    for name, weight in distilled_draft.own_state(draft).items():
         step = weight.abs().amax(-1, keepdim=True) / 127
         assert bool(
-            ((weight - borrowing_draft.own_state(again)[name]).abs() <= step / 2 + 1e-6).all()
+            ((weight - distilled_draft.own_state(again)[name]).abs() <= step / 2 + 1e-6).all()
         )
-    own = sum(weight.numel() for weight in borrowing_draft.own_state(draft).values())
-    assert (tmp_path / borrowing_draft.WEIGHTS).stat().st_size < 1.5 * own + 6000
-    assert borrowing_draft.is_one(tmp_path) and not borrowing_draft.is_one(tmp_path.parent)
+    own = sum(weight.numel() for weight in distilled_draft.own_state(draft).values())
+    assert (tmp_path / distilled_draft.WEIGHTS).stat().st_size < 1.5 * own + 6000
+    assert distilled_draft.is_one(tmp_path) and not distilled_draft.is_one(tmp_path.parent)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.0])
 def test_tokens_that_it_does_not_know_are_still_said(temperature):
     target = llama(21, vocab_size=4)
-    draft = borrowing_draft.make(target, 1, torch.tensor([0, 2]))
+    draft = distilled_draft.make(target, 1, torch.tensor([0, 2]))
 
     def decode(prompts, seeds):
         return speculative_generate(
@@ -77,14 +77,14 @@ def test_tokens_that_it_does_not_know_are_still_said(temperature):
 
 def test_a_pair_is_loaded_by_its_folders(target, tmp_path, monkeypatch):
     target.save_pretrained(tmp_path / "target")
-    borrowing_draft.save(borrowing_draft.make(target, 1, torch.arange(9)), tmp_path / "draft")
+    distilled_draft.save(distilled_draft.make(target, 1, torch.arange(9)), tmp_path / "draft")
     monkeypatch.setattr(loading, "load_tokenizer", lambda source: Characters())
     pair = loading.load_pair(tmp_path / "target", tmp_path / "draft", device="cpu")
     assert pair.draft.model.embed_tokens is pair.target.model.embed_tokens
     llama(1, vocab_size=60).save_pretrained(tmp_path / "other")
     with pytest.raises(loading.LoadError, match="with vocab_size 61; the target has 60"):
         loading.load_pair(tmp_path / "other", tmp_path / "draft", device="cpu")
-    (tmp_path / "draft" / borrowing_draft.WEIGHTS).write_bytes(b"cut short")
+    (tmp_path / "draft" / distilled_draft.WEIGHTS).write_bytes(b"cut short")
     with pytest.raises(loading.LoadError, match="cannot load the draft in"):
         loading.load_pair(tmp_path / "target", tmp_path / "draft", device="cpu")
 
@@ -94,26 +94,26 @@ def test_a_pair_is_loaded_by_its_folders(target, tmp_path, monkeypatch):
     [
         (lambda state: state.pop("model.norm.weight"), "not hold the weights of 1 such layers"),
         (lambda state: state.update({"more": torch.ones(2)}), "does not hold the weights"),
-        (lambda state: state.pop(borrowing_draft.KNOWN), "cannot load the draft in .*known_tokens"),
-        (lambda state: state[borrowing_draft.KNOWN].fill_(61), "tokens outside the vocabulary"),
+        (lambda state: state.pop(distilled_draft.KNOWN), "cannot load the draft in .*known_tokens"),
+        (lambda state: state[distilled_draft.KNOWN].fill_(61), "tokens outside the vocabulary"),
     ],
 )
 def test_a_draft_with_other_weights_is_refused(target, tmp_path, change, message):
     from safetensors.torch import load_file, save_file
 
-    borrowing_draft.save(borrowing_draft.make(target, 1, torch.arange(9)), tmp_path)
-    state = load_file(str(tmp_path / borrowing_draft.WEIGHTS))
+    distilled_draft.save(distilled_draft.make(target, 1, torch.arange(9)), tmp_path)
+    state = load_file(str(tmp_path / distilled_draft.WEIGHTS))
     change(state)
-    save_file(state, str(tmp_path / borrowing_draft.WEIGHTS))
+    save_file(state, str(tmp_path / distilled_draft.WEIGHTS))
     with pytest.raises(loading.LoadError, match=message):
-        borrowing_draft.load(tmp_path, target)
+        distilled_draft.load(tmp_path, target)
 
 
 def test_positions_keep_their_precision_in_16_bits(target, tmp_path):
     """As transformers loads it, a model in 16 bits has float32 frequencies of its positions."""
     target.save_pretrained(tmp_path)
     theirs = loading.load_model(tmp_path, device=torch.device("cpu"), dtype=torch.bfloat16)
-    draft = borrowing_draft.make(theirs, 5, torch.arange(61))
+    draft = distilled_draft.make(theirs, 5, torch.arange(61))
     assert draft.dtype == torch.bfloat16
     assert torch.equal(draft.model.rotary_emb.inv_freq, target.model.rotary_emb.inv_freq)
     ids = torch.arange(61).repeat(2)[None]
@@ -122,7 +122,7 @@ def test_positions_keep_their_precision_in_16_bits(target, tmp_path):
 
 def test_it_is_made_from_a_llama_of_enough_layers(target):
     with pytest.raises(ValueError, match="expected a Llama of at least 6 layers, got llama of 5"):
-        borrowing_draft.make(target, 6, torch.arange(4))
+        distilled_draft.make(target, 6, torch.arange(4))
 
 
 # --- the script -----------------------------------------------------------------------------------
@@ -196,19 +196,19 @@ def test_the_loss_falls_and_a_rerun_gives_the_same_curve(
     script.distil(target, Letters(), small, tmp_path / "resumed", where)  # nothing is left to do
     once_more = json.loads((tmp_path / "resumed" / "training.json").read_text())
     assert once_more == again and min(again["seconds"].values()) > 0
-    weights = [(tmp_path / n / borrowing_draft.WEIGHTS).read_bytes() for n in ("whole", "resumed")]
+    weights = [(tmp_path / n / distilled_draft.WEIGHTS).read_bytes() for n in ("whole", "resumed")]
     assert weights[0] == weights[1]
     with pytest.raises(SystemExit, match="belongs to other settings"):
         script.distil(target, Letters(), script.Settings(), tmp_path / "resumed", where)
 
 
 def test_a_draft_that_learned_is_accepted_more_often(script, target, small, tmp_path):
-    draft = borrowing_draft.make(target, 1, torch.arange(61))
+    draft = distilled_draft.make(target, 1, torch.arange(61))
     apart = script.held_out(Letters(), each=2)
     assert {len(texts) for texts in apart.values()} == {2}
     before = script.measure(Pair(target, draft, Letters()), apart, new_tokens=20)
     script.distil(target, Letters(), small, tmp_path, tmp_path / ".training")
-    pair = Pair(target, borrowing_draft.load(tmp_path, target), Letters())
+    pair = Pair(target, distilled_draft.load(tmp_path, target), Letters())
     after = script.measure(pair, apart, new_tokens=20)
 
     def rate(rows):

@@ -18,7 +18,7 @@ from scipy import stats
 from tiny_models import llama
 
 import rsk
-from rsk.decode import command_line, drafting, kv_cache, loading, loop
+from rsk.decode import command_line, drafting, kv_cache, loading, loop, prompt_lookup
 from rsk.decode.loop import speculative_generate
 from rsk.decode.sampling import Sampling
 
@@ -900,7 +900,7 @@ def test_a_gpu_that_is_not_there(hub_folders, monkeypatch):
 
 
 def test_prompt_lookup_finds_the_longest_and_latest_match():
-    ngram = drafting.NgramDraft()
+    ngram = prompt_lookup.NgramDraft()
     request = drafting.Request(0, [1, 2, 3, 9, 2, 3, 8, 5, 1, 2, 3], 10, 0)
     batch = drafting.ActiveRequests([request], torch.device("cpu"))
     ngram.start([request])

@@ -8,7 +8,7 @@ from test_decoding import Characters
 from test_generate import ROUNDING_GAP, disagreements
 from tiny_models import llama
 
-from rsk.decode import borrowing_draft, loading, packing
+from rsk.decode import distilled_draft, loading, packing
 from rsk.decode.loop import speculative_generate
 from rsk.decode.packing import PackedLinear, pack
 
@@ -71,9 +71,9 @@ def test_a_large_model_on_a_cpu_is_packed_when_it_is_loaded(tmp_path, monkeypatc
     assert linears(target, PackedLinear)
     as_asked = loading.load_pair(tmp_path, None, device="cpu", dtype=torch.float32).target
     assert not linears(as_asked, PackedLinear)
-    draft = borrowing_draft.make(exact(1), 1, torch.arange(30))
-    borrowing_draft.save(draft, tmp_path / "draft")
-    again, plain = (borrowing_draft.load(tmp_path / "draft", m) for m in (target, as_asked))
+    draft = distilled_draft.make(exact(1), 1, torch.arange(30))
+    distilled_draft.save(draft, tmp_path / "draft")
+    again, plain = (distilled_draft.load(tmp_path / "draft", m) for m in (target, as_asked))
     assert torch.equal(again.lm_head.rows, draft.lm_head.rows)
     assert linears(again, PackedLinear) == 8 and not linears(plain, PackedLinear)
     ids = torch.tensor([[3, 1, 4]])

