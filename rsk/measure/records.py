@@ -21,8 +21,8 @@ SCHEMA = "rsk-benchmark/1"
 CLOCKS = ("wall", "graph replay", "isolated launch")
 CACHES = ("warm", "cold")
 DTYPES = ("float32", "bfloat16", "float16")
-TOLERANCE = 1.10
-"""A result may beat the memory roof by this factor before it is refused: noise in both times."""
+TOLERANCE = 0.02
+"""A time may be this share below the memory roof before it is refused: noise in both times."""
 
 
 class Point(NamedTuple):
@@ -129,12 +129,12 @@ class Record:
         least = self.floor_us
         if not self.roof.busy:
             least = max(least, self.roof.median_us - self.floor_us)
-        if self.device.median_us * TOLERANCE < least:
+        if self.device.median_us < least * (1 - TOLERANCE):
             raise RecordError(
                 f"device.median_us: {self.implementation} took {self.device.median_us:.3g} us for "
                 f"{self.bytes_moved} bytes, but only reading them takes {self.roof.median_us:.3g} "
                 f"us and the smallest operation {self.floor_us:.3g} us (same run, {self.cache} "
-                f"cache): expected at least {least / TOLERANCE:.3g} us"
+                f"cache): expected at least {least * (1 - TOLERANCE):.3g} us"
             )
 
     @property

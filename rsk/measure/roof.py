@@ -27,12 +27,10 @@ from rsk.base import machine, terminal
 from rsk.measure import clocks
 from rsk.measure.provenance import provenance
 from rsk.measure.record_files import RecordFile
-from rsk.measure.records import Provenance, RecordError, Spread, check_schema
+from rsk.measure.records import TOLERANCE, Provenance, RecordError, Spread, check_schema
 from rsk.sampler import build
 
 SCHEMA = "rsk-roof/1"
-TOLERANCE = 0.02
-"""A time may be this much below the roof: what two medians of the same thing differ by."""
 FINALISTS = 3
 """Launch shapes that are timed in full; the others have had a glance."""
 GLANCES = 5
