@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rsk.base.numbers import DASH, byte_size, digits, duration, fixed, over_runs, share
+from rsk.base.numbers import DASH, byte_size, digits, duration, fixed, general, over_runs, share
 from rsk.decode.decoding_speeds import BOTH, MEASURED, PLAIN, DecodingSpeeds
 from rsk.decode.loading import NGRAM
 from rsk.decode.speculation_length import AUTO
@@ -165,7 +165,8 @@ def promises(found: PeersRecord) -> Table:
 
 def _in_short(told: str) -> str:
     """What came of a trial, without its details."""
-    return "a token all the same" if "accepted, tokens [" in told else told.split(":")[0]
+    first = told.split(":")[0]
+    return "a token all the same" if "accepted, tokens [" in first else first
 
 
 def rivals_from_logits(found: PeersRecord) -> Table:
@@ -220,16 +221,19 @@ def public_model(records: Sequence[DecodingSpeeds]) -> Table:
                 rows.append(
                     {
                         "on": speeds.provenance.machine,
-                        "temperature": temperature,
+                        "temperature": general(temperature),
                         "draft": {NGRAM: "lookup", BOTH: "lookup or model"}.get(draft, draft),
                         "K": DASH if plain else AUTO if spec_len == MEASURED else str(spec_len),
                         "accepted": DASH if plain else fixed(rate, 2),
                         "tokens per pass": fixed(speeds.tokens_per_pass(*way), 2),
                         "time per token": duration(speeds.seconds_per_token(*way) * 1e6),
-                        "speed-up": DASH
+                        "speed-up": DASH if plain else fixed(speeds.speed_up(*way), 2),
+                        "range": DASH
                         if plain
-                        else f"{fixed(speeds.speed_up(*way), 2)} "
-                        f"({fixed(min(gains), 2)} – {fixed(max(gains), 2)})",
+                        else f"{fixed(min(gains), 2)} – {fixed(max(gains), 2)}",
                     }
                 )
-    return Table(pd.DataFrame(rows), "tab-public-model", {"records": records})
+    frame = pd.DataFrame(rows)
+    if len(records) == 1:
+        frame = frame.drop(columns="on")
+    return Table(frame, "tab-public-model", {"records": records})

@@ -28,7 +28,11 @@ from rsk.report import measurements, rival_times, values
 from rsk.report.computed_here import Here
 from rsk.report.runs import Run
 from rsk.report.sharded_times import ShardedTimes
+from rsk.sampler.api import BACKENDS
 from rsk.sampler.kernels import KERNELS
+
+SHOWN = (*BACKENDS, "compiled", "triton", "FlashInfer", "SGLang", "vLLM V2")
+"""In the figures of the GPU: more lines than these cannot be told apart."""
 
 _EXHIBIT = re.compile(r"^!\[\]\((\w+):([^)]*)\)(?:\{(.*)\})?$", re.MULTILINE)
 
@@ -143,7 +147,7 @@ def _tables(found: measurements.Measurements) -> dict[str, Callable[[], Table]]:
         ),
         "tab-caches": lambda: tables.caches({"CPU": cpu.benchmark, "GPU": gpu.benchmark}),
         "tab-repeatability": lambda: tables.repeatability(
-            {"CPU": cpu.benchmark, "GPU": gpu.benchmark}
+            {"CPU": cpu.benchmark, "GPU": benchmarks.only(gpu.benchmark, SHOWN)}
         ),
         "tab-earlier": lambda: tables.beside_earlier(gpu.benchmark, found.quoted),
         "tab-environment": lambda: tables.environment(
@@ -162,6 +166,7 @@ def _sharded(times: ShardedTimes) -> Table:
 
 def _figures(found: measurements.Measurements, here: Here) -> dict[str, Callable[[], Picture]]:
     cpu, gpu, study = found.cpu.value, found.gpu.value, found.study.value
+    few = benchmarks.only(gpu, SHOWN)
     readings = {
         f"fig-reads-{name.replace('_', '-')}": functools.partial(_who_reads, name)
         for name in KERNELS
@@ -176,9 +181,11 @@ def _figures(found: measurements.Measurements, here: Here) -> dict[str, Callable
         "fig-spec-len": lambda: benchmarks.latency_by_spec_len(cpu),
         "fig-vocab": lambda: benchmarks.latency_by_vocab(cpu),
         "fig-roofline": lambda: benchmarks.roofline(cpu),
-        "fig-latency-gpu": lambda: benchmarks.latency_by_batch(gpu).relabelled("fig-latency-gpu"),
-        "fig-speed-up-gpu": lambda: benchmarks.speed_up(gpu).relabelled("fig-speed-up-gpu"),
-        "fig-roofline-gpu": lambda: benchmarks.roofline(gpu).relabelled("fig-roofline-gpu"),
+        "fig-latency-gpu": lambda: benchmarks.latency_by_batch(few).relabelled("fig-latency-gpu"),
+        "fig-speed-up-gpu": lambda: benchmarks.speed_up(few).relabelled("fig-speed-up-gpu"),
+        "fig-roofline-gpu": lambda: benchmarks.roofline(benchmarks.only(gpu, BACKENDS)).relabelled(
+            "fig-roofline-gpu"
+        ),
         "fig-tokens-per-pass": lambda: decoding.tokens_per_pass(study),
         "fig-temperature": lambda: decoding.acceptance_by_temperature(study),
         "fig-decoding-speed-up": lambda: decoding.speed_up_by_spec_len(study),
