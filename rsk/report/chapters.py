@@ -31,7 +31,7 @@ from rsk.report.sharded_times import ShardedTimes
 from rsk.sampler.api import BACKENDS
 from rsk.sampler.kernels import KERNELS
 
-SHOWN = (*BACKENDS, "compiled", "triton", "FlashInfer", "SGLang", "vLLM V2")
+SHOWN = (*BACKENDS, "compiled", "idiomatic", "triton", "FlashInfer", "SGLang", "vLLM V2")
 """In the figures of the GPU: more lines than these cannot be told apart."""
 
 _EXHIBIT = re.compile(r"^!\[\]\((\w+):([^)]*)\)(?:\{(.*)\})?$", re.MULTILINE)

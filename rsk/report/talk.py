@@ -20,6 +20,7 @@ from rsk.export.talk import Drawn, Material
 from rsk.figures import benchmarks, decoding, memory_access, plotting, slides
 from rsk.figures.lessons import law
 from rsk.measure.comparison import BASELINE
+from rsk.measure.implementations import PYTORCH
 from rsk.measure.publishable_runs import SIMPLE_KERNEL
 from rsk.measure.records import Benchmark
 from rsk.report import measurements, values
@@ -110,7 +111,7 @@ def pictures(
         "reads-block": lambda: memory_access.who_reads(python_kernels.reading("loads_in_flight")),
         "reads-cluster": lambda: memory_access.who_reads(python_kernels.reading("cluster")),
         "ladder": lambda: benchmarks.ladder(only(gpu, (*BACKENDS, *KERNELS)), story.batch_size),
-        "speed-up": lambda: benchmarks.speed_up(only(gpu, BACKENDS)),
+        "speed-up": lambda: benchmarks.speed_up(only(gpu, (*PYTORCH, "fused"))),
         "latency": lambda: benchmarks.latency_by_batch(only(gpu, (*BACKENDS, SIMPLE_KERNEL))),
         "roofline": lambda: benchmarks.roofline(only(gpu, BACKENDS)),
         "decoding": lambda: decoding.speed_up_by_spec_len(study),
