@@ -64,7 +64,8 @@ class KernelTimes:
         if not kernels or "fused" not in line:
             raise RecordError(f"the kernels were not measured up to B = {batch_size}")
         self.show_banner()
-        picture = benchmarks.latency_by_batch(self.benchmark, "device")
+        steps = benchmarks.only(self.benchmark, registry.OURS)
+        picture = benchmarks.latency_by_batch(steps, "device")
         publish.figure(**picture.relabelled("fig-kernels")._asdict())
         best = min(kernels, key=lambda record: record.device.median)
         publish.passage("course.md#choice", best=best, fused=line["fused"])
@@ -127,7 +128,7 @@ def show_gpu_run(here: Benchmark) -> None:
     if here.provenance.device == "cuda":
         publish.passage("course.md#own-gpu")
         return
-    run = publishable_runs.newest("cuda")
+    run = benchmarks.only(publishable_runs.newest("cuda"), registry.OURS)
     publish.banner("recorded", run.provenance)
     for picture in (benchmarks.latency_by_batch(run, "device"), benchmarks.roofline(run)):
         publish.figure(**picture.relabelled(f"{picture.label}-gpu")._asdict())

@@ -9,7 +9,7 @@ ratio is its median over the runs, with a bar from the least to the most of them
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
@@ -391,7 +391,7 @@ def operation_counts(benchmark: Benchmark, batch_size: int | None = None) -> Pic
     return Picture(fig, "fig-operations", named, data)
 
 
-def only(benchmark: Benchmark, names: Sequence[str]) -> Benchmark:
+def only(benchmark: Benchmark, names: Collection[str]) -> Benchmark:
     """The same run, with a few of its implementations."""
     return replace(
         benchmark,
