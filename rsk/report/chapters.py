@@ -26,13 +26,10 @@ from rsk.figures.plotting import Picture
 from rsk.figures.tables import Table
 from rsk.report import measurements, rival_times, values
 from rsk.report.computed_here import Here
-from rsk.report.runs import Run
+from rsk.report.runs import SHOWN, Run
 from rsk.report.sharded_times import ShardedTimes
 from rsk.sampler.api import BACKENDS
 from rsk.sampler.kernels import KERNELS
-
-SHOWN = (*BACKENDS, "compiled", "idiomatic", "triton", "FlashInfer", "SGLang", "vLLM V2")
-"""In the figures of the GPU: more lines than these cannot be told apart."""
 
 _EXHIBIT = re.compile(r"^!\[\]\((\w+):([^)]*)\)(?:\{(.*)\})?$", re.MULTILINE)
 

@@ -34,6 +34,10 @@ class Half(NamedTuple):
     point: Point
 
 
+SHOWN = (*BACKENDS, "compiled", "idiomatic", "triton", "FlashInfer", "SGLang", "vLLM V2")
+"""In the figures of the GPU: more lines than these cannot be told apart."""
+
+
 class Rival(NamedTuple):
     """Another sampler beside ours at one point, by one clock."""
 
