@@ -13,6 +13,7 @@ from torch import Tensor
 from rsk.base import machine
 from rsk.measure import clocks, roof
 from rsk.measure.records import Spread
+from rsk.measure.samples import Samples
 from rsk.measure.sharded_records import Link
 from rsk.sampler.api import RejectionSamples
 from rsk.sampler.channel import WORDS
@@ -65,7 +66,7 @@ def time_calls(way: Callable[[int], Any], sets: int) -> Spread:
 
 
 def _spread(samples: list[float], clock: str) -> Spread:
-    return clocks.Samples([(sample,) for sample in samples], 0.0).spread(clock)
+    return Samples([(sample,) for sample in samples], 0.0).spread(clock)
 
 
 def measure_link(ranks: int, device: torch.device) -> Link:

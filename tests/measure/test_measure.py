@@ -14,7 +14,7 @@ import torch
 import rsk
 from rsk.base import machine
 from rsk.base.folders import cuda_dir
-from rsk.measure import clocks, implementations, provenance, timing, workload
+from rsk.measure import clocks, implementations, provenance, samples, timing, workload
 from rsk.measure.implementations import Implementation
 from rsk.measure.records import RecordError
 from rsk.measure.timing import MeasurementError
@@ -51,7 +51,7 @@ def test_every_backend_is_measured_and_checked(name: str, case: workload.Workloa
     assert (found.batch_size, found.spec_len, found.vocab_size) == (8, 3, 500)
     assert found.device == found.host == found.call
     assert found.device.clock == "wall"
-    assert found.device.samples >= clocks.MIN_SAMPLES
+    assert found.device.samples >= samples.MIN_SAMPLES
     assert found.accepted == pytest.approx(
         torch.cat([s.num_accepted for s in case.expected]).double().mean()
     )
@@ -91,11 +91,11 @@ def test_an_output_that_is_never_written_is_refused(case: workload.Workload) -> 
 def test_an_impossibly_fast_sampler_is_refused(case: workload.Workload) -> None:
     """It looks the right tokens up, and has no time to have read the probabilities."""
     table = {}
-    for inputs, samples in (
+    for inputs, right in (
         (case.probe, case.probe_expected),
         *zip(case.inputs, case.expected, strict=True),
     ):
-        table[inputs.seed] = samples
+        table[inputs.seed] = right
 
     def bind(inputs: Inputs):
         samples = table[inputs.seed]
@@ -144,25 +144,25 @@ def test_results_with_random_numbers_of_their_own_are_checked_for_form(
 
 def test_nan_times_are_refused() -> None:
     with pytest.raises(RecordError, match="samples: expected positive, finite times, got nan"):
-        clocks.Samples([(1.0,), (math.nan,), (1.0,)], 0.0).spread("wall")
+        samples.Samples([(1.0,), (math.nan,), (1.0,)], 0.0).spread("wall")
     with pytest.raises(RecordError, match="got -1"):
-        clocks.Samples([(1.0,), (-1.0,)], 0.0).spread("wall")
+        samples.Samples([(1.0,), (-1.0,)], 0.0).spread("wall")
 
 
 def test_spread_is_the_median_with_quartiles() -> None:
-    found = clocks.Samples([(x, 2 * x) for x in (4.0, 1.0, 3.0, 2.0, 5.0)], 0.25).spread("wall", 1)
+    found = samples.Samples([(x, 2 * x) for x in (4.0, 1.0, 3.0, 2.0, 5.0)], 0.25).spread("wall", 1)
     assert (found.q25_us, found.median_us, found.q75_us) == (4.0, 6.0, 8.0)
     assert (found.samples, found.disturbed, found.relative) == (5, 0.25, 4 / 6)
 
 
 def test_sampling_stops_when_settled_and_not_before() -> None:
-    steady = clocks.sample_until_settled(lambda: (10.0,), 60.0, watch=False)
-    assert len(steady.times_us) == 4 * clocks.MIN_SAMPLES
+    steady = samples.sample_until_settled(lambda: (10.0,), 60.0, watch=False)
+    assert len(steady.times_us) == 4 * samples.MIN_SAMPLES
     noise = torch.rand(100_000).add(0.1).tolist()
-    restless = clocks.sample_until_settled(lambda: (noise.pop(),), 0.05, watch=False)
+    restless = samples.sample_until_settled(lambda: (noise.pop(),), 0.05, watch=False)
     assert len(restless.times_us) > len(steady.times_us)
-    hurried = clocks.sample_until_settled(lambda: (10.0,), 0.0, watch=False)
-    assert len(hurried.times_us) == clocks.MIN_SAMPLES
+    hurried = samples.sample_until_settled(lambda: (10.0,), 0.0, watch=False)
+    assert len(hurried.times_us) == samples.MIN_SAMPLES
 
 
 def test_the_confidence_interval_covers_the_median() -> None:
@@ -174,7 +174,7 @@ def test_the_confidence_interval_covers_the_median() -> None:
         ordered = sorted(values)
         reach = 1.96 * math.sqrt(40) / 2
         low, high = ordered[math.floor(20 - reach)], ordered[math.ceil(20 + reach)]
-        assert clocks._precision(values) == pytest.approx((high - low) / 2 / ordered[20])
+        assert samples._precision(values) == pytest.approx((high - low) / 2 / ordered[20])
         covered += low <= 1 <= high
     assert 0.92 < covered / trials <= 1
 
@@ -191,8 +191,8 @@ def test_disturbed_samples_are_set_aside(monkeypatch: pytest.MonkeyPatch) -> Non
             return (1000.0,)
         return (10.0,)
 
-    monkeypatch.setattr(clocks, "_waited_ns", lambda: waited)
-    found = clocks.sample_until_settled(sample, 0.01)
+    monkeypatch.setattr(samples, "_waited_ns", lambda: waited)
+    found = samples.sample_until_settled(sample, 0.01)
     assert {row[0] for row in found.times_us} == {10.0}
     assert found.disturbed == pytest.approx(0.5, abs=0.1)
 
@@ -209,9 +209,9 @@ def test_on_a_busy_machine_the_least_disturbed_samples_remain(
         waited += 10 ** (9 + 8 * (count % 7))
         return (float(1 + count % 7),)
 
-    monkeypatch.setattr(clocks, "_waited_ns", lambda: waited)
-    found = clocks.sample_until_settled(sample, 0.2)
-    assert len(found.times_us) == clocks.MIN_SAMPLES
+    monkeypatch.setattr(samples, "_waited_ns", lambda: waited)
+    found = samples.sample_until_settled(sample, 0.2)
+    assert len(found.times_us) == samples.MIN_SAMPLES
     assert {row[0] for row in found.times_us} == {1.0}
     assert found.disturbed == 1.0
 
