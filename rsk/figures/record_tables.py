@@ -182,7 +182,8 @@ def rivals_from_logits(found: PeersRecord) -> Table:
         rows.append(row)
     frame = pd.DataFrame(rows)
     nothing = [name for name in frame if (frame[name] == DASH).all()]
-    values = {"runs": found.runs, "ours": OURS}
+    waiting = [name for name in found.names if name in frame and found.waits(name)]
+    values = {"runs": found.runs, "ours": OURS, "waiting": waiting}
     return Table(frame.drop(columns=nothing), "tab-rivals-logits", values)
 
 

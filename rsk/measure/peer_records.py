@@ -81,6 +81,10 @@ class PeersRecord(PartsRecord):
         every = ((one.batch_size, one.vocab_size, one.ways) for one in self.from_logits)
         return sorted(dict.fromkeys(every), key=lambda kind: (kind[2], kind[1], kind[0]))
 
+    def waits(self, name: str) -> bool:
+        """Whether a call waits for the GPU, so that its time is by the wall clock."""
+        return any(one.name == name and one.device.clock == "wall" for one in self.from_logits)
+
     def times(self, name: str, kind: tuple[int, int, str]) -> OverRuns | None:
         """Microseconds on the device, from logits; ``None`` if it was not timed there."""
         by_run = {
