@@ -366,7 +366,7 @@ def test_an_interrupted_run_keeps_the_last_good_state(write_notebook, tmp_path, 
     partial = nbformat.read(folder / "notebooks" / "unfinished_00_a.ipynb", as_version=4)
     kernel = int(partial.cells[1].outputs[0].text)
     (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
-    printed, error = process.communicate(timeout=60)
+    printed, error = process.communicate(timeout=180)
     assert process.returncode == 130
     assert "rsk: interrupted" in error
     assert "Traceback" not in error

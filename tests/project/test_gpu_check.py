@@ -62,7 +62,7 @@ def test_a_program_out_of_time_is_ended_and_what_it_started_too(tmp_path):
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     begin = time.monotonic()
     outcome = run(program("slow", code), tmp_path, 2.0)
-    assert time.monotonic() - begin < 15
+    assert time.monotonic() - begin < 60
     assert outcome.status == OUT_OF_TIME
     assert outcome.failures[0].startswith("slow: out of time: ")
     grandchild = int((tmp_path / "slow.log").read_text().split()[0])

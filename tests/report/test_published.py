@@ -54,8 +54,9 @@ class Words(HTMLParser):
 
 def lines(path):
     """What a reader reads, in lines."""
-    if path.suffix == ".html":
-        return Words(path.read_text(encoding="utf-8")).words
+    if path.suffix == ".html":  # the links to other languages are not in a copy elsewhere
+        text = path.read_text(encoding="utf-8")
+        return Words(re.sub(r'<nav class="pages".*?</nav>', "", text, flags=re.S)).words
     if path.suffix == ".svg":  # the text is drawn as outlines, and stands in a comment beside them
         return re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8"))
     pages = [page.extract_text() for page in pypdf.PdfReader(path).pages]
