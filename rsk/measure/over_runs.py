@@ -57,6 +57,15 @@ class OverRuns:
         """The reciprocal, run by run."""
         return OverRuns({run: 1 / value for run, value in self.by_run.items()})
 
+    def over(self, other: OverRuns) -> OverRuns:
+        """This divided by another, in each run that both have.
+
+        Raises:
+            ValueError: there is none.
+        """
+        shared = sorted(self.by_run.keys() & other.by_run.keys())
+        return OverRuns({run: self.by_run[run] / other.by_run[run] for run in shared})
+
 
 @dataclass(frozen=True)
 class Time(OverRuns):
@@ -231,7 +240,6 @@ def ratio(slower: Series, faster: Series, time: str = "call") -> OverRuns:
         raise ValueError(
             f"{names}: expected {time} times of one clock, got {one.clock} and {other.clock}"
         )
-    shared = sorted(one.by_run.keys() & other.by_run.keys())
-    if not shared:
+    if one.by_run.keys().isdisjoint(other.by_run):
         raise ValueError(f"{names}: expected a run in which both were measured, got none")
-    return OverRuns({run: one.by_run[run] / other.by_run[run] for run in shared})
+    return one.over(other)

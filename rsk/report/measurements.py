@@ -179,17 +179,21 @@ def recorded_steps() -> ModelStepRecord | None:
     Raises:
         RecordError: a file is damaged.
     """
-    if not any((folders.data_dir() / "model-step").glob("*.json")):
-        return None
-    return _newest(ModelStepRecord, "model-step", lambda one: one.provenance.device == "cuda")
+    found = _of_gpus(ModelStepRecord, "model-step", lambda one: one.provenance.device == "cuda")
+    return found[-1] if found else None
 
 
 def _newest(kind: type[F], folder: str, is_of_gpus: Callable[[F], bool]) -> F:
-    found = [kind.load(path) for path in sorted((folders.data_dir() / folder).glob("*.json"))]
-    found = [one for one in found if is_of_gpus(one)]
+    found = _of_gpus(kind, folder, is_of_gpus)
     if not found:
         raise RecordError(f"data/{folder}: expected a record of a GPU, found none")
-    return max(found, key=lambda one: one.provenance.date)
+    return found[-1]
+
+
+def _of_gpus(kind: type[F], folder: str, is_of_gpus: Callable[[F], bool]) -> list[F]:
+    """The records in a folder of ``data/`` that are of GPUs, the newest last."""
+    found = [kind.load(path) for path in sorted((folders.data_dir() / folder).glob("*.json"))]
+    return sorted(filter(is_of_gpus, found), key=lambda one: one.provenance.date)
 
 
 def _read_study(path: Path) -> Study:

@@ -26,9 +26,7 @@ class Beside(NamedTuple):
     @property
     def gain(self) -> OverRuns:
         """How many times as fast ours is, run by run."""
-        both = self.ours.by_run.keys() & self.taken.by_run.keys()
-        ratios = {run: self.taken.by_run[run] / self.ours.by_run[run] for run in sorted(both)}
-        return OverRuns(ratios)
+        return self.taken.over(self.ours)
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,10 @@ class RivalTimes:
         return [one for kind in self.found.kinds if (one := self._fastest(kind)) is not None]
 
     def _fastest(self, kind: tuple[int, int, str]) -> Beside | None:
-        ours = self.found.times(OURS, kind)
-        timed = {name: self.found.times(name, kind) for name in self.found.names if name != OURS}
+        ours, waits = self.found.times(OURS, kind), self.found.waits(OURS)
+        # Of one clock: no ratio divides a time from call to result by a graph's share.
+        names = [name for name in self.found.names if self.found.waits(name) == waits]
+        timed = {name: self.found.times(name, kind) for name in names if name != OURS}
         known = {name: taken for name, taken in timed.items() if taken is not None}
         if ours is None or not known:
             return None

@@ -46,11 +46,10 @@ class StepShares:
         """How many times the time of one position a target's pass over so many takes, B = 1."""
         ratios = []
         for pair in dict.fromkeys(one.pair for one in self.found.passes):
-            by_run: dict[int, dict[int, float]] = {}
+            times: dict[int, dict[int, float]] = {}
             for one in self.found.passes:
                 if (one.pair, one.model, one.batch_size) == (pair, "target", 1):
-                    by_run.setdefault(one.run, {})[one.positions] = one.call.median_us
-            known = {run: t[count] / t[1] for run, t in by_run.items() if t.keys() >= {1, count}}
-            if known:
-                ratios.append(OverRuns(known).median)
+                    times.setdefault(one.positions, {})[one.run] = one.call.median_us
+            if times.keys() >= {1, count}:
+                ratios.append(OverRuns(times[count]).over(OverRuns(times[1])).median)
         return span(ratios)

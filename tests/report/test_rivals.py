@@ -73,6 +73,16 @@ def test_a_kind_that_no_other_was_timed_at_is_left_out():
     assert table["one"].tolist() == [DASH, "18.0"] and "two" not in table
 
 
+def test_no_ratio_is_of_two_clocks():
+    """One that waits has a time from call to result, which a graph's share is not held against."""
+    share, wall = spread(10.0, "graph replay"), from_logits("one", 5)
+    ours = from_logits("fused", 10, device=share)
+    assert RivalTimes(peers_record(ours, wall)).from_logits == []
+    other = from_logits("two", 30, device=spread(30.0, "graph replay"))
+    (beside,) = RivalTimes(peers_record(ours, wall, other)).from_logits
+    assert (beside.name, beside.gain.by_run) == ("two", {0: 3.0})
+
+
 def test_who_is_absent_and_who_goes_astray():
     wrong = found("odd", law="tokens differ", law_from_logits={"temperature": FOLLOWS})
     gone = found("gone", absent="not installed", law="", traits=None)
