@@ -212,7 +212,7 @@ class Provenance:
     """The commit, with ``+changes`` if files differed from it; ``none`` outside a checkout."""
     sources: str
     """SHA-256 over the source files of the samplers and kernels, so that a run outside of a
-    commit can be traced too."""
+    commit can be traced too; see :func:`rsk.measure.provenance.sources`."""
 
     def __post_init__(self) -> None:
         one_of("device", self.device, ("cpu", "cuda"))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -306,6 +309,39 @@ def test_the_checksum_covers_what_the_cpu_kernel_is_compiled_from() -> None:
     included = set(re.findall(r'#include "(.+?)"', "".join(sources.values())))
     assert included < set(sources)
     assert len({provenance.sources("cpu"), provenance.sources("cuda")}) == 2
+
+
+@pytest.mark.parametrize("backend", rsk.BACKENDS)
+def test_the_checksum_covers_what_a_sampler_executes(backend: str) -> None:
+    """From probabilities and from logits; ``rsk.base`` reads files and names machines."""
+    package = Path(str(rsk.__file__)).parent
+    executed: set[Path] = set()
+
+    def note(frame: Any, event: str, arg: object) -> None:
+        executed.add(Path(frame.f_code.co_filename))
+
+    draft, target = torch.rand(2, 3, 7), torch.rand(2, 4, 7)
+    tokens = torch.zeros(2, 3, dtype=torch.int64)
+    sys.setprofile(note)
+    try:
+        rsk.rejection_sample(tokens, draft.softmax(-1), target.softmax(-1), backend=backend)
+        rsk.rejection_sample_from_logits(tokens, draft, target, top_k=3, backend=backend)
+    finally:
+        sys.setprofile(None)
+    ours = {file for file in executed if package in file.parents}
+    assert package / "sampler" / "logits.py" in ours
+    for device in ("cpu", "cuda"):
+        left_out = ours - set(provenance.source_files(device))
+        assert {file.parent.name for file in left_out} <= {"base"}
+
+
+def test_the_checksum_changes_with_any_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = provenance.sources("cpu")
+    files = provenance.source_files("cpu")
+    for changed in files:
+        others = [file for file in files if file != changed]
+        monkeypatch.setattr(provenance, "source_files", lambda device, kept=others: kept)
+        assert provenance.sources("cpu") != before, changed
 
 
 def test_provenance_names_the_machine() -> None:
