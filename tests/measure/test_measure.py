@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import measured
 import pytest
 import torch
 
@@ -356,6 +357,44 @@ def test_provenance_names_the_machine() -> None:
     assert "/" not in found.cpu + found.os, "no path of this machine"
 
 
+@pytest.mark.parametrize("capturable", [True, False])
+def test_an_isolated_launch_is_timed_and_checked_where_it_is_asked_for(
+    case: workload.Workload, monkeypatch: pytest.MonkeyPatch, capturable: bool
+) -> None:
+    """With clocks that only say which they are."""
+    wrong = False
+
+    def clock(name: str, median_us: float):
+        def timed(calls: list[Any], *, budget_s: float) -> tuple[Any, list[Any]]:
+            outputs = [call() for call in calls]
+            if name == "isolated launch" and wrong:
+                clocks.poison(outputs[0])
+            return measured.spread(median_us, name), outputs
+
+        return timed
+
+    def eager(calls: list[Any], *, budget_s: float) -> tuple[Any, Any, list[Any]]:
+        wall = measured.spread(9e6)
+        return wall, wall, [call() for call in calls]
+
+    monkeypatch.setattr(timing, "time_eager", eager)
+    monkeypatch.setattr(timing, "time_graph", clock("graph replay", 7e6))
+    monkeypatch.setattr(timing, "time_isolated", clock("isolated launch", 8e6))
+    on_gpu = dataclasses.replace(case, device=torch.device("cuda"))
+    one = dataclasses.replace(implementations.backend("vectorized"), capturable=capturable)
+    assert timing.measure(one, on_gpu).isolated is None
+    found = timing.measure(one, on_gpu, isolated=True)
+    assert found.device.clock == ("graph replay" if capturable else "wall")
+    if not capturable:
+        assert found.isolated is None
+        return
+    assert found.isolated is not None
+    assert (found.isolated.clock, found.isolated.median_us) == ("isolated launch", 8e6)
+    wrong = True
+    with pytest.raises(MeasurementError, match="in the timed calls"):
+        timing.measure(one, on_gpu, isolated=True)
+
+
 @pytest.mark.gpu
 @pytest.mark.alone
 def test_measuring_on_a_gpu() -> None:
@@ -364,11 +403,15 @@ def test_measuring_on_a_gpu() -> None:
     for cache in ("warm", "cold"):
         gpu_case = pool.workload(16, 4, cache)
         for name in rsk.BACKENDS:
-            found = timing.measure(implementations.backend(name), gpu_case, budget_s=0.2)
+            one = implementations.backend(name)
+            found = timing.measure(one, gpu_case, budget_s=0.2, isolated=True)
+            assert (found.isolated is None) == (name == "baseline")
             clock = "wall" if name == "baseline" else "graph replay"
             assert found.device.clock == clock
             assert found.call.median_us >= found.host.median_us
         assert found.device.median_us < found.call.median_us
+        assert found.isolated is not None
+        assert found.isolated.median_us > found.device.median_us
     counts = timing.operations(implementations.backend("fused"), gpu_case)
     assert counts.launches == 1
     assert counts.synchronizations == 0
