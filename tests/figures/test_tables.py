@@ -154,5 +154,5 @@ def test_the_kernels_have_their_ideas_and_a_dash_without_a_time():
 
 def test_the_environment_names_every_run():
     frame = tables.environment({"CPU": CPU_PROVENANCE, "GPU": GPU_PROVENANCE}).frame
-    row = frame.set_index("fact").loc["GPU (compute capability)"]
-    assert (row["CPU"], row["GPU"]) == ("–", "a GPU (9.0)")
+    column = frame.set_index("run")["GPU (compute capability)"]
+    assert (column["CPU"], column["GPU"]) == ("–", "a GPU (9.0)")
