@@ -203,7 +203,6 @@ def main(arguments: list[str] | None = None) -> int:
     logs = (options.logs or top / "report" / "build" / "gpu-check").resolve()
     for folder in (file.parent, logs):
         folder.mkdir(parents=True, exist_ok=True)
-    stages = json.loads(file.read_text("utf-8"))["stages"] if file.is_file() else {}
     console = Console(width=160, highlight=False, soft_wrap=True)
     for name in chosen:
         console.print(f"{name} ...")
@@ -213,6 +212,8 @@ def main(arguments: list[str] | None = None) -> int:
             console.print(f"interrupted; {file} has the stages before")
             return 130
         made = {"commit": place.commit, "date": place.date}
+        # Read now: other stages may have been run side by side with this one, into the same file.
+        stages = json.loads(file.read_text("utf-8"))["stages"] if file.is_file() else {}
         stages[name] = dataclasses.asdict(outcome) | made
         content = {"schema": SCHEMA, "provenance": dataclasses.asdict(place), "stages": stages}
         file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
