@@ -132,9 +132,15 @@ def report(device: str, folder: Path) -> list[Program]:
 
 
 def sanitize(device: str, folder: Path) -> list[Program]:
-    """NVIDIA's compute-sanitizer on every kernel."""
-    program = Program("sanitize", ["make", "sanitize", f"PYTHON={sys.executable}"])
-    return [program] if device == "cuda" else []
+    """NVIDIA's compute-sanitizer on every kernel, from probabilities and from logits."""
+    if device != "cuda":
+        return []
+    python = f"PYTHON={sys.executable}"
+    return [
+        Program(f"{tool}, {grid}", ["make", "sanitize", f"TOOLS={tool}", f"GRIDS={grid}", python])
+        for tool in ("memcheck", "racecheck")
+        for grid in ("grid", "logits_grid")
+    ]
 
 
 def _python(name: str, *arguments: str, **options: object) -> Program:
@@ -148,7 +154,7 @@ STAGES: dict[str, tuple[Callable[[str, Path], list[Program]], int]] = {
     "notebooks": (notebooks, 1),
     "notebooks-without-gpu": (partial(notebooks, CUDA_VISIBLE_DEVICES=""), 4),
     "report": (report, 1),
-    "sanitize": (sanitize, 1),
+    "sanitize": (sanitize, 4),
 }
 """By name, what makes a stage's programs, and how many of them run side by side."""
 
