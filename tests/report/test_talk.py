@@ -24,7 +24,7 @@ from rsk.figures import plotting
 from rsk.report import measurements, talk, values
 from rsk.report.computed_here import Written
 
-TITLES = {"en": "From a Python loop to one kernel", "zh-TW": "從 Python 迴圈到一個核函式"}
+TITLES = {"en": "From a Python loop to one kernel", "zh-TW": "從 Python 迴圈到一個核心函式"}
 
 
 @pytest.fixture(scope="module", params=templates.languages())
