@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from rsk.measure.logits_benchmark import LogitsBenchmark
 from rsk.measure.records import RecordError
+from rsk.report.measurements import Recorded
 from rsk.report.runs import Span, span
 
 
@@ -26,16 +26,8 @@ class Shown(NamedTuple):
     """With both, and the laws of the draft's rows given."""
 
 
-@dataclass(frozen=True)
-class LogitTimes:
+class LogitTimes(Recorded[LogitsBenchmark]):
     """One file of ``data/logits``."""
-
-    found: LogitsBenchmark
-
-    @property
-    def label(self) -> str:
-        """Machine, versions and date."""
-        return self.found.provenance.label
 
     @property
     def runs(self) -> int:
