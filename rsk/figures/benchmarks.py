@@ -19,6 +19,7 @@ from rsk.figures.curves import Lines
 from rsk.figures.plotting import CLOCKS, ROOF, TIMES, Picture
 from rsk.measure import comparison
 from rsk.measure.comparison import BASELINE
+from rsk.measure.implementations import PYTORCH
 from rsk.measure.over_runs import OverRuns, Series, comparable, ratio
 from rsk.measure.quoted import Quoted
 from rsk.measure.records import Benchmark, Operations
@@ -251,9 +252,6 @@ def roofline(benchmark: Benchmark) -> Picture:
 def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
     """The steps from the baseline to the fastest kernel: time on the device, share of the roof.
 
-    How many times faster a step is, is in the data, call to result, since that clock is the same
-    for all of them: the loop cannot be captured in a graph.
-
     Args:
         benchmark: measured or loaded.
         batch_size: which; the largest by default.
@@ -265,13 +263,14 @@ def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
 
     lines = curves.lines(benchmark, "batch_size")
     size = batch_size or max(one.batch_size for line in lines.values() for one in line)
-    steps = [one for line in lines.values() for one in line if one.batch_size == size]
+    names = dict.fromkeys((*PYTORCH, *lines))
+    steps = [one for name in names for one in lines.get(name, []) if one.batch_size == size]
     if not steps:
         raise ValueError(f"ladder: the benchmark has no times at batch size {size}")
     fastest = min(steps, key=lambda one: one.device.median)
-    first = next(one for one in steps if comparable(one, fastest, "device"))
     by_name = {one.implementation: one for one in steps}
-    rival, base = comparison.best_pytorch(by_name, "device") or first, by_name.get(BASELINE)
+    rival, base = comparison.best_pytorch(by_name, "device") or fastest, by_name.get(BASELINE)
+    graphs = {n: [one] for n, one in by_name.items() if comparable(one, fastest, "device")}
     with plotting.axes(height=1.4 + 0.45 * len(steps)) as (fig, ax):
         for row, one in enumerate(steps):
             time = one.device
@@ -321,7 +320,7 @@ def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
         "rival": rival,
         "last": fastest,
         "gain": ratio(rival, fastest, "device"),
-        "conditions": curves.conditions(benchmark, {n: [s] for n, s in by_name.items()}, "device"),
+        "conditions": curves.conditions(benchmark, graphs, "device"),
     }
     return Picture(fig, "fig-ladder", values, data)
 

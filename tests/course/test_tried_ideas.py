@@ -51,6 +51,7 @@ def test_ideas_are_shown_with_prediction_and_outcome(tmp_path, monkeypatch, caps
     monkeypatch.setattr(ideas, "data_dir", lambda: tmp_path)
     with pytest.raises(FileNotFoundError, match="no run of"):
         tried_ideas.show()
+    labels.reset()
 
     points = [
         {"batch_size": b, "spec_len": 4, "vocab_size": 32000, "dtype": "float32",
