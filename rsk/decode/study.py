@@ -187,6 +187,11 @@ class Study:
         """Time of plain decoding over that of a race, for as many tokens."""
         return (self.plain.median_s / self.plain.tokens) / (race.median_s / race.tokens)
 
+    def speed_up_quartiles(self, race: Race) -> tuple[float, float]:
+        """The speed-up at the quartiles of a race's rounds, the smaller first."""
+        plain = self.plain.median_s / self.plain.tokens
+        return plain / (race.q75_s / race.tokens), plain / (race.q25_s / race.tokens)
+
     @property
     def fastest(self) -> Race:
         """The race with the largest speed-up."""
