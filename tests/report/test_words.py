@@ -16,7 +16,7 @@ from test_values import found
 pytest.importorskip("matplotlib")
 
 from rsk.base import folders, templates
-from rsk.course import labels, publish
+from rsk.course import publish
 from rsk.figures import plotting
 from rsk.report import chapters, measurements, talk
 from rsk.report.chapters import Report
@@ -114,7 +114,6 @@ def test_a_report_in_a_second_language(second, monkeypatch):
     second("phrases.toml", 'figure = "Figure"', 'figure = "Bild"')
     monkeypatch.setattr(measurements, "gather", lambda results=None: found())
     monkeypatch.setattr(build, "load", no_compiler)
-    labels.reset()
     shown = []
     monkeypatch.setattr(publish, "_display", shown.append)
     report = Report(CPU, language="xx")
