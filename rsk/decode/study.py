@@ -179,6 +179,11 @@ class Study:
         return sorted(found, key=lambda race: race.spec_len)
 
     @property
+    def usual_race(self) -> Race:
+        """That at the usual K."""
+        return next(race for race in self.speculative if race.spec_len == USUAL_SPEC_LEN)
+
+    @property
     def other_drafts(self) -> list[Race]:
         """Races with another draft than the model."""
         return [race for race in self.races if race.draft not in ("none", "model")]
@@ -186,6 +191,20 @@ class Study:
     def speed_up(self, race: Race) -> float:
         """Time of plain decoding over that of a race, for as many tokens."""
         return (self.plain.median_s / self.plain.tokens) / (race.median_s / race.tokens)
+
+    def speed_up_quartiles(self, race: Race) -> tuple[float, float]:
+        """The speed-up at the quartiles of a race's rounds, the smaller first."""
+        plain = self.plain.median_s / self.plain.tokens
+        return plain / (race.q75_s / race.tokens), plain / (race.q25_s / race.tokens)
+
+    @property
+    def unclear(self) -> list[Race]:
+        """Races of the draft model that gain, of which a quarter of the rounds or more did not."""
+        return [
+            race
+            for race in self.speculative
+            if self.speed_up(race) > 1 >= self.speed_up_quartiles(race)[0]
+        ]
 
     @property
     def fastest(self) -> Race:
@@ -223,7 +242,17 @@ class Study:
         plain = self.plain.seconds["target"] / self.plain.passes
         return race.seconds["target"] / race.passes / plain
 
-    def break_even(self, spec_len: int) -> float | None:
+    def expected_speed_up(self, race: Race, check: float = 1.0) -> float:
+        """What theorem 3.8 has for a race of the draft model, from its acceptance rate and c.
+
+        Args:
+            race: one of :attr:`speculative`.
+            check: as :meth:`verify_cost`; the theorem takes it as 1.
+        """
+        return expected_speed_up(race.acceptance or 0.0, race.spec_len, self.cost, check)
+
+    def break_even(self, spec_len: int, check: float = 1.0) -> float | None:
         """Least acceptance rate at which K pays by theorem 3.8; ``None`` if none does."""
         rates = (i / 1000 for i in range(1001))
-        return next((a for a in rates if expected_speed_up(a, spec_len, self.cost) > 1), None)
+        cost = self.cost
+        return next((a for a in rates if expected_speed_up(a, spec_len, cost, check) > 1), None)

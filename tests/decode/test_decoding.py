@@ -209,6 +209,19 @@ def test_the_costs_of_passes():
     assert study.speed_up(study.fastest) == pytest.approx(1.5)
     rate = study.break_even(4)
     assert expected_speed_up(rate, 4, 0.25) > 1 >= expected_speed_up(rate - 0.001, 4, 0.25)
+    assert study.break_even(4, 1.3) > rate, "what the check takes has to be earned as well"
+    race = study.usual_race
+    assert study.expected_speed_up(race) == expected_speed_up(0.7, 4, study.cost)
+    assert study.expected_speed_up(race, 1.3) == pytest.approx(expected_tokens(0.7, 4) / 2.3)
+
+
+def test_a_gain_that_some_rounds_did_not_have_is_unclear():
+    study = made_up()
+    assert study.unclear == [] and study.speed_up_quartiles(study.fastest) == pytest.approx((1.5,) * 2)
+    races = [dataclasses.replace(r, q75_s=2 * r.median_s) for r in study.races]
+    spread = dataclasses.replace(study, races=tuple(races))
+    assert spread.unclear == [spread.fastest]
+    assert spread.speed_up_quartiles(spread.fastest) == pytest.approx((0.75, 1.5))
 
 
 def test_what_the_numbers_mean():
