@@ -168,9 +168,7 @@ class DecodingSpeeds(RecordFile):
 
     def losing(self, temperature: float) -> list[tuple[str, int]]:
         """The ways with a draft that are slower than plain decoding on some prompt."""
-        return [
-            way for way in self.ways(temperature) if min(self.speed_ups(temperature, *way)) < 1
-        ]
+        return [way for way in self.ways(temperature) if min(self.speed_ups(temperature, *way)) < 1]
 
     def acceptance(self, temperature: float, draft: str, spec_len: int) -> float:
         """Share accepted of what was judged."""

@@ -32,9 +32,7 @@ def expected_tokens(acceptance: float, spec_len: int) -> float:
     return sum(acceptance**k for k in range(spec_len + 1))  # the same sum, also for a = 1
 
 
-def expected_speed_up(
-    acceptance: float, spec_len: int, cost: float, check: float = 1.0
-) -> float:
+def expected_speed_up(acceptance: float, spec_len: int, cost: float, check: float = 1.0) -> float:
     """Speed-up over plain decoding.
 
     Source: Leviathan, Kalman and Matias 2023, theorem 3.8, in which the target reads K + 1 tokens

@@ -218,19 +218,6 @@ class Study:
         return [race for race in races if self.speed_up(race) <= 1]
 
     @property
-    def dearest_check(self) -> Race:
-        """The race in which the target's pass on K + 1 tokens takes longest, beside one on one."""
-        return max(self.speculative, key=self.verify_cost)
-
-    def yield_of(self, race: Race) -> float:
-        """Tokens per pass that the trial of a race's draft, at the usual K and temperature, had."""
-        return next(
-            trial.tokens_per_pass
-            for trial in self.by_temperature()[race.draft]
-            if trial.temperature == USUAL_TEMPERATURE
-        )
-
-    @property
     def cost(self) -> float:
         """Time of a draft pass over that of a target pass on one token: c in theorem 3.8."""
         plain = self.plain.seconds["target"] / self.plain.passes

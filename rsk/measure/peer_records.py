@@ -85,9 +85,7 @@ class PeersRecord(PartsRecord):
         """Whether a call waits for the GPU, so that its time is by the wall clock."""
         return any(one.name == name and one.device.clock == "wall" for one in self.from_logits)
 
-    def times(
-        self, name: str, kind: tuple[int, int, str], time: str = "device"
-    ) -> OverRuns | None:
+    def times(self, name: str, kind: tuple[int, int, str], time: str = "device") -> OverRuns | None:
         """Microseconds from logits, on the device or ``"call"``; ``None`` if it was not timed."""
         by_run = {
             one.run: getattr(one, time).median_us

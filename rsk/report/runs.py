@@ -99,7 +99,9 @@ class Run:
     @property
     def in_cache(self) -> list[int]:
         """Batch sizes of the line whose bytes fit into it: there the roof is the cache's."""
-        return [n for n, found in self.line.items() if found["fused"].bytes_moved <= self.cache_bytes]
+        return [
+            n for n, found in self.line.items() if found["fused"].bytes_moved <= self.cache_bytes
+        ]
 
     @property
     def read_rate(self) -> float:
