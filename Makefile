@@ -4,6 +4,7 @@
 # make lint     check style, types, and that the notebooks hold no outputs
 # make lab      open the notebooks in JupyterLab
 # make sanitize on a GPU machine: look for reads out of bounds and races, with compute-sanitizer
+#               (TOOLS=memcheck GRIDS=grid chooses)
 # make gpu-check on a GPU machine: tests, notebooks, report and more, into data/gpu-check
 # make measure  on a GPU machine: check the kernels, measure everything, save both; installs nothing,
 #               and goes on behind the point where it was interrupted
@@ -24,6 +25,8 @@ TEST_ARGS ?=
 MEASURE_ARGS ?=
 GPU_CHECK_ARGS ?=
 SESSION_ARGS ?=
+TOOLS ?= memcheck racecheck
+GRIDS ?= grid logits_grid
 VENV = .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
@@ -60,7 +63,7 @@ fuzz: $(STAMP)
 
 sanitize:
 	$(IN_PLACE) $(PYTHON) -c "from rsk.sampler import build; build.load('cuda')"
-	for tool in memcheck racecheck; do for grid in grid logits_grid; do \
+	for tool in $(TOOLS); do for grid in $(GRIDS); do \
 		$(IN_PLACE) compute-sanitizer --tool $$tool \
 		--kernel-name kns=rsk --error-exitcode 1 \
 		$(PYTHON) -m rsk.check.$$grid --few || exit 1; done; done

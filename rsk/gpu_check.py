@@ -33,6 +33,16 @@ COLD_DEMO_S = 30.0
 APART = ["tests/project/test_packaging.py", "tests/export/test_accessibility.py"]
 """Tests that install packages or open a browser."""
 
+VERDICTS = {"PASSED": PASSED, "FAILED": FAILED, "ERROR": FAILED, "SKIPPED": "skipped"}
+"""What ``pytest -v`` prints for what became of a test."""
+TEST_LINE = re.compile(
+    r"^(?:(?P<first>\S+::.+?) |\[gw\d+\] \[ *\d+%\] )"
+    rf"(?P<verdict>{'|'.join(VERDICTS)})(?(first)\b| (?P<second>.+?) *$)",
+    re.MULTILINE,
+)
+"""A test and its verdict, from one process or from those of pytest-xdist."""
+XDIST_GROUP = r"@[\w.]+$"
+
 # --- the stages: their programs, on a device, with a folder to write to ---------------------------
 
 
@@ -47,19 +57,29 @@ def tests(device: str, folder: Path) -> list[Program]:
     programs = []
     for name, chosen in parts.items():
         result = folder / f"{name}.xml"
-        arguments = ["pytest", "-q", f"--junitxml={result}", *chosen]
+        arguments = ["pytest", "-v", f"--junitxml={result}", *chosen]
         arguments += [f"--ignore={path}" for path in APART]
         programs.append(_python(name, *arguments, read=partial(_tests_in, result)))
     return programs
 
 
 def _tests_in(result: Path, printed: str) -> Found:
+    """What pytest's report says; of a run that wrote none, what it had printed until then."""
     counts, failures = Counter[str](), []
-    for case in ElementTree.parse(result).iter("testcase") if result.is_file() else ():
+    if not result.is_file():
+        for found in TEST_LINE.finditer(printed):
+            name, verdict = found["first"] or found["second"], VERDICTS[found["verdict"]]
+            counts[verdict] += 1
+            if verdict == FAILED:
+                failures.append(
+                    f"{re.sub(XDIST_GROUP, '', name)}: the run was ended before it said why"
+                )
+        return dict(counts), failures
+    for case in ElementTree.parse(result).iter("testcase"):
         wrong = next((one for one in case if one.tag in ("failure", "error")), None)
         if wrong is not None:
             reason = (wrong.get("message") or wrong.tag).strip().splitlines()[0][:LINE]
-            name = re.sub(r"@[\w.]+$", "", case.get("name", ""))  # the group of pytest-xdist
+            name = re.sub(XDIST_GROUP, "", case.get("name", ""))
             failures.append(f"{case.get('classname')}::{name}: {reason}")
         skipped = wrong is None and case.find("skipped") is not None
         counts[FAILED if wrong is not None else "skipped" if skipped else PASSED] += 1
@@ -112,9 +132,15 @@ def report(device: str, folder: Path) -> list[Program]:
 
 
 def sanitize(device: str, folder: Path) -> list[Program]:
-    """NVIDIA's compute-sanitizer on every kernel."""
-    program = Program("sanitize", ["make", "sanitize", f"PYTHON={sys.executable}"])
-    return [program] if device == "cuda" else []
+    """NVIDIA's compute-sanitizer on every kernel, from probabilities and from logits."""
+    if device != "cuda":
+        return []
+    python = f"PYTHON={sys.executable}"
+    return [
+        Program(f"{tool}, {grid}", ["make", "sanitize", f"TOOLS={tool}", f"GRIDS={grid}", python])
+        for tool in ("memcheck", "racecheck")
+        for grid in ("grid", "logits_grid")
+    ]
 
 
 def _python(name: str, *arguments: str, **options: object) -> Program:
@@ -128,7 +154,7 @@ STAGES: dict[str, tuple[Callable[[str, Path], list[Program]], int]] = {
     "notebooks": (notebooks, 1),
     "notebooks-without-gpu": (partial(notebooks, CUDA_VISIBLE_DEVICES=""), 4),
     "report": (report, 1),
-    "sanitize": (sanitize, 1),
+    "sanitize": (sanitize, 4),
 }
 """By name, what makes a stage's programs, and how many of them run side by side."""
 

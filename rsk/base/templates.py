@@ -18,7 +18,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -297,7 +297,8 @@ def _environment(where: Path) -> Environment:
         autoescape=False,
     )
     environment.filters.update(FILTERS)
-    environment.filters["label"] = lambda text: labels(where.name)(text)
+    own_labels = cache(partial(labels, where.name))  # made once, where a template uses one
+    environment.filters["label"] = lambda text: own_labels()(text)
     return environment
 
 

@@ -31,6 +31,7 @@ AXES: dict[str, tuple[Any, ...]] = {
     "dtype": ("float32", "bfloat16", "float16"),
     "filters": ("none", "temperature", "greedy", "top-k", "top-p", "min-p", "all", "per request"),
 }
+DTYPES = (torch.float16, torch.float32, torch.bfloat16)
 KINDS_VOCAB_SIZES = (129, 9001, 32000)
 KINDS_FILTERS = ("temperature", "all", "per request")
 GIB = 16.0
@@ -149,12 +150,16 @@ def check_kinds_of_input(
     device: str,
     batch_size: int = 48,
     names: tuple[str, ...] = KINDS_FILTERS,
+    *,
+    all_sizes: bool = True,
 ) -> dict[str, list[str]]:
-    """Ragged and certain drafts, masks, ties, strides, bad rows and parameters, mixed dtypes."""
+    """Ragged and certain drafts, masks, ties, strides, bad rows and parameters, mixed dtypes.
+
+    Each dtype with each vocabulary size, or with one of its own.
+    """
     found = {}
-    dtypes = (torch.float32, torch.bfloat16, torch.float16)
-    for dtype, other in zip(dtypes, dtypes[1:] + dtypes[:1], strict=True):
-        for i, vocab_size in enumerate(KINDS_VOCAB_SIZES):
+    for i, (dtype, other) in enumerate(zip(DTYPES, DTYPES[1:] + DTYPES[:1], strict=True)):
+        for vocab_size in KINDS_VOCAB_SIZES if all_sizes else KINDS_VOCAB_SIZES[i : i + 1]:
             for name in names:
                 shape = batch_size, 5, vocab_size
                 call = make_call(shape, name, dtype=dtype, device=device, seed=i)
@@ -319,7 +324,8 @@ def main() -> int:
     """Run everything and print a summary."""
     options = grid.parser()
     options.set_defaults(gib=GIB)
-    few = partial(check_kinds_of_input, "cuda", 4, ("temperature", "per request"))
+    names = "temperature", "per request"
+    few = partial(check_kinds_of_input, "cuda", 4, names, all_sizes=False)
     return grid.command("from logits, ", options, run, few)
 
 

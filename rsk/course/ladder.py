@@ -1,4 +1,8 @@
-"""The ladder: each notebook's step with its time, times the baseline, share of the memory roof."""
+"""The ladder: each notebook's step with its time, times the baseline, share of the memory roof.
+
+The rows are of different notebooks, and so of different minutes: each is dated, and what it is
+compared with was measured beside it.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +37,8 @@ class Step:
     baseline: Record | None
     machine: str
     recorded: bool
+    date: str = ""
+    """When the notebook began, or when it was recorded: UTC, ISO 8601."""
 
     def __post_init__(self) -> None:
         if self.baseline is not None and self.baseline.point != self.record.point:
@@ -43,10 +49,19 @@ class Step:
 
     @property
     def where(self) -> str:
-        """Where the time is from, and whether other processes disturbed it."""
+        """Where the time is from, of when, and whether other processes disturbed it."""
         place = f"{'recorded' if self.recorded else 'here'}, {self.machine}"
+        if self.date:
+            place += f", {self.date[:16].replace('T', ' ')} UTC"
         disturbed = self.record.device.busy or self.record.roof.busy
         return f"{place} (disturbed by other programs)" if disturbed else place
+
+    @property
+    def times_baseline(self) -> float | None:
+        """How many times as fast as the baseline its result is there; ``None`` without one."""
+        if self.baseline is None:
+            return None
+        return self.baseline.call.median_us / self.record.call.median_us
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,24 +82,8 @@ class Ladder:
             schema=self.schema, steps=tuple(sorted([*others, step], key=lambda s: _rank(s.name)))
         )
 
-    def times_baseline(self, step: Step) -> float | None:
-        """How many times faster than the baseline a step's result is there, by the same clock.
-
-        ``None`` if that was not measured beside it.
-        """
-        if step.baseline is not None:
-            return _times(step.baseline, step.record)
-        for other in self.steps:  # in another notebook of this run, on the same inputs
-            if (
-                other.name == BASELINE
-                and other.record.point == step.record.point
-                and (other.machine, other.recorded) == (step.machine, step.recorded)
-            ):
-                return _times(other.record, step.record)
-        return None
-
     def frame(self) -> DataFrame:
-        """One row a step: time on the device with its clock, times the baseline, share of the roof.
+        """One row a step: time on the device with its clock, times the baseline, share of its roof.
 
         A step that was measured in several runs is shown as in the first of them.
         """
@@ -98,20 +97,14 @@ class Ladder:
                 "V": step.record.vocab_size,
                 "device (µs)": step.record.device.median_us,
                 "clock": step.record.device.clock,
-                "× baseline": self.times_baseline(step),
-                "% of the memory roof": None
-                if step.record.roof_share is None
-                else 100 * step.record.roof_share,
+                "× baseline": step.times_baseline,
+                "its roof (µs)": share and step.record.roof.median_us,
+                "% of the memory roof": share and 100 * share,
                 "measured": step.where,
             }
             for step in self.steps
+            for share in [step.record.roof_share]
         )
-
-
-def _times(baseline: Record, record: Record) -> float | None:
-    if baseline.call.clock != record.call.clock:  # the roof on a GPU is a share of a graph
-        return None
-    return baseline.call.median_us / record.call.median_us
 
 
 def _of_one_run(
@@ -157,6 +150,7 @@ def ladder_row(
         baseline=record if name == BASELINE else base,
         machine=where.machine,
         recorded=machine is not None,
+        date=where.date,
     )
     ladder = load_ladder().with_step(step)
     save_result(LADDER, ladder)
@@ -180,7 +174,7 @@ def show_ladder(ladder: Ladder, label: str = "tab-ladder") -> None:
         ladder.frame(),
         label=label,
         values={},
-        formats=dict.fromkeys(["× baseline", "% of the memory roof"], number),
+        formats=dict.fromkeys(["× baseline", "its roof (µs)", "% of the memory roof"], number),
     )
 
 

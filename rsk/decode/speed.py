@@ -76,8 +76,8 @@ def measured(
         for temperature, some in ways.items()
         for way in some
     ]
-    for way in dict.fromkeys(way for *_, way in every):  # the first passes of a size are slow
-        _continued(pair, every[0][2], 1.0, way, new_tokens)
+    for temperature, way in dict.fromkeys((t, way) for *_, t, way in every):  # first ones are slow
+        _continued(pair, every[0][2], temperature, way, new_tokens)
     found: list[list[Generation]] = [[] for _ in every]
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}: {len(every)} texts")

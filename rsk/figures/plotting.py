@@ -50,7 +50,11 @@ TIMES = {
     "device": "time on the device",
     "host": "time until the call returns",
 }
-CLOCKS = {"wall": "wall clock", "graph replay": "graph share"}
+CLOCKS = {
+    "wall": "wall clock",
+    "graph replay": "graph share",
+    "isolated launch": "isolated launch",
+}
 """Times and clocks as axes and columns name them."""
 
 

@@ -9,6 +9,7 @@ from rsk.base.numbers import DASH, byte_size, digits, duration, fixed, general, 
 from rsk.decode.decoding_speeds import BOTH, MEASURED, PLAIN, DecodingSpeeds
 from rsk.decode.loading import NGRAM
 from rsk.decode.speculation_length import AUTO
+from rsk.figures.plotting import CLOCKS
 from rsk.figures.tables import Table
 from rsk.measure.comparison import usual_line
 from rsk.measure.logits_benchmark import LogitsBenchmark, Result
@@ -27,20 +28,30 @@ BATCH_SIZES = (1, 64, 1024)
 
 
 def rungs(benchmark: Benchmark, run: object) -> Table:
-    """Time of each kernel on the device at a small, a usual and a large batch size."""
+    """Time of each kernel on the device at a small, a usual and a large batch size.
+
+    Of the smallest, where it was taken, the time of an isolated launch stands beside it.
+    """
     import pandas as pd
 
     line = usual_line(benchmark)
     sizes = [size for size in BATCH_SIZES if size in line]
+    alone = f"B = {sizes[0]}, {CLOCKS['isolated launch']}"
     rows = []
     for name in registry.KERNELS:
         row = {"kernel": name}
         for size in sizes:
             record = line[size].get(name)
             row[f"B = {size:,}"] = over_runs(record.device) if record else DASH
+        first = line[sizes[0]].get(name)
+        row[alone] = over_runs(first.isolated) if first and first.isolated else DASH
         rows.append(row)
+    frame = pd.DataFrame(rows)
+    is_taken = bool((frame[alone] != DASH).any())
+    if not is_taken:
+        frame = frame.drop(columns=alone)
     record = next(iter(line[sizes[-1]].values()))
-    return Table(pd.DataFrame(rows), "tab-rungs", {"record": record, "run": run})
+    return Table(frame, "tab-rungs", {"record": record, "run": run, "is_isolated": is_taken})
 
 
 def from_logits(found: LogitsBenchmark) -> Table:

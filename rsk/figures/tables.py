@@ -201,28 +201,26 @@ def _against(rival: Series, by_name: Mapping[str, Series], time: str) -> str:
 
 
 def environment(runs: Mapping[str, Provenance]) -> Table:
-    """Where and with what everything was measured: a row for each fact, a column for each run.
+    """Where and with what everything was measured, one row each.
 
     Args:
-        runs: by heading.
+        runs: by what was measured.
     """
-    facts: dict[str, Callable[[Provenance], object]] = {
-        "date (UTC)": lambda p: p.date[:16].replace("T", " "),
-        "processor": lambda p: f"{p.cpu}, {p.instructions}",
-        "cores, threads": lambda p: f"{p.cores}, {p.threads}",
-        "last-level cache": lambda p: byte_size(p.cache_bytes),
-        "GPU (compute capability)": lambda p: (
-            f"{p.gpu} ({p.compute_capability})" if p.gpu else DASH
-        ),
-        "driver, CUDA": lambda p: f"{p.driver}, {p.cuda}" if p.driver else DASH,
-        "system": lambda p: p.os,
-        "Python, PyTorch": lambda p: f"{p.python}, {p.torch}",
-        "rsk, commit": lambda p: f"{p.rsk}, {p.commit}",
-        "checksum of the sources": lambda p: p.sources[:12],
-    }
     rows = [
-        {"fact": fact, **{name: read(run) for name, run in runs.items()}}
-        for fact, read in facts.items()
+        {
+            "run": name,
+            "date (UTC)": made.date[:16].replace("T", " "),
+            "processor": f"{made.cpu}, {made.instructions}",
+            "cores, threads": f"{made.cores}, {made.threads}",
+            "GPU (compute capability)": f"{made.gpu} ({made.compute_capability})"
+            if made.gpu
+            else DASH,
+            "driver, CUDA": f"{made.driver}, {made.cuda}" if made.driver else DASH,
+            "Python, PyTorch": f"{made.python}, {made.torch}",
+            "commit": made.commit.replace("+", " +"),  # where a line may end
+            "checksum of the sources": made.sources[:12],
+        }
+        for name, made in runs.items()
     ]
     return Table(_frame(rows), "tab-environment", {})
 

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -207,17 +208,27 @@ class _Steps:
                     continue
                 for one in missing:
                     yield done, f"{_shape(point)} {one.name}"
-                    self._measure(one, workload, pool, run, total - done)
-                    if point == sweep.usual._replace(batch_size=point.batch_size):
+                    # What costs time of its own is done along the line of batch sizes alone.
+                    on_line = point == sweep.usual._replace(batch_size=point.batch_size)
+                    self._measure(one, workload, pool, run, total - done, isolated=on_line)
+                    if on_line:
                         self._count(one, workload)
                     done += 1
         yield done, "done"
 
     def _measure(
-        self, one: Implementation, workload: Workload, pool: Pool, run: int, remaining: int
+        self,
+        one: Implementation,
+        workload: Workload,
+        pool: Pool,
+        run: int,
+        remaining: int,
+        *,
+        isolated: bool,
     ) -> None:
+        options = {"budget_s": self._budget(remaining), "run": run, "isolated": isolated}
         try:
-            record = self._least_disturbed(one, workload, pool, run, self._budget(remaining))
+            record = self._least_disturbed(one, workload, pool, options)
         except (BuildError, torch.OutOfMemoryError) as error:
             self.skip(f"{one.name}: {str(error).splitlines()[0]}")
         except (RecordError, RuntimeError) as error:  # MeasurementError is one
@@ -229,13 +240,13 @@ class _Steps:
             self.benchmark = dataclasses.replace(self.benchmark, records=records)
 
     def _least_disturbed(
-        self, one: Implementation, workload: Workload, pool: Pool, run: int, budget: float
+        self, one: Implementation, workload: Workload, pool: Pool, options: dict[str, Any]
     ) -> Record:
         """By what the operating system tells of other processes; the times have no say in it."""
         found: list[Record] = []
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                found.append(measure(one, workload, budget_s=budget, run=run))
+                found.append(measure(one, workload, **options))
             except RecordError:
                 if attempt == ATTEMPTS and not found:
                     raise

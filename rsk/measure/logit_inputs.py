@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -122,6 +124,20 @@ def needed_bytes(inputs: LogitInputs, num_accepted: Tensor, draft_laws: bool) ->
     of_target = int((n + 1).sum()) * target.shape[2] * target.element_size()
     of_draft = rejected if draft_laws else n + rejected
     return of_target + int(of_draft.sum()) * draft.shape[2] * draft.element_size()
+
+
+def mean_needed_bytes(
+    sets: Sequence[LogitInputs], accepted: Sequence[Tensor], draft_laws: bool
+) -> int:
+    """:func:`needed_bytes` of a call, the mean over the outcomes of calls on the sets in rotation.
+
+    Args:
+        sets: of inputs.
+        accepted: of each call int64 [B], as returned.
+        draft_laws: whether the laws of the draft's rows were given.
+    """
+    pairs = zip(itertools.cycle(sets), accepted, strict=False)
+    return round(statistics.fmean(needed_bytes(some, n, draft_laws) for some, n in pairs))
 
 
 def make_sets(

@@ -25,7 +25,7 @@ from rsk.measure.logit_inputs import (
     LogitInputs,
     Ways,
     make_sets,
-    needed_bytes,
+    mean_needed_bytes,
 )
 from rsk.measure.provenance import provenance
 from rsk.measure.record_files import RecordFile
@@ -114,8 +114,7 @@ def time_calls(
         if not torch.equal(found[:4], expected):
             raise RecordError(f"{backend}: expected the tokens of the vectorised sampler")
     accepted = [samples[1] for samples in outputs[: len(sets)]]
-    read = [needed_bytes(x, n, draft_laws) for x, n in zip(sets, accepted, strict=True)]
-    n_bytes = round(sum(read) / len(read))
+    n_bytes = mean_needed_bytes(sets, accepted, draft_laws)
     floor = roof.measure(n_bytes, len(sets), device, budget_s=budget_s).time
     roof.check_above(backend, on_device, floor)
     is_cold = len(sets) * n_bytes > 2 * machine.last_level_cache(device)

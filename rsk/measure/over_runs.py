@@ -191,6 +191,12 @@ class Series:
         """Time to read as many bytes and do nothing else."""
         return self._time("roof")
 
+    @functools.cached_property
+    def isolated(self) -> Time | None:
+        """Time of one launch on an idle device, of the runs in which it was taken, if any."""
+        taken = {one.run: one.isolated for one in self.records if one.isolated is not None}
+        return Time.of(taken) if taken else None
+
     def _time(self, name: str) -> Time:
         return Time.of({record.run: getattr(record, name) for record in self.records})
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rsk.measure.over_runs import OverRuns
 from rsk.measure.peers.traits import Traits
 from rsk.measure.records import Record, Spread
+from rsk.measure.roof import check_above
 from rsk.measure.run_files import PartsRecord
 
 SCHEMA = "rsk-peers/1"
@@ -54,6 +55,15 @@ class FromLogits:
     host: Spread
     call: Spread
     isolated: Spread | None
+    bytes_moved: int | None = None
+    """Of the rows that no sampler does without that accepted what this one did; older files do not
+    have it: see :func:`rsk.measure.logit_inputs.needed_bytes`, with the draft's laws."""
+    roof: Spread | None = None
+    """What reading so many bytes takes at least."""
+
+    def __post_init__(self) -> None:
+        if self.roof is not None:
+            check_above(self.name, self.device, self.roof)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
+from rsk import sampler
 from rsk.base import machine
 from rsk.base.folders import checkout, cuda_dir
 from rsk.measure.records import Provenance
-from rsk.sampler import api, arguments, baseline, fused, random_words, vectorized
 
 
 def provenance(device: torch.device | str, packages: dict[str, str] | None = None) -> Provenance:
@@ -59,7 +59,6 @@ def provenance(device: torch.device | str, packages: dict[str, str] | None = Non
 
 
 def _commit() -> str:
-
     top = checkout()
     git = ["git", "-C", str(top)]
     commit = machine.output_of(*git, "rev-parse", "--short=12", "HEAD") if top else ""
@@ -78,14 +77,20 @@ CPU_SOURCES = (
 
 
 def sources(device_type: str) -> str:
-    """A checksum of the sampler and the kernels there: what a recorded time is a time of."""
-    modules = (baseline, fused, api, arguments, vectorized, random_words)
-    files = [Path(str(module.__file__)) for module in modules]
-    if device_type == "cpu":
-        files += [cuda_dir() / name for name in CPU_SOURCES]
-    else:
-        files += [path for path in cuda_dir().rglob("*") if path.suffix in (".h", ".cpp", ".cu")]
+    """A checksum of all samplers and of the kernels there: what a recorded time is a time of."""
     digest = hashlib.sha256()
-    for file in sorted(files, key=lambda file: file.name):
+    for file in sorted(source_files(device_type), key=lambda file: file.name):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def source_files(device_type: str) -> list[Path]:
+    """What :func:`sources` covers on a ``"cpu"`` or on ``"cuda"``.
+
+    The whole room of the samplers, so that whatever is timed is in it: from probabilities, from
+    logits, on several ranks, in Triton.
+    """
+    files = list(Path(sampler.__path__[0]).glob("*.py"))
+    if device_type == "cpu":
+        return files + [cuda_dir() / name for name in CPU_SOURCES]
+    return files + [p for p in cuda_dir().rglob("*") if p.suffix in (".h", ".cpp", ".cu")]

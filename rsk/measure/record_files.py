@@ -16,6 +16,7 @@ import os
 import re
 import types
 from collections.abc import Sequence
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -58,6 +59,8 @@ class RecordFile:
 def parse(cls: type[T], value: Any, where: str = "") -> T:
     """Turn JSON values into a dataclass, refusing what does not fit.
 
+    A field with a default may be missing: older files do not have it.
+
     Raises:
         RecordError: begins with the field's name, for instance ``records[3].device.samples``.
     """
@@ -68,13 +71,18 @@ def parse(cls: type[T], value: Any, where: str = "") -> T:
     if schema is not None and "schema" in value:  # first: another version has other fields
         check_schema(value["schema"], schema, f"{prefix}schema")
     hints = get_type_hints(cls)
+    optional = {one.name for one in dataclasses.fields(cls) if one.default is not MISSING}  # type: ignore[arg-type]
     for name in hints:
-        if name not in value:
+        if name not in value and name not in optional:
             raise RecordError(f"{prefix}{name}: missing")
     for name in value:
         if name not in hints:
             raise RecordError(f"{prefix}{name}: unknown; expected {', '.join(hints)}")
-    arguments = {name: _convert(hint, value[name], prefix + name) for name, hint in hints.items()}
+    arguments = {
+        name: _convert(hint, value[name], prefix + name)
+        for name, hint in hints.items()
+        if name in value
+    }
     try:
         return cls(**arguments)
     except RecordError as error:

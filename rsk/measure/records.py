@@ -108,6 +108,9 @@ class Record:
     """Time to read that many bytes, in the same cache state, and do nothing else."""
     floor_us: float
     """Time of the smallest possible operation (one element written): what a launch costs."""
+    isolated: Spread | None = None
+    """Time of one launch on an idle GPU, which is waited for; ``None`` on a CPU, where it was not
+    taken, and of a call that cannot be captured in a graph."""
 
     def __post_init__(self) -> None:
         not_empty("implementation", self.implementation)
@@ -117,6 +120,8 @@ class Record:
             at_least(name, getattr(self, name), low)
         at_least("bytes_moved", self.bytes_moved, 1)
         positive("floor_us", self.floor_us)
+        if self.isolated is not None:
+            one_of("isolated.clock", self.isolated.clock, ("isolated launch",))
         if not 0 <= self.acceptance <= 1:
             raise RecordError(f"acceptance: expected a rate in [0, 1], got {self.acceptance}")
         if not 0 <= self.accepted <= self.spec_len:
@@ -212,7 +217,7 @@ class Provenance:
     """The commit, with ``+changes`` if files differed from it; ``none`` outside a checkout."""
     sources: str
     """SHA-256 over the source files of the samplers and kernels, so that a run outside of a
-    commit can be traced too."""
+    commit can be traced too; see :func:`rsk.measure.provenance.sources`."""
 
     def __post_init__(self) -> None:
         one_of("device", self.device, ("cpu", "cuda"))
@@ -266,10 +271,10 @@ class Benchmark(RecordFile):
         check_schema(self.schema, SCHEMA)
         if self.provenance.device == "cpu":
             for i, record in enumerate(self.records):
-                for name in ("device", "host", "call", "roof"):
-                    clock = getattr(record, name).clock
-                    if clock != "wall":
+                for name in ("device", "host", "call", "roof", "isolated"):
+                    spread = getattr(record, name)
+                    if spread is not None and spread.clock != "wall":
                         raise RecordError(
                             f"records[{i}].{name}.clock: expected 'wall' for a run on a CPU, "
-                            f"got {clock!r}"
+                            f"got {spread.clock!r}"
                         )

@@ -9,8 +9,8 @@ How a time is made:
 - On a CPU the clock is the wall clock, with a pinned number of threads. On a GPU the device's
   time is one call's share of a captured graph of at least 20, between CUDA events. The time of
   the Python call and the time to its result are taken separately, by the wall clock; a call that
-  waits for the device cannot be captured, and the time to its result is its only one
-  (:mod:`rsk.measure.clocks`).
+  waits for the device cannot be captured, and the time to its result is its only one. Where it is
+  asked for, one launch on an idle device is timed too (:mod:`rsk.measure.clocks`).
 - Before and after, fresh inputs are run with every new tensor poisoned, and the outputs of the
   timed calls themselves are compared with the expected tokens.
 - The memory roof is a kernel that only reads as many bytes, in the same cache state and on the same
@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from rsk.measure.clocks import Thunk, time_eager, time_graph, time_wall
+from rsk.measure.clocks import Thunk, time_eager, time_graph, time_isolated, time_wall
 from rsk.measure.implementations import Implementation
 from rsk.measure.records import Operations, Record, Spread
 from rsk.measure.roof import check_above
@@ -41,7 +41,12 @@ class MeasurementError(RuntimeError):
 
 
 def measure(
-    implementation: Implementation, workload: Workload, *, budget_s: float = 0.5, run: int = 0
+    implementation: Implementation,
+    workload: Workload,
+    *,
+    budget_s: float = 0.5,
+    run: int = 0,
+    isolated: bool = False,
 ) -> Record:
     """Time one implementation on one workload, and check that it did the work.
 
@@ -50,6 +55,7 @@ def measure(
         workload: from :meth:`rsk.measure.workload.Pool.workload`.
         budget_s: seconds to spend; more if the fewest samples take longer.
         run: index of the whole run that this belongs to.
+        isolated: on a GPU, time isolated launches too, if the calls can be captured.
 
     Raises:
         MeasurementError: a result is not the expected one, before, during or after timing.
@@ -75,11 +81,15 @@ def measure(
             _check(implementation, output, inputs, expected, "in the timed calls")
 
     check_fresh("before timing")
+    alone: Spread | None = None
     if workload.device.type == "cuda":
         host, call, outputs = time_eager(calls, budget_s=budget_s / 2)
         device = call  # it waits for the device itself
         if implementation.capturable:
             check_timed(outputs)
+            if isolated:
+                alone, outputs = time_isolated(calls, budget_s=budget_s / 2)
+                check_timed(outputs)
             device, outputs = time_graph(calls, budget_s=budget_s / 2)
     else:
         device, outputs = time_wall(calls, budget_s=budget_s)
@@ -87,7 +97,7 @@ def measure(
     check_timed(outputs)
     check_fresh("after timing")
     check_above(implementation.name, device, workload.roof)
-    times = {"device": device, "host": host, "call": call}
+    times = {"device": device, "host": host, "call": call, "isolated": alone}
     return _record(implementation.name, workload, run, times)
 
 
@@ -104,7 +114,7 @@ def roof_record(name: str, pool: Pool, batch_size: int, spec_len: int) -> Record
     return _record(name, workload, 0, dict.fromkeys(("device", "host", "call"), workload.roof))
 
 
-def _record(name: str, workload: Workload, run: int, times: Mapping[str, Spread]) -> Record:
+def _record(name: str, workload: Workload, run: int, times: Mapping[str, Any]) -> Record:
     return Record(
         implementation=name,
         run=run,

@@ -147,13 +147,7 @@ def _tables(found: measurements.Measurements) -> dict[str, Callable[[], Table]]:
             {"CPU": cpu.benchmark, "GPU": benchmarks.only(gpu.benchmark, SHOWN)}
         ),
         "tab-earlier": lambda: tables.beside_earlier(gpu.benchmark, found.quoted),
-        "tab-environment": lambda: tables.environment(
-            {
-                "CPU": cpu.benchmark.provenance,
-                "GPU": gpu.benchmark.provenance,
-                "real models": found.study.value.provenance,
-            }
-        ),
+        "tab-environment": lambda: tables.environment(found.provenances),
     }
 
 

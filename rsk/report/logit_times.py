@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from rsk.measure.logits_benchmark import LogitsBenchmark, Result
 from rsk.measure.records import RecordError
+from rsk.report.measurements import Recorded
 
 
 class Shown(NamedTuple):
@@ -25,16 +25,8 @@ class Shown(NamedTuple):
     """With a temperature alone."""
 
 
-@dataclass(frozen=True)
-class LogitTimes:
+class LogitTimes(Recorded[LogitsBenchmark]):
     """One file of ``data/logits``."""
-
-    found: LogitsBenchmark
-
-    @property
-    def label(self) -> str:
-        """Machine, versions and date."""
-        return self.found.provenance.label
 
     @property
     def runs(self) -> int:

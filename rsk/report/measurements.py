@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from rsk.base import folders
 from rsk.decode import decoding_speeds
@@ -24,7 +24,7 @@ from rsk.measure.logits_benchmark import LogitsBenchmark
 from rsk.measure.model_step import ModelStepRecord
 from rsk.measure.peer_records import PeersRecord
 from rsk.measure.quoted import Quoted
-from rsk.measure.records import Benchmark, RecordError, parse
+from rsk.measure.records import Benchmark, Provenance, RecordError, parse
 from rsk.measure.resources import ResourceTable
 from rsk.measure.sharded_records import Sharded
 from rsk.sampler.api import BACKENDS
@@ -44,6 +44,18 @@ class Source(Generic[T]):
     def label(self) -> str:
         """Machine, versions and date."""
         return self.value.provenance.label
+
+
+@dataclass(frozen=True)
+class Recorded(Generic[F]):
+    """What the templates may name of one recorded file."""
+
+    found: F
+
+    @property
+    def label(self) -> str:
+        """Machine, versions and date."""
+        return self.found.provenance.label
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,23 @@ class Measurements:
     """Of a public model with the draft that ships for it, by machine."""
     set_aside: tuple[str, ...] = ()
     """What this run measured and may not be published, each with its reason."""
+
+    @property
+    def provenances(self) -> dict[str, Provenance]:
+        """Where and with what each of the times was measured."""
+        found: dict[str, Any] = {
+            "sweep, CPU": self.cpu.value,
+            "sweep, GPU": self.gpu.value,
+            "from logits": self.logits,
+            "several GPUs": self.sharded,
+            "other projects": self.peers,
+            "decoding steps": self.steps,
+            "small models": self.study.value,
+        }
+        for one in self.public_model:
+            where = "GPU" if one.provenance.device == "cuda" else "CPU"
+            found[f"public model, {where}"] = one
+        return {name: one.provenance for name, one in found.items() if one is not None}
 
     @property
     def epoch(self) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from rsk.measure import peers
 from rsk.measure.over_runs import OverRuns
 from rsk.measure.peer_records import FOLLOWS, OURS, Found, PeersRecord
+from rsk.report.measurements import Recorded
 from rsk.report.runs import Span, span
 from rsk.sampler import registry
 
@@ -30,16 +30,8 @@ class Beside(NamedTuple):
         return self.taken.over(self.ours)
 
 
-@dataclass(frozen=True)
-class RivalTimes:
+class RivalTimes(Recorded[PeersRecord]):
     """One file of ``data/peers``."""
-
-    found: PeersRecord
-
-    @property
-    def label(self) -> str:
-        """Machine, versions and date."""
-        return self.found.provenance.label
 
     @property
     def runs(self) -> int:

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from rsk.measure.sharded_records import STARTS, Sharded, ShardedRecord
+from rsk.report.measurements import Recorded
 from rsk.report.runs import Span, span
 
 
-@dataclass(frozen=True)
-class ShardedTimes:
+class ShardedTimes(Recorded[Sharded]):
     """One file of ``data/sharded``, measured with NCCL."""
-
-    found: Sharded
-
-    @property
-    def label(self) -> str:
-        """Machine, versions and date."""
-        return self.found.provenance.label
 
     @property
     def ranks(self) -> int:

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from rsk.measure.model_step import ModelStepRecord, Step
 from rsk.measure.over_runs import OverRuns
+from rsk.report.measurements import Recorded
 from rsk.report.runs import Span, span
 
 
-@dataclass(frozen=True)
-class StepShares:
+class StepShares(Recorded[ModelStepRecord]):
     """One file of ``data/model-step``."""
-
-    found: ModelStepRecord
-
-    @property
-    def label(self) -> str:
-        """Machine, versions and date."""
-        return self.found.provenance.label
 
     @property
     def runs(self) -> int:

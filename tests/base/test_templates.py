@@ -167,6 +167,22 @@ def test_a_language_is_a_folder_with_exhibits(words, tmp_path):
         templates.render("one.md", {}, "xx")
 
 
+def test_the_labels_of_a_language_are_read_once(words, monkeypatch):
+    words("one.md", "{{ 'warm' | label }}, {{ 'cold' | label }}, {{ 'new' | label }}", "de")
+    for name in ("captions.md", "macros.md"):
+        words(name, "", "de")
+    read = []
+
+    def phrases(language):
+        read.append(language)
+        return {"labels": {"warm": "warm", "cold": "kalt"}}
+
+    monkeypatch.setattr(templates, "phrases", phrases)
+    for _ in range(2):
+        assert templates.render("one.md", {}, "de") == "warm, kalt, new"
+    assert read == ["de"]
+
+
 def test_what_a_file_refers_to(words):
     found = templates.uses()
     one = found["one.md"]

@@ -174,12 +174,13 @@ def test_the_ladder_grows_in_the_order_of_the_story(capsys: pytest.CaptureFixtur
     assert "% of the memory roof" in capsys.readouterr().out
     frame = ladder.load_ladder().frame()
     assert list(frame["step"]) == [lesson.ROOF, "baseline", "fused"]
-    assert list(frame["× baseline"]) == [100, 1, 50]  # the roof's from the baseline of the run
+    assert list(frame["× baseline"].fillna(-1)) == [-1, 1, 50], "the roof has no baseline beside it"
+    assert list(frame["its roof (µs)"]) == [10, 10, 10]
     assert list(frame["% of the memory roof"]) == [100, 1, 50]
 
     labels.reset()
     lesson.ladder_row("fused", measured.record("fused", 40.0), baseline=baseline)
-    assert list(ladder.load_ladder().frame()["× baseline"]) == [100, 1, 25], "the row is replaced"
+    assert list(ladder.load_ladder().frame()["× baseline"].fillna(-1)) == [-1, 1, 25], "replaced"
 
 
 def test_a_row_is_of_a_run_that_has_the_baseline_too() -> None:
@@ -203,7 +204,23 @@ def test_recorded_rows_stand_beside_measured_ones_and_say_so() -> None:
     frame = ladder.load_ladder().frame()
     assert frame["× baseline"].isna().all(), "no baseline was measured beside either"
     assert sorted(where.split(",")[0] for where in frame["measured"]) == ["here", "recorded"]
-    assert "recorded, a GPU" in set(frame["measured"])
+    assert "recorded, a GPU, 2026-01-02 03:04 UTC" in set(frame["measured"])
+
+
+def test_rows_of_different_runs_are_dated_and_have_their_own_roof(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Side by side stand times of different minutes, and a share of another roof than the row's."""
+    roof = measured.record(lesson.ROOF, 323.0, roof=measured.spread(323.0))
+    lesson.ladder_row(lesson.ROOF, roof)
+    labels.reset()
+    later = dataclasses.replace(measured.CPU_PROVENANCE, date="2026-01-02T04:56:07+00:00")
+    monkeypatch.setattr(beginning, "_here", later)
+    lesson.ladder_row("fused", measured.record("fused", 760.0, roof=measured.spread(463.6)))
+    first, second = ladder.load_ladder().frame().to_dict("records")
+    assert first["measured"].endswith("03:04 UTC") and second["measured"].endswith("04:56 UTC")
+    assert second["its roof (µs)"] == 463.6
+    assert second["% of the memory roof"] == pytest.approx(100 * 463.6 / 760)
 
 
 def test_a_row_names_the_device_it_ran_on_whatever_its_clock(
@@ -212,7 +229,7 @@ def test_a_row_names_the_device_it_ran_on_whatever_its_clock(
     """The loop waits for the device, so on a GPU too its only clock is the wall clock."""
     monkeypatch.setattr(beginning, "_here", measured.GPU_PROVENANCE)
     lesson.ladder_row("baseline", measured.record("baseline", 20.0))
-    assert list(ladder.load_ladder().frame()["measured"]) == ["here, a GPU"]
+    assert list(ladder.load_ladder().frame()["measured"]) == ["here, a GPU, 2026-01-02 03:04 UTC"]
 
 
 def test_a_row_needs_to_know_where_it_ran(monkeypatch: pytest.MonkeyPatch) -> None:

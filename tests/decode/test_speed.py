@@ -69,6 +69,12 @@ def test_what_follows_from_the_times(speeds):
     assert made.losing(0.0) == [("model", 3)] and made.losing(0.8) == [("ngram", 4)]
     assert made.best(0.0, ["model"]) == ("model", 2)  # a K that was measured is none to name
     assert made.seconds_per_token(0.8, "ngram", 4) == pytest.approx(6)
+    uneven = [dataclasses.replace(t, seconds=t.seconds * 3**i) for i, t in enumerate(made.texts)]
+    made = dataclasses.replace(made, texts=tuple(uneven))
+    plain = made.seconds_per_token(0.0, "none", 1)
+    for way in WAYS[0.0]:  # the columns of the table are of one mean
+        found = plain / made.seconds_per_token(0.0, *way)
+        assert found == pytest.approx(made.speed_up(0.0, *way))
     assert decoding_speeds.table(made).count("\n") == 6 and "K=auto" in decoding_speeds.table(made)
 
 

@@ -18,7 +18,7 @@ from measured import (
 
 pytest.importorskip("pandas")
 import rsk
-from rsk.figures import tables
+from rsk.figures import record_tables, tables
 from rsk.measure.publishable_runs import earlier_work
 
 
@@ -65,6 +65,23 @@ def test_a_roof_taken_on_a_busy_machine_is_left_out():
         benchmark([record("baseline", 50.0), record("fused", 9.0, roof=busy)])
     )
     assert "of the roof" not in table.frame
+
+
+def test_an_isolated_launch_stands_beside_the_graph_share_where_it_was_taken():
+    before = story(gpu=True)
+    taken = [
+        dataclasses.replace(one, isolated=spread(99.0, "isolated launch"))
+        if (one.implementation, one.batch_size) == ("cluster", 1)
+        else one
+        for one in before.records
+    ]
+    after = dataclasses.replace(before, records=tuple(taken))
+    column = "B = 1, isolated launch"
+    old, new = (record_tables.rungs(found, None) for found in (before, after))
+    assert column not in old.frame and not old.values["is_isolated"]
+    cells = new.frame.set_index("kernel")[column]
+    assert cells["cluster"] == "99.0 µs" and cells["thread_per_sequence"] == "–"
+    assert new.values["is_isolated"]
 
 
 def test_what_a_sampler_is_of_a_decoding_step():
@@ -137,5 +154,5 @@ def test_the_kernels_have_their_ideas_and_a_dash_without_a_time():
 
 def test_the_environment_names_every_run():
     frame = tables.environment({"CPU": CPU_PROVENANCE, "GPU": GPU_PROVENANCE}).frame
-    row = frame.set_index("fact").loc["GPU (compute capability)"]
-    assert (row["CPU"], row["GPU"]) == ("–", "a GPU (9.0)")
+    column = frame.set_index("run")["GPU (compute capability)"]
+    assert (column["CPU"], column["GPU"]) == ("–", "a GPU (9.0)")

@@ -313,6 +313,21 @@ def test_times_that_others_disturb_are_taken_again(monkeypatch: pytest.MonkeyPat
     assert [r.device.disturbed for r in result.records] == [0.1, 0.0, 0.0]
 
 
+def test_isolated_launches_are_asked_for_along_the_line_of_batch_sizes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = stopped_after(monkeypatch, 99, KeyboardInterrupt())
+    sweep = dataclasses.replace(TINY, batch_sizes=(1, 2, 3), runs=1)
+    run(sweep, chosen=["fused"])
+    line = {(b, 2, 100) for b in sweep.batch_sizes}
+    asked = {
+        (one.batch_size, one.spec_len, one.vocab_size): options["isolated"]
+        for (_, one), options in taken
+    }
+    assert {shape for shape, isolated in asked.items() if isolated} == line
+    assert len(asked) > len(line)
+
+
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="implementation: expected one of baseline, .*'fastest'"):
         run(chosen=["fastest"])
@@ -348,7 +363,7 @@ def written(path: tuple[Any, ...]) -> str:
 
 def test_every_missing_field_is_named(document: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "run.json"
-    everything = list(paths(document))
+    everything = [path for path in paths(document) if path[-1] != "isolated"]
     assert len(everything) > 60
     for path in everything:
         damaged = copy.deepcopy(document)
@@ -360,6 +375,14 @@ def test_every_missing_field_is_named(document: dict[str, Any], tmp_path: Path) 
         with pytest.raises(RecordError) as error:
             Benchmark.load(file)
         assert str(error.value) == f"{file}: {written(path)}: missing"
+
+
+def test_a_file_from_before_isolated_launches_is_read(document: dict[str, Any]) -> None:
+    for one in document["records"]:
+        del one["isolated"]
+    found = parse(Benchmark, document)
+    assert all(record.isolated is None for record in found.records)
+    assert comparison.usual_line(found)[1]["fused"].isolated is None
 
 
 @pytest.mark.parametrize(
@@ -382,6 +405,11 @@ def test_every_missing_field_is_named(document: dict[str, Any], tmp_path: Path) 
         ("records.0.host.samples", True, r"records\[0\].host.samples: expected int, got True"),
         ("records.0.host.disturbed", 1.5, r"records\[0\].host.disturbed: expected a share"),
         ("records.0.device.clock", "sundial", r"records\[0\].device.clock: expected one of wall"),
+        (
+            "records.0.isolated",
+            dataclasses.asdict(measured.spread(9.0)),
+            r"records\[0\].isolated.clock: expected one of isolated launch, got 'wall'",
+        ),
         ("records.0.batch_size", 0, r"records\[0\].batch_size: expected at least 1"),
         ("records.0.spec_len", 1.5, r"records\[0\].spec_len: expected int, got 1.5"),
         ("records.0.dtype", "int8", r"records\[0\].dtype: expected one of float32"),

@@ -9,8 +9,15 @@ import pytest
 import torch
 
 import rsk
-from rsk.measure import logit_inputs, logits_benchmark
-from rsk.measure.logit_inputs import FILTERED, SPEC_LEN, TEMPERATURE, make_inputs, needed_bytes
+from rsk.measure import logit_inputs, logits_benchmark, roof
+from rsk.measure.logit_inputs import (
+    FILTERED,
+    SPEC_LEN,
+    TEMPERATURE,
+    make_inputs,
+    mean_needed_bytes,
+    needed_bytes,
+)
 from rsk.measure.logits_benchmark import LogitsBenchmark
 from rsk.measure.records import RecordError
 
@@ -30,6 +37,33 @@ def test_the_needed_rows_are_counted():
     row = 100 * 2
     assert needed_bytes(inputs, n, draft_laws=False) == (2 + SPEC_LEN + 1 + 2 + SPEC_LEN) * row
     assert needed_bytes(inputs, n, draft_laws=True) == (2 + SPEC_LEN + 1 + 1) * row
+
+
+def test_the_needed_bytes_of_a_call_are_a_mean_over_the_calls_in_rotation():
+    sets = [make_inputs(1, 100, FILTERED, noise=0.5, seed=seed) for seed in (0, 1)]
+    row = 100 * 4
+    accepted = [torch.tensor([n]) for n in (0, 1, 2, SPEC_LEN)]  # rows: 1 + 1, 2 + 1, 3 + 1, 5
+    assert mean_needed_bytes(sets, accepted, draft_laws=True) == round(14 / 4 * row)
+    assert mean_needed_bytes(sets, accepted, draft_laws=False) == round(
+        (11 + 1 + 2 + 3 + 4) / 4 * row
+    )
+
+
+def test_a_sampler_from_logits_that_undercuts_the_roof_is_refused(monkeypatch, tmp_path, capsys):
+    measure = roof.measure
+
+    def slow(n_bytes, *arguments, **options):
+        found = measure(n_bytes, *arguments, **options)
+        times = dict.fromkeys(("q25_us", "median_us", "q75_us"), 1e9)
+        return dataclasses.replace(
+            found, time=dataclasses.replace(found.time, disturbed=0.0, **times)
+        )
+
+    monkeypatch.setattr(roof, "measure", slow)
+    monkeypatch.setattr(logits_benchmark, "DRY_SHAPES", ((2, 300),))
+    with pytest.raises(RecordError, match="results: expected"):
+        logits_benchmark.main(["--save", str(tmp_path / "x.json"), "--runs", "1", "--dry"])
+    assert "below the memory roof, 1e+09 us" in capsys.readouterr().out
 
 
 def test_the_program_writes_a_record_that_can_be_read(tmp_path, monkeypatch):

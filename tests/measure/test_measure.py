@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import measured
 import pytest
 import torch
 
@@ -308,6 +312,39 @@ def test_the_checksum_covers_what_the_cpu_kernel_is_compiled_from() -> None:
     assert len({provenance.sources("cpu"), provenance.sources("cuda")}) == 2
 
 
+@pytest.mark.parametrize("backend", rsk.BACKENDS)
+def test_the_checksum_covers_what_a_sampler_executes(backend: str) -> None:
+    """From probabilities and from logits; ``rsk.base`` reads files and names machines."""
+    package = Path(str(rsk.__file__)).parent
+    executed: set[Path] = set()
+
+    def note(frame: Any, event: str, arg: object) -> None:
+        executed.add(Path(frame.f_code.co_filename))
+
+    draft, target = torch.rand(2, 3, 7), torch.rand(2, 4, 7)
+    tokens = torch.zeros(2, 3, dtype=torch.int64)
+    sys.setprofile(note)
+    try:
+        rsk.rejection_sample(tokens, draft.softmax(-1), target.softmax(-1), backend=backend)
+        rsk.rejection_sample_from_logits(tokens, draft, target, top_k=3, backend=backend)
+    finally:
+        sys.setprofile(None)
+    ours = {file for file in executed if package in file.parents}
+    assert package / "sampler" / "logits.py" in ours
+    for device in ("cpu", "cuda"):
+        left_out = ours - set(provenance.source_files(device))
+        assert {file.parent.name for file in left_out} <= {"base"}
+
+
+def test_the_checksum_changes_with_any_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = provenance.sources("cpu")
+    files = provenance.source_files("cpu")
+    for changed in files:
+        others = [file for file in files if file != changed]
+        monkeypatch.setattr(provenance, "source_files", lambda device, kept=others: kept)
+        assert provenance.sources("cpu") != before, changed
+
+
 def test_provenance_names_the_machine() -> None:
     found = provenance.provenance("cpu", {"transformers": "5"})
     assert found.device == "cpu"
@@ -320,6 +357,44 @@ def test_provenance_names_the_machine() -> None:
     assert "/" not in found.cpu + found.os, "no path of this machine"
 
 
+@pytest.mark.parametrize("capturable", [True, False])
+def test_an_isolated_launch_is_timed_and_checked_where_it_is_asked_for(
+    case: workload.Workload, monkeypatch: pytest.MonkeyPatch, capturable: bool
+) -> None:
+    """With clocks that only say which they are."""
+    wrong = False
+
+    def clock(name: str, median_us: float):
+        def timed(calls: list[Any], *, budget_s: float) -> tuple[Any, list[Any]]:
+            outputs = [call() for call in calls]
+            if name == "isolated launch" and wrong:
+                clocks.poison(outputs[0])
+            return measured.spread(median_us, name), outputs
+
+        return timed
+
+    def eager(calls: list[Any], *, budget_s: float) -> tuple[Any, Any, list[Any]]:
+        wall = measured.spread(9e6)
+        return wall, wall, [call() for call in calls]
+
+    monkeypatch.setattr(timing, "time_eager", eager)
+    monkeypatch.setattr(timing, "time_graph", clock("graph replay", 7e6))
+    monkeypatch.setattr(timing, "time_isolated", clock("isolated launch", 8e6))
+    on_gpu = dataclasses.replace(case, device=torch.device("cuda"))
+    one = dataclasses.replace(implementations.backend("vectorized"), capturable=capturable)
+    assert timing.measure(one, on_gpu).isolated is None
+    found = timing.measure(one, on_gpu, isolated=True)
+    assert found.device.clock == ("graph replay" if capturable else "wall")
+    if not capturable:
+        assert found.isolated is None
+        return
+    assert found.isolated is not None
+    assert (found.isolated.clock, found.isolated.median_us) == ("isolated launch", 8e6)
+    wrong = True
+    with pytest.raises(MeasurementError, match="in the timed calls"):
+        timing.measure(one, on_gpu, isolated=True)
+
+
 @pytest.mark.gpu
 @pytest.mark.alone
 def test_measuring_on_a_gpu() -> None:
@@ -328,11 +403,15 @@ def test_measuring_on_a_gpu() -> None:
     for cache in ("warm", "cold"):
         gpu_case = pool.workload(16, 4, cache)
         for name in rsk.BACKENDS:
-            found = timing.measure(implementations.backend(name), gpu_case, budget_s=0.2)
+            one = implementations.backend(name)
+            found = timing.measure(one, gpu_case, budget_s=0.2, isolated=True)
+            assert (found.isolated is None) == (name == "baseline")
             clock = "wall" if name == "baseline" else "graph replay"
             assert found.device.clock == clock
             assert found.call.median_us >= found.host.median_us
         assert found.device.median_us < found.call.median_us
+        assert found.isolated is not None
+        assert found.isolated.median_us > found.device.median_us
     counts = timing.operations(implementations.backend("fused"), gpu_case)
     assert counts.launches == 1
     assert counts.synchronizations == 0

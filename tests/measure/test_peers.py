@@ -12,13 +12,15 @@ import pytest
 import torch
 
 import rsk
-from rsk.base import machine
+from rsk.base import folders, machine
 from rsk.measure import implementations, logit_inputs, peers, timing, workload
 from rsk.measure.implementations import Implementation
 from rsk.measure.logit_inputs import FILTERED, TEMPERATURE
+from rsk.measure.peer_records import FromLogits
 from rsk.measure.peers import __main__ as program
 from rsk.measure.peers import checking, of_flashinfer, of_sglang, of_transformers, traits
 from rsk.measure.peers.peer import NotOffered, Peer, PeerError, PeerInputs, single_module
+from rsk.measure.record_files import RecordError, parse
 from rsk.measure.workload import Inputs
 
 CPU = torch.device("cpu")
@@ -316,6 +318,47 @@ def test_the_program_records_what_is_absent(tmp_path, no_trials, monkeypatch, ca
     assert "SGLang: not installed" in capsys.readouterr().out
     assert program.main(arguments) == 0
     assert program.PeersRecord.load(path) == found, "all is there already"
+
+
+def test_a_peer_that_undercuts_the_roof_from_logits_is_refused(
+    tmp_path, no_trials, monkeypatch
+) -> None:
+    """It returns the tokens of the call before, and so is as fast as no sampler can be."""
+
+    def lazy(name: str, device: torch.device) -> Peer:
+        def bind_logits(inputs: PeerInputs):
+            kept = ours.bind_logits(inputs)()
+            return lambda: kept
+
+        return dataclasses.replace(ours, bind_logits=bind_logits)
+
+    ours = program._ours()
+    monkeypatch.setattr(peers, "make", lazy)
+    monkeypatch.setattr(program, "DRY_SHAPES", ())
+    monkeypatch.setattr(program, "DRY_LOGIT_SHAPES", ((64, 32000),))
+    path = tmp_path / "cpu.json"
+    arguments = ["--dry", "--runs", "1", "--only", "SGLang", "--save", str(path)]
+    assert program.main(arguments) == 1
+    found = program.PeersRecord.load(path)
+    assert {one.name for one in found.from_logits} == {"fused"}
+    assert len(found.failed) == len(found.from_logits) == 2
+    assert all("SGLang: 0." in line and "below the memory roof" in line for line in found.failed)
+    for one in found.from_logits:
+        assert one.bytes_moved is not None and one.roof is not None
+        assert 64 * 32000 * 2 < one.bytes_moved < 64 * 6 * 32000 * 2
+        assert one.roof.median_us < one.device.median_us
+
+
+def test_a_record_with_a_time_from_logits_below_its_roof_is_not_read() -> None:
+    path = next((folders.data_dir() / "peers").glob("*.json"))
+    found = program.PeersRecord.load(path)  # older ones have no roof, and are read
+    fields = dataclasses.asdict(found.from_logits[0])
+    fields["roof"] = {**fields["device"], "disturbed": 0.0}
+    parse(FromLogits, fields)
+    for name in ("q25_us", "median_us", "q75_us"):
+        fields["roof"][name] *= 2
+    with pytest.raises(RecordError, match="below the memory roof"):
+        parse(FromLogits, fields)
 
 
 def test_the_program_goes_on_after_a_failure(tmp_path, no_trials, monkeypatch) -> None:

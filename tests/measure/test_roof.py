@@ -122,6 +122,14 @@ def test_a_time_below_the_roof_is_refused_with_both() -> None:
     roof.check_above("ours", spread(98.5), spread(100))
     roof.check_above("ours", spread(97, "graph replay"), spread(100))  # clocks do not compare
     roof.check_above("ours", spread(97), spread(100, disturbed=0.6))
+    with pytest.raises(RecordError, match=r"3\.0% below .* \(graph replay"):
+        roof.check_above("ours", spread(97), spread(100, "graph replay"))  # the least of its clocks
+
+
+def test_the_least_time_of_fewer_bytes_is_their_share() -> None:
+    found = roof.Roof(n_bytes=1000, n_sets=1, shape=(), time=spread(8.0), isolated=None)
+    assert found.least(250) == spread(2.0)
+    assert found.least(1000) == found.least(2000) == found.time
 
 
 def test_a_planted_undercut_fails_the_measurement() -> None:

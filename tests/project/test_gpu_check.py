@@ -112,6 +112,26 @@ def test_a_run_of_the_tests_that_wrote_nothing_is_a_failure(tmp_path):
     assert gpu_check._tests_in(tmp_path / "none.xml", "") == ({}, [])
 
 
+@pytest.mark.parametrize("options", [[], ["-n", "1", "--dist", "loadgroup"]])
+def test_a_run_that_was_cut_off_still_says_which_tests_failed(options, tmp_path):
+    if options:
+        pytest.importorskip("xdist")
+    (tmp_path / "test_some.py").write_text(
+        "import os, pytest\n"
+        "pytestmark = pytest.mark.xdist_group('some.py')\n"
+        "def test_right(): pass\n"
+        "@pytest.mark.parametrize('x', ['a b'])\ndef test_wrong(x): assert x == 2\n"
+        "@pytest.mark.skip\ndef test_left_out(): pass\n"
+    )
+    arguments = ["-m", "pytest", "-v", "-p", "no:cacheprovider", *options]
+    arguments += [f"--rootdir={tmp_path}", "-c", "/dev/null", str(tmp_path)]
+    run(Program("tests", [sys.executable, *arguments]), tmp_path)
+    printed, _ = (tmp_path / "tests.log").read_text().split("= FAILURES =")
+    counts, (failure,) = gpu_check._tests_in(tmp_path / "none.xml", printed)
+    assert counts == {PASSED: 1, FAILED: 1, "skipped": 1}
+    assert failure.endswith("test_some.py::test_wrong[a b]: the run was ended before it said why")
+
+
 def test_bad_calls_are_read():
     text = "rsk.sample, probs a str: was accepted\n140 bad calls, 1 not refused\n"
     expected = {"refused": 139, FAILED: 1}, ["rsk.sample, probs a str: was accepted"]

@@ -123,7 +123,7 @@ def test_every_label_of_figures_and_tables_has_a_chinese_one():
         if name != "tab-environment":
             texts += cells(make().frame)
         else:
-            texts += [*make().frame.columns, *make().frame["fact"]]
+            texts += [*make().frame.columns, *make().frame["run"]]
     assert untranslated(texts) == {}
     assert untranslated(["time on the moon"])
 

@@ -381,3 +381,14 @@ def test_every_name_that_a_chapter_uses_is_given_and_the_other_way_round():
     everywhere = set().union(*(use.values for use in uses.values()))
     roots = {value.split(".")[0] for value in everywhere}
     assert (in_report | given["talk.md"]) - roots == set(), "given, and named nowhere"
+
+
+def test_the_table_of_runs_has_a_row_for_each_record():
+    got = found()
+    assert list(got.provenances) == [
+        *("sweep, CPU", "sweep, GPU", "from logits", "several GPUs", "other projects"),
+        *("decoding steps", "small models"),
+        *(f"public model, {'GPU' if s.provenance.gpu else 'CPU'}" for s in got.public_model),
+    ]
+    assert got.provenances["other projects"] is got.peers.provenance
+    assert "decoding steps" not in found(steps=None).provenances

@@ -26,11 +26,12 @@ from rsk.measure import (
     logit_inputs,
     peers,
     provenance,
+    roof,
     timing,
     workload,
 )
 from rsk.measure.clocks import Thunk
-from rsk.measure.logit_inputs import FILTERED, TEMPERATURE, Ways
+from rsk.measure.logit_inputs import FILTERED, TEMPERATURE, LogitInputs, Ways
 from rsk.measure.peer_records import (
     FOLLOWS,
     OURS,
@@ -43,6 +44,7 @@ from rsk.measure.peer_records import (
 from rsk.measure.peers import checking, traits
 from rsk.measure.peers.peer import Peer, PeerError, PeerInputs
 from rsk.measure.records import RecordError, Spread
+from rsk.measure.roof import Roof
 from rsk.measure.run_files import Recorder
 from rsk.sampler import logits
 from rsk.sampler.build import BuildError
@@ -146,26 +148,31 @@ class _Run(Recorder[PeersRecord]):
             return
         sets = logit_inputs.make_sets(*shape, ways, torch.bfloat16, self.device)
         inputs = [_for_peers(some, ways, i) for i, some in enumerate(sets)]
+        floor = self.roof_of(sets, inputs)
         for name, peer in self.peers.items():
             bind = peer.bind_logits
             if name in known or bind is None or not self.is_timed(name, shape[0], how):
                 continue
             try:
                 calls = [bind(one) for one in inputs]
-                times = self.clocks(calls, peer.capturable)
+                times, outputs = self.clocks(calls, peer.capturable)
+                accepted = [peer.result(output).num_accepted for output in outputs]
+                moved = logit_inputs.mean_needed_bytes(sets, accepted, draft_laws=True)
+                found = FromLogits(
+                    name=name,
+                    run=run,
+                    batch_size=shape[0],
+                    spec_len=logit_inputs.SPEC_LEN,
+                    vocab_size=shape[1],
+                    dtype="bfloat16",
+                    ways=how,
+                    **times,
+                    bytes_moved=moved,
+                    roof=floor.least(moved),
+                )
             except FAILURES as error:
                 self.fail(f"{name}, from logits, {shape}, {how}, run {run}", error)
                 continue
-            found = FromLogits(
-                name=name,
-                run=run,
-                batch_size=shape[0],
-                spec_len=logit_inputs.SPEC_LEN,
-                vocab_size=shape[1],
-                dtype="bfloat16",
-                ways=how,
-                **times,
-            )
             self.add(from_logits=found)
             print(f"run {run} {shape} {how} {name}: {found.device.median_us:.1f} us", flush=True)
 
@@ -176,15 +183,26 @@ class _Run(Recorder[PeersRecord]):
         law = found.law if how is None else found.law_from_logits[how]
         return law == FOLLOWS and (limit is None or batch_size <= limit)
 
-    def clocks(self, calls: list[Thunk], capturable: bool) -> dict[str, Any]:
-        """The times of calls, by the names of a record's fields."""
+    def roof_of(self, sets: list[LogitInputs], inputs: list[PeerInputs]) -> Roof:
+        """The time to read the rows that our own sampler needs, and do nothing else."""
+        bind = self.peers[OURS].bind_logits
+        assert bind is not None
+        accepted = [bind(one)().num_accepted for one in inputs]
+        needed = logit_inputs.mean_needed_bytes(sets, accepted, draft_laws=True)
+        return roof.measure(needed, len(sets), self.device, budget_s=self.budget_s)
+
+    def clocks(self, calls: list[Thunk], capturable: bool) -> tuple[dict[str, Any], list[Any]]:
+        """The times of calls, by the names of a record's fields; and the outputs last written."""
         if self.device.type == "cpu":
-            wall, _ = clocks.time_wall(calls, budget_s=self.budget_s)
-            return {"device": wall, "host": wall, "call": wall, "isolated": None}
-        host, call, _ = clocks.time_eager(calls, budget_s=self.budget_s / 2)
-        on_device = clocks.time_graph(calls, budget_s=self.budget_s / 2)[0] if capturable else call
+            wall, outputs = clocks.time_wall(calls, budget_s=self.budget_s)
+            return {"device": wall, "host": wall, "call": wall, "isolated": None}, outputs
+        host, call, outputs = clocks.time_eager(calls, budget_s=self.budget_s / 2)
+        on_device = call
+        if capturable:
+            on_device, outputs = clocks.time_graph(calls, budget_s=self.budget_s / 2)
         alone = self.isolated(capturable, calls)
-        return {"device": on_device, "host": host, "call": call, "isolated": alone}
+        times = {"device": on_device, "host": host, "call": call, "isolated": alone}
+        return times, outputs
 
     def isolated(self, capturable: bool, calls: list[Thunk]) -> Spread | None:
         """The time of isolated launches, where there are any."""
