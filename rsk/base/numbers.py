@@ -53,7 +53,7 @@ def digits(value: Any, significant: int = 3) -> str:
     if value == 0:
         return "0"
     rounded = float(f"{value:.{significant - 1}e}")
-    return f"{rounded:.{max(0, significant - 1 - math.floor(math.log10(abs(rounded))))}f}"
+    return f"{rounded:,.{max(0, significant - 1 - math.floor(math.log10(abs(rounded))))}f}"
 
 
 def duration(microseconds: float) -> str:

@@ -252,11 +252,24 @@ def table(rows: Sequence[Row], on_gpu: bool, language: str = templates.LANGUAGE)
 
 
 def recorded(found: Benchmark) -> list[Row]:
-    """The lines of a recorded benchmark: its usual point at each batch size."""
-    return [
-        Row(size, {n: Timed.known(by_name[n].call.median_us) for n in BACKENDS if n in by_name})
-        for size, by_name in comparison.usual_line(found).items()
-    ]
+    """The lines of a recorded benchmark: its usual point at each batch size.
+
+    A ratio is the median of those within whole runs, as it is in the report.
+    """
+    rows = []
+    for size, by_name in comparison.usual_line(found).items():
+        series = {name: by_name[name] for name in BACKENDS if name in by_name}
+        rows.append(
+            Row(
+                size,
+                {name: Timed.known(one.call.median_us) for name, one in series.items()},
+                ratios={
+                    name: comparison.ratio(by_name[BASELINE], one).median
+                    for name, one in series.items()
+                },
+            )
+        )
+    return rows
 
 
 def _columns(rows: Sequence[Row], on_gpu: bool, language: str = templates.LANGUAGE) -> list[str]:

@@ -155,10 +155,20 @@ class DecodingSpeeds(RecordFile):
         """Geometric mean over the prompts."""
         return statistics.geometric_mean(self.speed_ups(temperature, draft, spec_len))
 
+    def rivals(
+        self, temperature: float, drafts: Sequence[str] = (MODEL, BOTH)
+    ) -> list[tuple[str, int]]:
+        """The ways with one of these drafts and a fixed K."""
+        return [w for w in self.ways(temperature) if w[0] in drafts and w[1] != MEASURED]
+
     def best(self, temperature: float, drafts: Sequence[str] = (MODEL, BOTH)) -> tuple[str, int]:
-        """The fastest way with one of these drafts and a fixed K."""
-        ways = [w for w in self.ways(temperature) if w[0] in drafts and w[1] != MEASURED]
+        """The fastest of them; it is chosen after measuring, so say of how many."""
+        ways = self.rivals(temperature, drafts)
         return max(ways, key=lambda way: self.speed_up(temperature, *way))
+
+    def losing(self, temperature: float) -> list[tuple[str, int]]:
+        """The ways with a draft that are slower than plain decoding on some prompt."""
+        return [way for way in self.ways(temperature) if min(self.speed_ups(temperature, *way)) < 1]
 
     def acceptance(self, temperature: float, draft: str, spec_len: int) -> float:
         """Share accepted of what was judged."""

@@ -32,17 +32,19 @@ def expected_tokens(acceptance: float, spec_len: int) -> float:
     return sum(acceptance**k for k in range(spec_len + 1))  # the same sum, also for a = 1
 
 
-def expected_speed_up(acceptance: float, spec_len: int, cost: float) -> float:
-    """Speed-up over plain decoding, if the target reads K + 1 tokens as fast as one.
+def expected_speed_up(acceptance: float, spec_len: int, cost: float, check: float = 1.0) -> float:
+    """Speed-up over plain decoding.
 
-    Source: Leviathan, Kalman and Matias 2023, theorem 3.8.
+    Source: Leviathan, Kalman and Matias 2023, theorem 3.8, in which the target reads K + 1 tokens
+    as fast as one.
 
     Args:
         acceptance: as is ``spec_len``, see :func:`expected_tokens`.
         spec_len: K.
         cost: c, the time of a draft pass over that of a target pass.
+        check: time of a target pass over K + 1 tokens over that of one over a single token.
     """
-    return expected_tokens(acceptance, spec_len) / (spec_len * cost + 1)
+    return expected_tokens(acceptance, spec_len) / (spec_len * cost + check)
 
 
 class StepCost(NamedTuple):

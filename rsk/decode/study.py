@@ -179,6 +179,11 @@ class Study:
         return sorted(found, key=lambda race: race.spec_len)
 
     @property
+    def usual_race(self) -> Race:
+        """That at the usual K."""
+        return next(race for race in self.speculative if race.spec_len == USUAL_SPEC_LEN)
+
+    @property
     def other_drafts(self) -> list[Race]:
         """Races with another draft than the model."""
         return [race for race in self.races if race.draft not in ("none", "model")]
@@ -193,6 +198,15 @@ class Study:
         return plain / (race.q75_s / race.tokens), plain / (race.q25_s / race.tokens)
 
     @property
+    def unclear(self) -> list[Race]:
+        """Races of the draft model that gain, of which a quarter of the rounds or more did not."""
+        return [
+            race
+            for race in self.speculative
+            if self.speed_up(race) > 1 >= self.speed_up_quartiles(race)[0]
+        ]
+
+    @property
     def fastest(self) -> Race:
         """The race with the largest speed-up."""
         return max(self.speculative, key=self.speed_up)
@@ -202,19 +216,6 @@ class Study:
         """Races that took longer than plain decoding."""
         races = [*self.speculative, *self.other_drafts]
         return [race for race in races if self.speed_up(race) <= 1]
-
-    @property
-    def dearest_check(self) -> Race:
-        """The race in which the target's pass on K + 1 tokens takes longest, beside one on one."""
-        return max(self.speculative, key=self.verify_cost)
-
-    def yield_of(self, race: Race) -> float:
-        """Tokens per pass that the trial of a race's draft, at the usual K and temperature, had."""
-        return next(
-            trial.tokens_per_pass
-            for trial in self.by_temperature()[race.draft]
-            if trial.temperature == USUAL_TEMPERATURE
-        )
 
     @property
     def cost(self) -> float:
@@ -228,7 +229,17 @@ class Study:
         plain = self.plain.seconds["target"] / self.plain.passes
         return race.seconds["target"] / race.passes / plain
 
-    def break_even(self, spec_len: int) -> float | None:
+    def expected_speed_up(self, race: Race, check: float = 1.0) -> float:
+        """What theorem 3.8 has for a race of the draft model, from its acceptance rate and c.
+
+        Args:
+            race: one of :attr:`speculative`.
+            check: as :meth:`verify_cost`; the theorem takes it as 1.
+        """
+        return expected_speed_up(race.acceptance or 0.0, race.spec_len, self.cost, check)
+
+    def break_even(self, spec_len: int, check: float = 1.0) -> float | None:
         """Least acceptance rate at which K pays by theorem 3.8; ``None`` if none does."""
         rates = (i / 1000 for i in range(1001))
-        return next((a for a in rates if expected_speed_up(a, spec_len, self.cost) > 1), None)
+        cost = self.cost
+        return next((a for a in rates if expected_speed_up(a, spec_len, cost, check) > 1), None)

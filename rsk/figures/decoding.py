@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rsk.base.numbers import digits, duration
-from rsk.decode.speculation_length import expected_speed_up, expected_tokens
+from rsk.decode.speculation_length import expected_tokens
 from rsk.decode.study import PARTS, Study
 from rsk.figures import plotting
 from rsk.figures.plotting import STYLES, Picture
@@ -110,18 +110,15 @@ def speed_up_by_spec_len(study: Study) -> Picture:
         ks = [race.spec_len for race in races]
         ax.plot(
             ks,
-            [
-                expected_speed_up(race.acceptance or 0.0, race.spec_len, study.cost)
-                for race in races
-            ],
+            [study.expected_speed_up(race) for race in races],
             color="#555555",
             linewidth=1.5,
             label=f"if reading K + 1 tokens took as long as one (c = {study.cost:.2f})",
         )
-        plain = study.plain.median_s / study.plain.tokens
         values = [study.speed_up(race) for race in races]
-        low = [v - plain / (r.q75_s / r.tokens) for v, r in zip(values, races, strict=True)]
-        high = [plain / (r.q25_s / r.tokens) - v for v, r in zip(values, races, strict=True)]
+        ends = [study.speed_up_quartiles(race) for race in races]
+        low = [value - end[0] for value, end in zip(values, ends, strict=True)]
+        high = [end[1] - value for value, end in zip(values, ends, strict=True)]
         style = {**STYLES["fused"], "label": "measured"}
         ax.errorbar(ks, values, yerr=[low, high], capsize=3, elinewidth=1, **style)
         ax.axhline(1, color="#1a1a1a", linewidth=1)

@@ -42,7 +42,7 @@ def rungs(benchmark: Benchmark, run: object) -> Table:
         row = {"kernel": name}
         for size in sizes:
             record = line[size].get(name)
-            row[f"B = {size}"] = over_runs(record.device) if record else DASH
+            row[f"B = {size:,}"] = over_runs(record.device) if record else DASH
         first = line[sizes[0]].get(name)
         row[alone] = over_runs(first.isolated) if first and first.isolated else DASH
         rows.append(row)
@@ -143,7 +143,7 @@ def rivals(benchmark: Benchmark, run: object, names: Sequence[str]) -> Table:
         for size in sizes:
             one = found.get(size)
             is_timed = one is not None and one.device.clock != one.call.clock
-            row[f"B = {size}"] = over_runs(one.device) if one and is_timed else DASH
+            row[f"B = {size:,}"] = over_runs(one.device) if one and is_timed else DASH
         smallest = found[min(found)]
         row[f"B = {smallest.batch_size}, call to result"] = over_runs(smallest.call)
         rows.append(row)
@@ -181,20 +181,28 @@ def _in_short(told: str) -> str:
 
 
 def rivals_from_logits(found: PeersRecord) -> Table:
-    """Ours and the peers from logits, a row for each kind of batch."""
+    """Ours and the peers from logits, for each kind of batch a row of each clock.
+
+    A dash stands where one was not timed, and on the device for one that waits for it.
+    """
     import pandas as pd
 
+    times = {"device": "device", "call": "call to result"}
+    if found.waits(OURS):
+        del times["device"]  # it is the same measurement
     rows = []
-    for batch_size, vocab_size, ways in found.kinds:
-        row: dict[str, object] = {"B": batch_size, "V": vocab_size, "filters": ways}
-        for name in found.names:
-            taken = found.times(name, (batch_size, vocab_size, ways))
-            row[name] = DASH if taken is None else over_runs(taken, digits)
-        rows.append(row)
+    for kind in found.kinds:
+        for time, shown in times.items():
+            row: dict[str, object] = dict(zip(("B", "V", "filters"), kind, strict=True))
+            row["time"] = shown
+            for name in found.names:
+                taken = found.times(name, kind, time)
+                known = taken is not None and (time == "call" or not found.waits(name))
+                row[name] = over_runs(taken, digits) if known else DASH
+            rows.append(row)
     frame = pd.DataFrame(rows)
     nothing = [name for name in frame if (frame[name] == DASH).all()]
-    waiting = [name for name in found.names if name in frame and found.waits(name)]
-    values = {"runs": found.runs, "ours": OURS, "waiting": waiting}
+    values = {"runs": found.runs, "ours": OURS, "spec_len": found.from_logits[0].spec_len}
     return Table(frame.drop(columns=nothing), "tab-rivals-logits", values)
 
 

@@ -160,7 +160,8 @@ def beside_earlier(benchmark: Benchmark, quoted: Quoted) -> Table:
         "quoted": quoted,
         "label": benchmark.provenance.label,
     }
-    return Table(_frame(rows), "tab-earlier", values)
+    quotes = ("quoted baseline", "quoted PyTorch", "quoted CUDA")
+    return Table(_frame(rows), "tab-earlier", values, dict.fromkeys(quotes, "g"))
 
 
 def yardsticks(benchmark: Benchmark) -> Table:

@@ -95,10 +95,10 @@ class PeersRecord(PartsRecord):
         """Whether a call waits for the GPU, so that its time is by the wall clock."""
         return any(one.name == name and one.device.clock == "wall" for one in self.from_logits)
 
-    def times(self, name: str, kind: tuple[int, int, str]) -> OverRuns | None:
-        """Microseconds on the device, from logits; ``None`` if it was not timed there."""
+    def times(self, name: str, kind: tuple[int, int, str], time: str = "device") -> OverRuns | None:
+        """Microseconds from logits, on the device or ``"call"``; ``None`` if it was not timed."""
         by_run = {
-            one.run: one.device.median_us
+            one.run: getattr(one, time).median_us
             for one in self.from_logits
             if one.name == name and (one.batch_size, one.vocab_size, one.ways) == kind
         }

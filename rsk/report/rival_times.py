@@ -9,6 +9,7 @@ from rsk.measure import peers
 from rsk.measure.over_runs import OverRuns
 from rsk.measure.peer_records import FOLLOWS, OURS, Found, PeersRecord
 from rsk.report.measurements import Recorded
+from rsk.report.runs import Span, span
 from rsk.sampler import registry
 
 
@@ -20,7 +21,7 @@ class Beside(NamedTuple):
     vocab_size: int
     ways: str
     ours: OverRuns
-    """Microseconds on the device."""
+    """Microseconds."""
     taken: OverRuns
 
     @property
@@ -64,14 +65,37 @@ class RivalTimes(Recorded[PeersRecord]):
 
     @property
     def from_logits(self) -> list[Beside]:
-        """The fastest of the others at each kind of batch, where one was timed."""
-        return [one for kind in self.found.kinds if (one := self._fastest(kind)) is not None]
+        """The fastest of the others on the device at each kind of batch, where one was timed."""
+        return self._beside("device")
 
-    def _fastest(self, kind: tuple[int, int, str]) -> Beside | None:
-        ours, waits = self.found.times(OURS, kind), self.found.waits(OURS)
+    @property
+    def from_logits_by_call(self) -> list[Beside]:
+        """The same from call to result, which may be another one."""
+        return self._beside("call")
+
+    @property
+    def gain(self) -> Span:
+        """How many times as fast as those ours is on the device, over the kinds, of medians."""
+        return span([one.gain.median for one in self.from_logits])
+
+    @property
+    def gain_by_call(self) -> Span:
+        """The same from call to result."""
+        return span([one.gain.median for one in self.from_logits_by_call])
+
+    def _beside(self, time: str) -> list[Beside]:
+        found = (self._fastest(kind, time) for kind in self.found.kinds)
+        return [one for one in found if one is not None]
+
+    def _fastest(self, kind: tuple[int, int, str], time: str) -> Beside | None:
+        ours, waits = self.found.times(OURS, kind, time), self.found.waits(OURS)
         # Of one clock: no ratio divides a time from call to result by a graph's share.
-        names = [name for name in self.found.names if self.found.waits(name) == waits]
-        timed = {name: self.found.times(name, kind) for name in names if name != OURS}
+        names = [
+            name
+            for name in self.found.names
+            if name != OURS and (time == "call" or self.found.waits(name) == waits)
+        ]
+        timed = {name: self.found.times(name, kind, time) for name in names}
         known = {name: taken for name, taken in timed.items() if taken is not None}
         if ours is None or not known:
             return None

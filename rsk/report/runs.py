@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from rsk.measure import comparison
 from rsk.measure.comparison import Repeatability, Repeated, Sizes, SpeedUp, usual_line
 from rsk.measure.over_runs import OverRuns, Series, Time, comparable, ratio
 from rsk.measure.records import Benchmark, Operations, Point, RecordError
+from rsk.measure.roof import data_sheet
 from rsk.report.measurements import Source
 from rsk.sampler.api import BACKENDS
 from rsk.sampler.kernels import KERNELS
@@ -93,6 +95,25 @@ class Run:
     def cache_bytes(self) -> int:
         """Of the device's last-level cache."""
         return self.benchmark.provenance.cache_bytes
+
+    @property
+    def in_cache(self) -> list[int]:
+        """Batch sizes of the line whose bytes fit into it: there the roof is the cache's."""
+        return [
+            n for n, found in self.line.items() if found["fused"].bytes_moved <= self.cache_bytes
+        ]
+
+    @property
+    def read_rate(self) -> float:
+        """Bytes a second of only reading, at the largest batch size of the line."""
+        last = self.largest["fused"]
+        return last.bytes_moved / last.roof.median * 1e6
+
+    @property
+    def data_sheet_rate(self) -> float | None:
+        """What the GPU's data sheet promises; ``None`` for a CPU, and where it is not known."""
+        promised = data_sheet(self.benchmark.provenance.gpu)
+        return promised and promised[0] * 1e9
 
     @property
     def runs(self) -> int:
@@ -311,6 +332,11 @@ def gathered(skipped: Sequence[str]) -> list[str]:
         found.setdefault((kind, reason), []).append(instance)
     lines = []
     for (kind, reason), instances in found.items():
-        which = f" ({'; '.join(instances)})" if all(instances) else ""
+        which = f" ({_grouped('; '.join(instances))})" if all(instances) else ""
         lines.append(f"{kind}{which}: {reason}" if reason else kind)
     return lines
+
+
+def _grouped(text: str) -> str:
+    """The same text with thousands separators in its whole numbers."""
+    return re.sub(r"(?<![\d.-])\d{4,}(?![\d.-])", lambda number: f"{int(number[0]):,}", text)

@@ -164,7 +164,6 @@ def talk(found: Measurements, written: Written) -> dict[str, object]:
     """
     values = shared(found)
     study = found.study.value
-    races = {race.spec_len: race for race in study.speculative}
     return {
         **values,
         "story": Story.of(Run(found.gpu), Run(found.cpu)),
@@ -173,6 +172,6 @@ def talk(found: Measurements, written: Written) -> dict[str, object]:
         "grid": found.grid,
         "resources": found.resources,
         "gpus": sorted({run.provenance.machine for run in publishable_runs.all_runs("cuda")}),
-        "check": races[study.usual.spec_len],
+        "check": study.usual_race,
         "lost": [row for row in found.quoted.times if row.fused_ms > row.vectorized_ms],
     }

@@ -166,6 +166,13 @@ def test_recorded_times_are_shown_as_measured_ones() -> None:
     assert said["doubtful"] == [] and said["last"] == "CUDA"
 
 
+def test_a_recorded_ratio_is_formed_within_runs() -> None:
+    (row, *_) = demo.recorded(measured.twice(measured.story(gpu=True), call=1.5))
+    assert row.ratios is not None and row.ratio("fused") == row.ratios["fused"]
+    by_hand = row.times["baseline"].median / row.times["fused"].median
+    assert row._replace(ratios=None).ratio("fused") == by_hand
+
+
 def test_a_doubtful_ratio_is_a_range_or_unclear() -> None:
     quiet, noisy = Timed.known(100.0), Timed(100.0, 110.0, 300.0, 900.0)
     lucky = Timed(8.0, 8.0, 10.0, 20.0)

@@ -71,7 +71,7 @@ def test_begin_chooses_the_device_and_says_so(capsys: pytest.CaptureFixture[str]
     ("predicted", "found", "verdict"),
     [
         (10, 10, "Exactly as predicted."),
-        (10, 10.5, "Within 10 % of the prediction."),
+        (10, 10.5, "Within 10% of the prediction."),
         (10, 34, "3.4 times more than predicted."),
         (10, 0.5, "20 times less than predicted."),
         (0, 3, "The difference is 3 waits."),

@@ -65,6 +65,8 @@ def test_what_follows_from_the_times(speeds):
     assert made.speed_ups(0.0, "model", 3) == pytest.approx([0.75] * 3)
     assert made.speed_up(0.8, "ngram", 4) == pytest.approx(0.5)
     assert made.best(0.0) == ("both", 3)
+    assert made.rivals(0.0) == [("model", 2), ("model", 3), ("both", 3)]
+    assert made.losing(0.0) == [("model", 3)] and made.losing(0.8) == [("ngram", 4)]
     assert made.best(0.0, ["model"]) == ("model", 2)  # a K that was measured is none to name
     assert made.seconds_per_token(0.8, "ngram", 4) == pytest.approx(6)
     uneven = [dataclasses.replace(t, seconds=t.seconds * 3**i) for i, t in enumerate(made.texts)]

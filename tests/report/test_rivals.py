@@ -79,8 +79,15 @@ def test_no_ratio_is_of_two_clocks():
     ours = from_logits("fused", 10, device=share)
     assert RivalTimes(peers_record(ours, wall)).from_logits == []
     other = from_logits("two", 30, device=spread(30.0, "graph replay"))
-    (beside,) = RivalTimes(peers_record(ours, wall, other)).from_logits
+    rivals = RivalTimes(peers_record(ours, wall, other))
+    (beside,) = rivals.from_logits
     assert (beside.name, beside.gain.by_run) == ("two", {0: 3.0})
+    (by_call,) = rivals.from_logits_by_call
+    assert (by_call.name, by_call.gain.by_run) == ("one", {0: 0.5}), "all have this clock"
+    assert (rivals.gain, rivals.gain_by_call) == ((3.0, 3.0), (0.5, 0.5))
+    table = record_tables.rivals_from_logits(rivals.found).frame
+    assert table["time"].tolist() == ["device", "call to result"]
+    assert table["one"].tolist() == [DASH, "5.00"] and table["two"].tolist() == ["30.0", "30.0"]
 
 
 def test_who_is_absent_and_who_goes_astray():

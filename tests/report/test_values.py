@@ -136,6 +136,15 @@ def test_times_from_logits_are_told_by_dtype():
     assert len(set(LogitTimes(gone).roof_shares)) == 1
 
 
+def test_which_batches_fit_into_the_cache(run):
+    largest = run.largest["fused"]
+    small = dataclasses.replace(run.benchmark.provenance, cache_bytes=largest.bytes_moved - 1)
+    run = Run(Source(dataclasses.replace(run.benchmark, provenance=small), recorded=True))
+    assert run.in_cache == [1, 4] and run.data_sheet_rate is None
+    assert run.read_rate == pytest.approx(largest.bytes_moved / largest.roof.median * 1e6)
+    assert Run(Source(story(gpu=True), recorded=True)).data_sheet_rate is None, "no such GPU"
+
+
 def test_the_kernels_in_the_courses_order():
     run = Run(Source(story(gpu=True), recorded=True))
     assert [one.implementation for one in run.kernels] == ["thread_per_sequence", "cluster"]
@@ -143,8 +152,9 @@ def test_the_kernels_in_the_courses_order():
 
 
 def test_what_was_skipped_for_one_reason_is_one_line():
-    skipped = ["cold: B=1: too many", "x: not installed", "cold: B=4: too many", "no time"]
-    assert runs.gathered(skipped) == ["cold (B=1; B=4): too many", "x: not installed", "no time"]
+    skipped = ["cold: B=1: too many", "x: not installed", "cold: B=4096: too many", "no time"]
+    lines = ["cold (B=1; B=4,096): too many", "x: not installed", "no time"]
+    assert runs.gathered(skipped) == lines
 
 
 def test_two_runs_that_differ_are_both_told():
