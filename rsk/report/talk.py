@@ -110,7 +110,9 @@ def pictures(
         ),
         "reads-block": lambda: memory_access.who_reads(python_kernels.reading("loads_in_flight")),
         "reads-cluster": lambda: memory_access.who_reads(python_kernels.reading("cluster")),
-        "ladder": lambda: benchmarks.ladder(only(gpu, (*BACKENDS, *KERNELS)), story.batch_size),
+        "ladder": lambda: benchmarks.ladder(
+            only(gpu, (*PYTORCH, "fused", *KERNELS)), story.batch_size
+        ),
         "speed-up": lambda: benchmarks.speed_up(only(gpu, (*PYTORCH, "fused"))),
         "latency": lambda: benchmarks.latency_by_batch(only(gpu, (*BACKENDS, SIMPLE_KERNEL))),
         "roofline": lambda: benchmarks.roofline(only(gpu, BACKENDS)),
