@@ -1,4 +1,4 @@
-"""What every test starts from: no run folder from outside and a fixed seed."""
+"""What every test starts from: no run folder from outside, no labels, and a fixed seed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import setuptools  # noqa: F401  torch.compile imports it late, and with distuti
 import torch
 
 from rsk.base import machine
+from rsk.course import labels
 
 
 class WholeCourse(NamedTuple):
@@ -60,6 +61,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _clean_slate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RSK_RUN_DIR", raising=False)
     monkeypatch.delenv("RSK_DEBUG", raising=False)
+    labels.reset()  # as in a new kernel
     torch.manual_seed(0)
     torch.use_deterministic_algorithms(False)  # which a test may have left on
 

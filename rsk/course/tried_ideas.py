@@ -9,7 +9,7 @@ from rsk.base.numbers import change, digits
 from rsk.course import publish
 from rsk.figures.tables import Table
 from rsk.measure import ideas, provenance
-from rsk.measure.records import Point
+from rsk.measure.records import Point, Provenance, parse
 
 SAME = 0.03
 """Times that differ by no more than this share are called the same."""
@@ -77,7 +77,7 @@ def show() -> None:
         ideas=outcomes(tried),
         noise=noise(tried),
         within=within(tried),
-        other_sources=tried.provenance["sources"] != provenance.sources("cuda"),
+        other_sources=is_of_other_sources(tried),
     )
 
 
@@ -91,7 +91,19 @@ def table(tried: ideas.Ideas) -> Table:
     fixed = {name: getattr(tried.points[0], name) for name in Point._fields}
     same = {name: value for name, value in fixed.items() if not _varies(name, tried.points)}
     frame = pd.DataFrame(rows, columns=columns)
-    return Table(frame, "tab-ideas", {"within": within(tried), "same": same})
+    values = {
+        "within": within(tried),
+        "same": same,
+        "fails": any(one.failed for one in outcomes(tried)),
+        "label": parse(Provenance, tried.provenance).label,
+        "other_sources": is_of_other_sources(tried),
+    }
+    return Table(frame, "tab-ideas", values)
+
+
+def is_of_other_sources(tried: ideas.Ideas) -> bool:
+    """Whether the kernels have changed since the ideas were tried."""
+    return bool(tried.provenance["sources"] != provenance.sources("cuda"))
 
 
 def noise(tried: ideas.Ideas) -> float:

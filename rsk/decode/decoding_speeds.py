@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from rsk.base.folders import data_dir
 from rsk.decode.loading import NGRAM
-from rsk.decode.speculation_length import AUTO
+from rsk.decode.speculation_length import AUTO, expected_tokens
 from rsk.measure.record_files import (
     RecordError,
     RecordFile,
@@ -180,6 +180,19 @@ class DecodingSpeeds(RecordFile):
         """New tokens per pass of the target."""
         texts = self.of(temperature, draft, spec_len)
         return sum(text.tokens for text in texts) / sum(text.passes for text in texts)
+
+    def formula_errors(self, draft: str = MODEL) -> list[float]:
+        """By how much the formula promises more tokens per pass than were counted, as a share.
+
+        Of each temperature and fixed K; the formula is that of
+        :func:`rsk.decode.speculation_length.expected_tokens`.
+        """
+        ways = [(t, way) for t in self.temperatures for way in self.ways(t)]
+        return [
+            expected_tokens(self.acceptance(t, *way), way[1]) / self.tokens_per_pass(t, *way) - 1
+            for t, way in ways
+            if way[0] == draft and way[1] != MEASURED
+        ]
 
     def target_pass(self, temperature: float, draft: str, spec_len: int) -> float:
         """Seconds of a pass of the target, the one that reads the prompt among them."""

@@ -270,7 +270,8 @@ def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
         raise ValueError(f"ladder: the benchmark has no times at batch size {size}")
     fastest = min(steps, key=lambda one: one.device.median)
     first = next(one for one in steps if comparable(one, fastest, "device"))
-    base = next((one for one in steps if one.implementation == BASELINE), None)
+    by_name = {one.implementation: one for one in steps}
+    rival, base = comparison.best_pytorch(by_name, "device") or first, by_name.get(BASELINE)
     with plotting.axes(height=1.4 + 0.45 * len(steps)) as (fig, ax):
         for row, one in enumerate(steps):
             time = one.device
@@ -317,12 +318,11 @@ def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
     )
     values = {
         "steps": steps,
-        "first": first,
+        "rival": rival,
         "last": fastest,
-        "gain": ratio(first, fastest, "device"),
-        "conditions": curves.conditions(benchmark, {one.implementation: [one] for one in steps},
-                                          "device"),
-    }  # fmt: skip
+        "gain": ratio(rival, fastest, "device"),
+        "conditions": curves.conditions(benchmark, {n: [s] for n, s in by_name.items()}, "device"),
+    }
     return Picture(fig, "fig-ladder", values, data)
 
 

@@ -166,7 +166,9 @@ def _figures(found: measurements.Measurements, here: Here) -> dict[str, Callable
         "fig-rule": lambda: acceptance_rule(here.shortcut.tokens, here.shortcut.p, here.shortcut.q),
         "fig-law": lambda: law(here.shortcut.tokens, here.shortcut.p, here.shortcut.seen),
         "fig-operations": lambda: benchmarks.operation_counts(cpu),
-        "fig-ladder": lambda: benchmarks.ladder(benchmarks.only(gpu, (*BACKENDS, *KERNELS))),
+        "fig-ladder": lambda: benchmarks.ladder(
+            benchmarks.only(gpu, (*BACKENDS, "compiled", *KERNELS))
+        ),
         "fig-latency": lambda: benchmarks.latency_by_batch(cpu),
         "fig-speed-up": lambda: benchmarks.speed_up(cpu),
         "fig-spec-len": lambda: benchmarks.latency_by_spec_len(cpu),

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from rsk.decode.generation import Generation
 
 
+RIGHT, SHORTCUT = "this sampler", "largest entry"
+"""How the recovered token is chosen: as it should be, and as the residual's largest entry."""
+
+
 @dataclass(frozen=True)
 class Shortcut:
     """One decision, made many times: right, and by the residual's largest entry."""
@@ -42,8 +46,8 @@ class Shortcut:
         q_rows = q.expand(requests, -1)  # one row, many times, no copy
         request = sample(q_rows, seed=seed)[:, None], q_rows[:, None], p.expand(requests, 2, -1)
         samplers: dict[str, Sampler] = {
-            "rsk": rejection_sample,
-            "argmax": MUTANTS["residual_argmax"],
+            RIGHT: rejection_sample,
+            SHORTCUT: MUTANTS["residual_argmax"],
         }
         seen = {
             name: sampler(*request, seed=seed).tokens[:, 0].bincount(minlength=len(tokens)).cpu()
@@ -57,7 +61,7 @@ class Shortcut:
 
     @property
     def _shares(self) -> torch.Tensor:
-        return self.seen["argmax"] / self.seen["argmax"].sum()
+        return self.seen[SHORTCUT] / self.seen[SHORTCUT].sum()
 
     @property
     def word(self) -> str:
@@ -77,7 +81,7 @@ class Shortcut:
     @property
     def requests(self) -> int:
         """How often the decision was made."""
-        return int(self.seen["argmax"].sum())
+        return int(self.seen[SHORTCUT].sum())
 
 
 class Compared(NamedTuple):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Hashable
 from typing import NamedTuple
 
-from rsk.measure.logits_benchmark import LogitsBenchmark, Result
+from rsk.measure.logits_benchmark import LogitsBenchmark
 from rsk.measure.records import RecordError
 from rsk.report.measurements import Recorded
+from rsk.report.runs import Span, span
 
 
 class Shown(NamedTuple):
-    """One shape in bfloat16, each number the median over whole runs."""
+    """One shape in one dtype, each number the median over whole runs."""
 
+    dtype: str
     batch_size: int
     vocab_size: int
     temperature_us: float
@@ -21,8 +24,6 @@ class Shown(NamedTuple):
     """With top-k and top-p."""
     with_laws_us: float
     """With both, and the laws of the draft's rows given."""
-    roof_share: float
-    """With a temperature alone."""
 
 
 class LogitTimes(Recorded[LogitsBenchmark]):
@@ -35,13 +36,35 @@ class LogitTimes(Recorded[LogitsBenchmark]):
 
     @property
     def small(self) -> Shown:
-        """One request with the largest vocabulary."""
+        """One request with the largest vocabulary, in bfloat16."""
         return self._at(min(self._shapes))
 
     @property
     def large(self) -> Shown:
-        """The largest batch with the largest vocabulary."""
+        """The largest batch with the largest vocabulary, in bfloat16."""
         return self._at(max(self._shapes))
+
+    @property
+    def large_in_float32(self) -> Shown:
+        """The same in float32."""
+        return self._at(max(self._shapes), "float32")
+
+    @property
+    def roof_shares(self) -> Span:
+        """The least and the most share of the roof, of all that was timed, medians over the runs.
+
+        Raises:
+            RecordError: no share is known.
+        """
+        shares: dict[Hashable, list[float]] = {}
+        for result in self.found.results:
+            record = result.record
+            case = record.batch_size, record.vocab_size, record.dtype, result.ways
+            if record.roof_share is not None:
+                shares.setdefault((*case, result.draft_laws), []).append(record.roof_share)
+        if not shares:
+            raise RecordError("data/logits: every roof was disturbed")
+        return span([statistics.median(some) for some in shares.values()])
 
     @property
     def _shapes(self) -> set[tuple[int, int]]:
@@ -53,30 +76,23 @@ class LogitTimes(Recorded[LogitsBenchmark]):
             if record.vocab_size == vocab_size
         }
 
-    def _at(self, shape: tuple[int, int]) -> Shown:
-        alone = self._results(shape, filtered=False, draft_laws=False)
-        shares = (result.record.roof_share for result in alone)
-        known = [share for share in shares if share is not None]
-        if not known:
-            raise RecordError(f"data/logits: every roof at B, V = {shape} was disturbed")
+    def _at(self, shape: tuple[int, int], dtype: str = "bfloat16") -> Shown:
         return Shown(
+            dtype,
             *shape,
-            _median_us(alone),
-            _median_us(self._results(shape, filtered=True, draft_laws=False)),
-            _median_us(self._results(shape, filtered=True, draft_laws=True)),
-            statistics.median(known),
+            self._median_us(shape, dtype, filtered=False, draft_laws=False),
+            self._median_us(shape, dtype, filtered=True, draft_laws=False),
+            self._median_us(shape, dtype, filtered=True, draft_laws=True),
         )
 
-    def _results(self, shape: tuple[int, int], *, filtered: bool, draft_laws: bool) -> list[Result]:
-        return [
-            result
+    def _median_us(
+        self, shape: tuple[int, int], dtype: str, *, filtered: bool, draft_laws: bool
+    ) -> float:
+        return statistics.median(
+            result.record.device.median_us
             for result in self.found.results
             if (result.record.batch_size, result.record.vocab_size) == shape
-            and result.record.dtype == "bfloat16"
+            and result.record.dtype == dtype
             and (result.ways.top_k > 0) == filtered
             and result.draft_laws == draft_laws
-        ]
-
-
-def _median_us(results: list[Result]) -> float:
-    return statistics.median(result.record.device.median_us for result in results)
+        )

@@ -55,6 +55,15 @@ class RivalTimes(Recorded[PeersRecord]):
         return [(name, how, law) for name, how, law in told if law not in ("", FOLLOWS)]
 
     @property
+    def batch_dependent(self) -> list[str]:
+        """Those whose tokens changed with the batch around a request, when it was tried."""
+        return [
+            one.name
+            for one in self.found.found
+            if one.traits is not None and one.traits.batch_invariant.startswith("no")
+        ]
+
+    @property
     def from_logits(self) -> list[Beside]:
         """The fastest of the others on the device at each kind of batch, where one was timed."""
         return self._beside("device")

@@ -60,6 +60,7 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
     """What the report's chapters may name, beside :func:`shared`.
 
     * ``here``: :class:`Here`;
+    * ``grid``: the comparison of the kernels with the baseline on a GPU;
     * ``set_aside``: what this run measured and may not be published, each with its reason;
     * ``logits``: :class:`rsk.report.logit_times.LogitTimes`;
     * ``sharded``: :class:`rsk.report.sharded_times.ShardedTimes`;
@@ -73,6 +74,7 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
     return {
         **shared(found),
         "here": here,
+        "grid": found.grid,
         "set_aside": found.set_aside,
         "logits": LogitTimes(found.logits),
         "sharded": ShardedTimes(found.sharded),

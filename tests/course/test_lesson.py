@@ -23,7 +23,6 @@ from rsk.measure.workload import Pool
 def _run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RSK_RUN_DIR", str(tmp_path))
     monkeypatch.setattr(beginning, "_here", measured.CPU_PROVENANCE)  # as after begin()
-    labels.reset()
 
 
 # --- beginning --------------------------------------------------------------------------------

@@ -26,7 +26,6 @@ LABEL = re.compile(r"\[@[\w-]+\]|\b(?:fig|tab|lst)-[\w-]+:")
 
 @pytest.fixture
 def shown(monkeypatch):
-    labels.reset()
     bundles = []
     monkeypatch.setattr(publish, "_display", bundles.append)
     return bundles
@@ -92,7 +91,6 @@ def test_the_names_are_those_of_the_export(shown, tmp_path):
 
 
 def test_a_cell_that_runs_again_keeps_its_number(monkeypatch):
-    labels.reset()
     cell = ["a", 1]
     monkeypatch.setattr(labels, "_running_cell", lambda: tuple(cell))
     assert labels.claim("fig-a", "figure") == "Figure 1"

@@ -76,6 +76,9 @@ def test_ideas_are_shown_with_prediction_and_outcome(tmp_path, monkeypatch, caps
     assert "Recorded on a GPU, driver 1.2.3" in said
     assert "1 × 32,000\t1,024 × 32,000, cold" in said
     assert "Unchanged (µs)\t4.00\t200" in said
+    caption = templates.exhibit("tab-ideas", tried_ideas.table(ideas.load()).values).caption
+    assert caption.endswith("2026-01-02, of an earlier version of the kernels.")
+    assert "Failed: it did not run" in caption
     assert "Less of it\tsame\t+25%" in said and "More of it\t\u221225%\tfailed" in said
     assert "**Less of it.** Predicted: Nothing. Measured: hurt at 1 of 2 points, 25%" in said
     assert "Of 3 ideas, 1 helped somewhere, 1 only hurt and 1 did neither." in said
@@ -89,3 +92,4 @@ def test_ideas_are_shown_with_prediction_and_outcome(tmp_path, monkeypatch, caps
     said = " ".join(capsys.readouterr().out.split(" ")).replace(chr(10), " ")
     assert "no more than 30.0%" in said and "0 only hurt and 3 did neither." in said
     assert "More of it\tsame\tsame" in said
+    assert tried_ideas.table(ideas.load()).values["fails"] is False

@@ -78,6 +78,15 @@ def test_what_follows_from_the_times(speeds):
     assert decoding_speeds.table(made).count("\n") == 6 and "K=auto" in decoding_speeds.table(made)
 
 
+def test_what_the_formula_promises_beside_what_was_counted(speeds):
+    errors = speeds.formula_errors()
+    assert len(errors) == len([way for ways in WAYS.values() for way in ways
+                               if way[0] == "model" and way[1]])  # fmt: skip
+    one = speeds.acceptance(0.0, "model", 2)
+    counted = speeds.tokens_per_pass(0.0, "model", 2)
+    assert errors[0] == pytest.approx((1 + one + one**2) / counted - 1)
+
+
 def test_a_record_is_read_back_and_checked(speeds, tmp_path):
     speeds.save(tmp_path / "one.json")
     assert decoding_speeds.DecodingSpeeds.load(tmp_path / "one.json") == speeds

@@ -38,7 +38,6 @@ START = "2026-11-20T09:30:00+00:00"
 @pytest.fixture(autouse=True)
 def _new_kernel(monkeypatch):
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
-    labels.reset()
 
 
 def text(source, *tags):

@@ -13,17 +13,12 @@ import pytest
 from test_export import Page, a_figure, code, save, shows, text, whole_report
 
 from rsk.base import folders, templates
-from rsk.course import labels, publish
+from rsk.course import publish
 from rsk.export import export_report, export_site
 from rsk.report import published
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-
-@pytest.fixture(autouse=True)
-def _new_kernel():
-    labels.reset()
 
 
 @pytest.fixture(scope="module")

@@ -108,6 +108,13 @@ def test_promises_are_what_was_tried():
     assert table.values["versions"] == {"one": "1.0", "two": "1.0"}
 
 
+def test_whose_tokens_change_with_the_batch():
+    depends = dataclasses.replace(TRAITS, batch_invariant="no: 3 of 56 are the same")
+    others = found("odd", traits=depends), found("gone", absent="not installed", traits=None)
+    rivals = RivalTimes(peers_record(from_logits("fused", 1), others=others))
+    assert rivals.batch_dependent == ["odd"]
+
+
 def test_a_sampler_that_waits_has_no_time_on_the_device():
     graph = spread(15.0, "graph replay")
     run = benchmark(

@@ -21,6 +21,7 @@ from rsk.measure.publishable_runs import earlier_work
 from rsk.measure.records import RecordError
 from rsk.report import computed_here, measurements, runs, values
 from rsk.report.computed_here import Here, Shortcut, Written
+from rsk.report.logit_times import LogitTimes
 from rsk.report.measurements import Grid, Measurements, Source
 from rsk.report.runs import Run
 from rsk.report.values import Story
@@ -127,6 +128,23 @@ def test_which_batches_fit_into_the_cache(run):
     assert Run(Source(story(gpu=True), recorded=True)).data_sheet_rate is None, "no such GPU"
 
 
+def test_times_from_logits_are_told_by_dtype():
+    logits = LogitTimes(measurements.recorded_logits())
+    assert (logits.small.batch_size, logits.large.vocab_size) == (1, 128256)
+    assert logits.large.dtype == "bfloat16" and logits.large_in_float32.dtype == "float32"
+    assert logits.large.with_laws_us < logits.large.filtered_us
+    halved = dataclasses.replace(logits.found, results=tuple(
+        dataclasses.replace(result, record=dataclasses.replace(
+            result.record, roof=dataclasses.replace(
+                result.record.roof, **{name: getattr(result.record.roof, name) / 2
+                                       for name in ("median_us", "q25_us", "q75_us")})))
+        for result in logits.found.results))  # fmt: skip
+    least, most = LogitTimes(halved).roof_shares
+    assert (2 * least, 2 * most) == pytest.approx(logits.roof_shares)
+    gone = dataclasses.replace(logits.found, results=logits.found.results[:1])
+    assert len(set(LogitTimes(gone).roof_shares)) == 1
+
+
 def test_the_kernels_in_the_courses_order():
     run = Run(Source(story(gpu=True), recorded=True))
     assert [one.implementation for one in run.kernels] == ["thread_per_sequence", "cluster"]
@@ -181,7 +199,7 @@ def test_the_shortcut_distorts_one_word():
     shortcut = Shortcut.watch(CPU)
     assert shortcut.word == "mat" and shortcut.right == pytest.approx(0.3)
     assert shortcut.share == pytest.approx(0.42, abs=0.01)
-    assert shortcut.requests == 40_000 == int(shortcut.seen["rsk"].sum())
+    assert shortcut.requests == 40_000 == int(shortcut.seen["this sampler"].sum())
 
 
 def test_a_text_and_the_command_that_writes_it():

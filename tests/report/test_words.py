@@ -16,7 +16,7 @@ from test_values import found
 pytest.importorskip("matplotlib")
 
 from rsk.base import folders, templates
-from rsk.course import labels, publish
+from rsk.course import publish
 from rsk.figures import plotting
 from rsk.report import chapters, measurements, talk
 from rsk.report.chapters import Report
@@ -81,7 +81,7 @@ def second(tmp_path, monkeypatch):
 
 def test_what_a_language_leaves_out_or_adds_is_found(second):
     assert templates.languages() == ["en", "xx"] and differences("xx") == []
-    second("abstract.md", "These figures matter", "Diese Zahlen zählen")
+    second("abstract.md", "a single program on the GPU", "ein einziges Programm")
     assert differences("xx") == []
     second("abstract.md", "study.usual.expected", "study.usual.acceptance")
     second("results.md", "![](figure:fig-vocab)\n", "")
@@ -108,13 +108,12 @@ def no_compiler(kind):
 
 def test_a_report_in_a_second_language(second, monkeypatch):
     second("kernels.md", "## The kernel ladder", "## Die Leiter der Kerne")
-    second("captions.md", "## fig-ladder\n\nTitle: From", "## fig-ladder\n\nTitle: Von")
+    second("captions.md", "## fig-ladder\n\nTitle: {{", "## fig-ladder\n\nTitle: Die Leiter: {{")
     second("course.md", "**Recorded** on", "**Aufgezeichnet** auf")
     second("phrases.toml", 'language = "en"', 'language = "de"')
     second("phrases.toml", 'figure = "Figure"', 'figure = "Bild"')
     monkeypatch.setattr(measurements, "gather", lambda results=None: found())
     monkeypatch.setattr(build, "load", no_compiler)
-    labels.reset()
     shown = []
     monkeypatch.setattr(publish, "_display", shown.append)
     report = Report(CPU, language="xx")
