@@ -119,15 +119,6 @@ def test_sixteen_bit_probabilities_and_other_projects_samplers(run):
     assert [rival.gain.median for rival in run.over_peers] == pytest.approx([25, 200 / 15.6])
 
 
-def test_which_batches_fit_into_the_cache(run):
-    largest = run.largest["fused"]
-    small = dataclasses.replace(run.benchmark.provenance, cache_bytes=largest.bytes_moved - 1)
-    run = Run(Source(dataclasses.replace(run.benchmark, provenance=small), recorded=True))
-    assert run.in_cache == [1, 4] and run.data_sheet_rate is None
-    assert run.read_rate == pytest.approx(largest.bytes_moved / largest.roof.median * 1e6)
-    assert Run(Source(story(gpu=True), recorded=True)).data_sheet_rate is None, "no such GPU"
-
-
 def test_times_from_logits_are_told_by_dtype():
     logits = LogitTimes(measurements.recorded_logits())
     assert (logits.small.batch_size, logits.large.vocab_size) == (1, 128256)
@@ -143,6 +134,15 @@ def test_times_from_logits_are_told_by_dtype():
     assert (2 * least, 2 * most) == pytest.approx(logits.roof_shares)
     gone = dataclasses.replace(logits.found, results=logits.found.results[:1])
     assert len(set(LogitTimes(gone).roof_shares)) == 1
+
+
+def test_which_batches_fit_into_the_cache(run):
+    largest = run.largest["fused"]
+    small = dataclasses.replace(run.benchmark.provenance, cache_bytes=largest.bytes_moved - 1)
+    run = Run(Source(dataclasses.replace(run.benchmark, provenance=small), recorded=True))
+    assert run.in_cache == [1, 4] and run.data_sheet_rate is None
+    assert run.read_rate == pytest.approx(largest.bytes_moved / largest.roof.median * 1e6)
+    assert Run(Source(story(gpu=True), recorded=True)).data_sheet_rate is None, "no such GPU"
 
 
 def test_the_kernels_in_the_courses_order():
