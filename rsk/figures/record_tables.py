@@ -193,8 +193,10 @@ def rivals_from_logits(found: PeersRecord) -> Table:
     rows = []
     for kind in found.kinds:
         for time, shown in times.items():
-            row: dict[str, object] = dict(zip(("B", "V", "filters"), kind, strict=True))
-            row["time"] = shown
+            batch_size, vocab_size, ways = kind
+            filters = ways.removeprefix("temperature").removeprefix(", ") or "none"
+            row: dict[str, object] = {"B": batch_size, "V": vocab_size}
+            row |= {"filters": filters, "time": shown}
             for name in found.names:
                 taken = found.times(name, kind, time)
                 known = taken is not None and (time == "call" or not found.waits(name))

@@ -11,6 +11,11 @@ class ShardedTimes(Recorded[Sharded]):
     """One file of ``data/sharded``, measured with NCCL."""
 
     @property
+    def machine(self) -> str:
+        """The kind of GPU."""
+        return self.found.provenance.machine
+
+    @property
     def ranks(self) -> int:
         """GPUs."""
         return self.found.ranks

@@ -28,7 +28,6 @@ from rsk.report.computed_here import Shortcut, Written
 from rsk.report.measurements import Measurements
 from rsk.report.values import Story
 from rsk.sampler.api import BACKENDS
-from rsk.sampler.kernels import KERNELS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,6 +42,8 @@ BESIDE = {"latency": (3.9, 3.0)}
 """The same of figures that stand beside a table."""
 LARGER = 1.25
 """By how much the labels of the report's figures grow for a slide."""
+STEPS = (*BACKENDS[:-1], "compiled", SIMPLE_KERNEL, "loads_in_flight", "cluster", BACKENDS[-1])
+"""On the ladder: what the slides before it explain, and what PyTorch's compiler makes."""
 EXAMPLE_ACCEPTED = 2
 """Guesses that the request on the slides keeps."""
 PROMPT, SEED, NEW_TOKENS = "def read(self, size=-1):", 7, 80
@@ -110,7 +111,7 @@ def pictures(
         ),
         "reads-block": lambda: memory_access.who_reads(python_kernels.reading("loads_in_flight")),
         "reads-cluster": lambda: memory_access.who_reads(python_kernels.reading("cluster")),
-        "ladder": lambda: benchmarks.ladder(only(gpu, (*BACKENDS, *KERNELS)), story.batch_size),
+        "ladder": lambda: benchmarks.ladder(only(gpu, STEPS), story.batch_size),
         "speed-up": lambda: benchmarks.speed_up(only(gpu, (*PYTORCH, "fused"))),
         "latency": lambda: benchmarks.latency_by_batch(only(gpu, (*BACKENDS, SIMPLE_KERNEL))),
         "roofline": lambda: benchmarks.roofline(only(gpu, BACKENDS)),

@@ -158,6 +158,7 @@ def talk(found: Measurements, written: Written) -> dict[str, object]:
     * ``story``: :class:`Story`;
     * ``shortcut``: :class:`Shortcut`, ``written``: :class:`Written`;
     * ``grid``: the comparison of the kernels on a GPU, ``resources``: what they were compiled to;
+    * ``sharded``, ``step``, ``public_model``: as in :func:`report`;
     * ``gpus``: all GPUs that a run was recorded on;
     * ``check``: the race at the study's usual K, in which the target checks the guesses;
     * ``lost``: rows of the earlier work's table in which its CUDA kernel lost to PyTorch.
@@ -171,6 +172,9 @@ def talk(found: Measurements, written: Written) -> dict[str, object]:
         "written": written,
         "grid": found.grid,
         "resources": found.resources,
+        "sharded": ShardedTimes(found.sharded),
+        "step": StepShares(found.steps) if found.steps else None,
+        "public_model": found.public_model,
         "gpus": sorted({run.provenance.machine for run in publishable_runs.all_runs("cuda")}),
         "check": study.usual_race,
         "lost": [row for row in found.quoted.times if row.fused_ms > row.vectorized_ms],
