@@ -132,7 +132,20 @@ class DecodingSpeeds(RecordFile):
         return len({(text.kind, text.prompt) for text in self.texts})
 
     def of(self, temperature: float, draft: str, spec_len: int) -> list[Text]:
-        """The texts of one way."""
+        """The texts of one way.
+
+        Plain decoding makes the same passes at any temperature. So that it is a rival at its best,
+        each prompt's faster text stands for all of them.
+        """
+        if draft == PLAIN:
+            fastest: dict[tuple[str, int], Text] = {}
+            for text in self.texts:
+                if text.draft != PLAIN:
+                    continue
+                other = fastest.setdefault((text.kind, text.prompt), text)
+                if text.seconds / text.tokens < other.seconds / other.tokens:
+                    fastest[text.kind, text.prompt] = text
+            return list(fastest.values())
         wanted = (temperature, draft, spec_len)
         return [t for t in self.texts if (t.temperature, t.draft, t.spec_len) == wanted]
 
@@ -155,7 +168,7 @@ class DecodingSpeeds(RecordFile):
         """Geometric mean over the prompts."""
         return statistics.geometric_mean(self.speed_ups(temperature, draft, spec_len))
 
-    def rivals(
+    def contenders(
         self, temperature: float, drafts: Sequence[str] = (MODEL, BOTH)
     ) -> list[tuple[str, int]]:
         """The ways with one of these drafts and a fixed K."""
@@ -163,7 +176,7 @@ class DecodingSpeeds(RecordFile):
 
     def best(self, temperature: float, drafts: Sequence[str] = (MODEL, BOTH)) -> tuple[str, int]:
         """The fastest of them; it is chosen after measuring, so say of how many."""
-        ways = self.rivals(temperature, drafts)
+        ways = self.contenders(temperature, drafts)
         return max(ways, key=lambda way: self.speed_up(temperature, *way))
 
     def losing(self, temperature: float) -> list[tuple[str, int]]:

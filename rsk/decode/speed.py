@@ -76,8 +76,11 @@ def measured(
         for temperature, some in ways.items()
         for way in some
     ]
-    for temperature, way in dict.fromkeys((t, way) for *_, t, way in every):  # first ones are slow
+    # The first passes of a way are slow, and so is the first reading of a prompt, by its length.
+    for temperature, way in dict.fromkeys((t, way) for *_, t, way in every):
         _continued(pair, every[0][2], temperature, way, new_tokens)
+    for text in dict.fromkeys(text for _, _, text, _, _ in every):
+        _continued(pair, text, 0.0, (PLAIN, 1), 4)
     found: list[list[Generation]] = [[] for _ in every]
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}: {len(every)} texts")

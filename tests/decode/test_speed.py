@@ -65,7 +65,7 @@ def test_what_follows_from_the_times(speeds):
     assert made.speed_ups(0.0, "model", 3) == pytest.approx([0.75] * 3)
     assert made.speed_up(0.8, "ngram", 4) == pytest.approx(0.5)
     assert made.best(0.0) == ("both", 3)
-    assert made.rivals(0.0) == [("model", 2), ("model", 3), ("both", 3)]
+    assert made.contenders(0.0) == [("model", 2), ("model", 3), ("both", 3)]
     assert made.losing(0.0) == [("model", 3)] and made.losing(0.8) == [("ngram", 4)]
     assert made.best(0.0, ["model"]) == ("model", 2)  # a K that was measured is none to name
     assert made.seconds_per_token(0.8, "ngram", 4) == pytest.approx(6)
@@ -76,6 +76,20 @@ def test_what_follows_from_the_times(speeds):
         found = plain / made.seconds_per_token(0.0, *way)
         assert found == pytest.approx(made.speed_up(0.0, *way))
     assert decoding_speeds.table(made).count("\n") == 6 and "K=auto" in decoding_speeds.table(made)
+
+
+def test_plain_decoding_is_a_rival_at_its_best(speeds):
+    """Its passes are those of any temperature; the time of one may hold what was slow at first."""
+
+    def timed(text):
+        slow = 5.0 if (text.temperature, text.prompt) == (0.0, 1) else 1.0
+        return dataclasses.replace(text, seconds=slow * text.tokens)
+
+    made = dataclasses.replace(speeds, texts=tuple(map(timed, speeds.texts)))
+    for temperature in WAYS:
+        assert made.seconds_per_token(temperature, "none", 1) == pytest.approx(1)
+        assert [t.prompt for t in made.of(temperature, "none", 1)] == [0, 1, 0]
+    assert made.speed_ups(0.0, "model", 2) == pytest.approx([1, 1 / 5, 1])
 
 
 def test_what_the_formula_promises_beside_what_was_counted(speeds):
