@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 BATCH_SIZES = (1, 64, 1024)
+NEAR = 0.05
+"""A range over runs that is no wider than this part of its median goes without saying."""
 """Of the table of kernels: a request alone, a usual batch, one that more than fills a GPU."""
 
 
@@ -183,7 +185,8 @@ def _in_short(told: str) -> str:
 def rivals_from_logits(found: PeersRecord) -> Table:
     """Ours and the peers from logits, for each kind of batch a row of each clock.
 
-    A dash stands where one was not timed, and on the device for one that waits for it.
+    A dash stands where one was not timed, and on the device for one that waits for it. A range
+    within ``NEAR`` of its median is left out, so that the table is not mostly ranges.
     """
     import pandas as pd
 
@@ -199,13 +202,17 @@ def rivals_from_logits(found: PeersRecord) -> Table:
             row |= {"filters": filters, "time": shown}
             for name in found.names:
                 taken = found.times(name, kind, time)
-                known = taken is not None and (time == "call" or not found.waits(name))
-                row[name] = over_runs(taken, digits) if known else DASH
+                if taken is None or (time == "device" and found.waits(name)):
+                    row[name] = DASH
+                elif taken.most - taken.least <= NEAR * taken.median:
+                    row[name] = digits(taken.median)
+                else:
+                    row[name] = over_runs(taken, digits)
             rows.append(row)
     frame = pd.DataFrame(rows)
     nothing = [name for name in frame if (frame[name] == DASH).all()]
     values = {"runs": found.runs, "ours": OURS, "spec_len": found.from_logits[0].spec_len}
-    return Table(frame.drop(columns=nothing), "tab-rivals-logits", values)
+    return Table(frame.drop(columns=nothing), "tab-rivals-logits", {**values, "near": NEAR})
 
 
 def shares_of_a_step(found: ModelStepRecord) -> Table:
@@ -242,7 +249,7 @@ def public_model(records: Sequence[DecodingSpeeds]) -> Table:
                 plain = draft == PLAIN
                 rows.append(
                     {
-                        "on": speeds.provenance.machine,
+                        "on": {"cuda": "GPU", "cpu": "CPU"}[speeds.provenance.device],
                         "temperature": general(temperature),
                         "draft": {NGRAM: "lookup", BOTH: "lookup or model"}.get(draft, draft),
                         "K": DASH if plain else AUTO if spec_len == MEASURED else str(spec_len),

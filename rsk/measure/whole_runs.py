@@ -23,14 +23,15 @@ from rsk.measure.records import Benchmark
 from rsk.measure.sweep import OUT_OF_TIME
 
 R = TypeVar("R", Benchmark, PeersRecord, ModelStepRecord)
+Kind = type[Benchmark] | type[PeersRecord] | type[ModelStepRecord]
 
-TIMES: dict[type, tuple[str, ...]] = {
+TIMES: dict[Kind, tuple[str, ...]] = {
     Benchmark: ("records",),
     PeersRecord: ("from_probs", "from_logits"),
     ModelStepRecord: ("passes", "steps"),
 }
 """By record, the fields whose entries belong to runs."""
-NOTES = {Benchmark: "skipped", PeersRecord: "failed", ModelStepRecord: "failed"}
+NOTES: dict[Kind, str] = {Benchmark: "skipped", PeersRecord: "failed", ModelStepRecord: "failed"}
 """By record, the field of what is not in it, and why."""
 
 
@@ -65,9 +66,10 @@ def _run(one: Any) -> int:
 
 def _cut(path: Path) -> None:
     schema = json.loads(path.read_text("utf-8")).get("schema")
-    by_schema = {kind.SCHEMA: kind for kind in TIMES}  # type: ignore[attr-defined]
+    by_schema = {kind.SCHEMA: kind for kind in TIMES}
     one_of("schema", schema, tuple(by_schema))
-    whole_runs(by_schema[schema].load(path)).save(path)
+    found: Any = by_schema[schema].load(path)  # of either kind
+    whole_runs(found).save(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

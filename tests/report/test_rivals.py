@@ -73,6 +73,13 @@ def test_a_kind_that_no_other_was_timed_at_is_left_out():
     assert table["one"].tolist() == [DASH, "18.0"] and "two" not in table
 
 
+def test_a_range_is_shown_where_it_is_wide():
+    near = [from_logits("fused", us, run) for run, us in enumerate([100, 102])]
+    wide = [from_logits("one", us, run) for run, us in enumerate([100, 110])]
+    table = record_tables.rivals_from_logits(peers_record(*near, *wide)).frame
+    assert table["fused"].tolist() == ["101"] and table["one"].tolist() == ["105 (100 – 110)"]
+
+
 def test_no_ratio_is_of_two_clocks():
     """One that waits has a time from call to result, which a graph's share is not held against."""
     share, wall = spread(10.0, "graph replay"), from_logits("one", 5)
