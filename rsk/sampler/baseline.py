@@ -46,6 +46,7 @@ def rejection_sample(
             if not 0 <= d < target_probs.shape[2]:
                 n = INVALID
                 break
+            # region one coin
             p = target_probs[b, k, d].item()
             q = 1.0 if draft_probs is None else draft_probs[b, k, d].item()
             if not (math.isfinite(p) and math.isfinite(q)):
@@ -56,6 +57,7 @@ def rejection_sample(
                 break
             tokens[b, k] = d
             n += 1
+            # endregion
 
         if n != INVALID:
             random_word = word(seeds[b], positions[b] + n, SAMPLE)
