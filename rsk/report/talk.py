@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsk import export
-from rsk.base import templates
+from rsk.base import fonts, templates
 from rsk.base.templates import LANGUAGE
 from rsk.course import demo, python_kernels
 from rsk.export.talk import Drawn, Material
@@ -137,7 +137,8 @@ def for_slide(
     if fig.get_layout_engine() is not None:  # a drawing has sizes of its own
         fig.set_size_inches(*size)
         for ax in fig.axes:
-            ax.set_ylabel("\n".join(plotting.wrap(ax.get_ylabel(), 22)))
+            room = 16 if fonts.is_needed(ax.get_ylabel()) else 22  # fonts.wrap counts bold letters
+            ax.set_ylabel("\n".join(plotting.wrap(ax.get_ylabel(), room)))
             if len(fig.axes) > 1:
                 ax.set_xlabel("\n".join(plotting.wrap(ax.get_xlabel(), 22)))
             if isinstance(ax.xaxis.get_major_locator(), LogLocator):
