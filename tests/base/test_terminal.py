@@ -58,6 +58,7 @@ def test_what_a_stream_cannot_show_is_written_plainly(environment, expected):
     assert (done.stdout, done.stderr) == (expected, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment", [{"PYTHONUTF8": "0", "LC_ALL": "C"}, {"PYTHONIOENCODING": "cp1252"}]
 )

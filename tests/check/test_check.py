@@ -703,6 +703,7 @@ class TestCommand:
         assert command.main(["--sampler", "wrong_one:sampler"]) == 1
         assert "not lossless: the bonus token is wrong" in capsys.readouterr().out
 
+    @pytest.mark.slow
     def test_a_sampler_that_is_not_there(self):
         done = subprocess.run(
             [sys.executable, "-m", "rsk.check", "--sampler", "wrong:sampler"],
@@ -717,6 +718,7 @@ class TestCommand:
         assert "expected a positive number" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_rest_of_the_package_does_not_need_it():
     code = "import sys, rsk; print([m for m in sys.modules if m.startswith('rsk.check')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -103,6 +103,7 @@ def test_the_gallery_of_loops_is_complete():
     }
 
 
+@pytest.mark.slow
 def test_the_level_is_what_it_says():
     """Loops that draw from the law itself, judged 300 times at a level of 10 %."""
     generator = torch.Generator().manual_seed(5)

@@ -104,6 +104,7 @@ def test_each_mutant_is_caught_by_a_check_that_names_it_and_in_time():
     assert time.process_time() - start < 120
 
 
+@pytest.mark.slow
 @mutants
 def test_the_tokens_give_all_mutants_away(mutant, monkeypatch):
     monkeypatch.setattr(agreement, "shrink", lambda call, fails: call)
@@ -152,6 +153,7 @@ class TestWellFormed:
         self.refused(sampler, "a row without any probability to draw the bonus token from")
 
 
+@pytest.mark.slow
 def test_a_difference_is_reduced_to_a_call_with_the_filters_that_it_takes():
     def sampler(tokens, draft, target, *, temperature=1.0, top_k=0, **options):
         return vectorized(tokens, draft, target, temperature=temperature, **options)

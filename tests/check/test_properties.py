@@ -63,6 +63,7 @@ def same(one, other):
 # --- all implementations agree
 
 
+@pytest.mark.slow
 @given(recipe=recipes(mixed=True))
 @example(Recipe(vocab_size=1, rows=("empty",)))
 @example(Recipe(spec_len=128, vocab_size=9, rows=("near",)))

@@ -29,6 +29,7 @@ def test_backends(backend):
     check.assert_reproducible(BACKENDS[backend], draw=draw)
 
 
+@pytest.mark.slow
 @kernels
 def test_kernels(kernel):
     check.assert_reproducible(rsk.KERNELS[kernel], draw=None, num_seeds=1)
@@ -89,6 +90,7 @@ def test_draws_do_not_depend_on_the_batch_either(backend):
             assert torch.equal(draw(probs, seed=seeds, position=positions), expected)
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_tokens():
     code = (
         "import torch; torch.manual_seed(123); import rsk, test_reproducibility as t\n"

@@ -43,6 +43,7 @@ def test_every_command_and_option_has_help(command):
         assert parameter.help, f"{command}: {parameter.name} has no help"
 
 
+@pytest.mark.slow
 def test_as_a_module():
     done = subprocess.run(
         [sys.executable, "-m", "rsk", "--version"], capture_output=True, text=True, check=True

@@ -30,6 +30,7 @@ def script(path, text):
     return path
 
 
+@pytest.mark.slow
 def test_every_finding_has_advice_unless_it_is_ok(cache):
     findings = doctor.examine()
     names = [finding.name for finding in findings]

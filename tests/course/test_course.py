@@ -65,6 +65,7 @@ def test_notebooks_are_chosen_by_name(write_notebook):
 # --- running
 
 
+@pytest.mark.slow
 def test_notebooks_run_in_order_and_hand_results_on(write_notebook, tmp_path, monkeypatch):
     folder = tmp_path / "out"
     hand_on = (
@@ -101,6 +102,7 @@ def test_notebooks_run_in_order_and_hand_results_on(write_notebook, tmp_path, mo
     assert list(elsewhere.iterdir()) == [elsewhere / "rsk"]
 
 
+@pytest.mark.slow
 def test_notebooks_of_a_run_share_a_process_and_nothing_else(write_notebook, tmp_path):
     """What one left, its names, history, labels and parameters, the next does not find."""
     sources = write_notebook(
@@ -148,6 +150,7 @@ def test_the_kernel_is_this_interpreter_whatever_is_registered(
     assert outputs(running.run_notebook(path, tmp_path / "out")) == f"{sys.executable}\n"
 
 
+@pytest.mark.slow
 def test_a_failing_cell_stops_the_run_and_keeps_the_notebook(write_notebook, tmp_path):
     sources = write_notebook(
         "00_a", "print('before')", "def f():\n    return 1 / 0", "f()", "print('after')"
@@ -176,6 +179,7 @@ def test_a_long_traceback_is_cut(write_notebook, tmp_path):
     assert len(str(error.value).splitlines()) <= 20
 
 
+@pytest.mark.slow
 def test_a_stale_copy_does_not_survive_a_failure(write_notebook, tmp_path):
     running.run_notebook(write_notebook("00_a", "print('old')"), tmp_path)
     with pytest.raises(running.CourseError):
@@ -183,6 +187,7 @@ def test_a_stale_copy_does_not_survive_a_failure(write_notebook, tmp_path):
     assert outputs(tmp_path / "notebooks" / "00_a.ipynb") == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_killed_kernel_is_reported_as_such(write_notebook, tmp_path):
     path = write_notebook(
@@ -196,12 +201,14 @@ def test_a_killed_kernel_is_reported_as_such(write_notebook, tmp_path):
     assert outputs(tmp_path / "notebooks" / "00_a.ipynb") == "alive\n"
 
 
+@pytest.mark.slow
 def test_a_kernel_that_exits_is_reported_as_such(write_notebook, tmp_path):
     path = write_notebook("00_a", "import os; os._exit(7)")
     with pytest.raises(running.CourseError, match="ended by itself with status 7 in cell 2 of 2"):
         running.run_notebook(path, tmp_path)
 
 
+@pytest.mark.slow
 def test_two_runs_do_not_share_a_folder(write_notebook, tmp_path):
     sources = write_notebook("00_a", "1").parent
     folder = tmp_path / "out"
@@ -222,6 +229,7 @@ def test_wrong_parameters_stop_the_run_before_it_starts(write_notebook, tmp_path
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_the_export_follows_the_report_notebook(write_notebook, tmp_path, monkeypatch):
     import rsk.export
 
@@ -245,6 +253,7 @@ def test_the_export_follows_the_report_notebook(write_notebook, tmp_path, monkey
     assert [line.strip() for line in lines[-4:]] == list(map(str, files))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_names_notebook_cell_and_time(write_notebook, tmp_path, terminal):
     sources = write_notebook("00_slow", "import time", *["time.sleep(1.1)"] * 3).parent
@@ -260,6 +269,7 @@ def test_progress_names_notebook_cell_and_time(write_notebook, tmp_path, termina
 # --- what could not be done
 
 
+@pytest.mark.slow
 def test_a_part_that_could_not_be_done_is_a_failure_of_the_run(write_notebook, tmp_path):
     sources = write_notebook(
         "00_a",
@@ -283,6 +293,7 @@ def test_a_part_that_could_not_be_done_is_a_failure_of_the_run(write_notebook, t
     assert "Not all was done" in printed.file.getvalue()
 
 
+@pytest.mark.slow
 def test_chapter_04_says_what_it_could_not_run(tmp_path, monkeypatch):
     """A compiler that fails: every kernel of the chapter is named, and the rest is there."""
     compiler = tmp_path / "c++"
@@ -309,6 +320,7 @@ def test_a_bad_record_is_named(write_notebook, tmp_path, monkeypatch):
     assert printed.file.getvalue().endswith("  left out: data/x.json: schema: newer\n")
 
 
+@pytest.mark.slow
 def test_without_records_the_report_is_refused_before_anything_runs(write_notebook, tmp_path):
     def ready():
         raise RecordError("data/benchmarks: expected a run on cuda")
@@ -336,6 +348,7 @@ def test_a_device_that_is_not_there_stops_the_run_before_it_starts(
 # --- interruptions
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("whole_group", [True, False])
 def test_an_interrupted_run_keeps_the_last_good_state(write_notebook, tmp_path, whole_group):

@@ -30,6 +30,7 @@ def one_thread() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_the_demo_runs_and_draws(tmp_path: Path) -> None:
     console = Console(width=100, record=True, file=(tmp_path / "out.txt").open("w"))
     figure = tmp_path / "pictures" / "demo.svg"

@@ -11,6 +11,7 @@ from rsk.measure import logit_inputs
 from rsk.measure.logit_inputs import FILTERED
 
 
+@pytest.mark.slow
 def test_ranks_return_the_tokens_of_one_device():
     inputs = logit_inputs.make_inputs(3, 1001, FILTERED, noise=0.5)
     arguments = {**FILTERED.arguments, "seed": 4}
@@ -26,6 +27,7 @@ def test_ranks_return_the_tokens_of_one_device():
     assert sum(size for _, size in found.messages) < found.rows_bytes
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_says_why():
     inputs = logit_inputs.make_inputs(1, 100, FILTERED, noise=0.5)
     with pytest.raises(RuntimeError, match=r"(?s)rank 0 failed: .*top_p"):

@@ -94,6 +94,7 @@ def test_prompt_lookup_by_its_own_argument_and_by_name(pair):
         assert got[0, 7:].tolist() == expected.tokens[0]
 
 
+@pytest.mark.slow
 def test_texts_follow_the_targets_law_in_a_padded_batch():
     """With a processor that looks at the text before, and a stop token."""
     target = llama(21, vocab_size=4, pad_token_id=0)

@@ -58,6 +58,7 @@ def test_it_borrows_and_knows_some_tokens(target, tmp_path):
     assert distilled_draft.is_one(tmp_path) and not distilled_draft.is_one(tmp_path.parent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 0.0])
 def test_tokens_that_it_does_not_know_are_still_said(temperature):
     target = llama(21, vocab_size=4)
@@ -165,6 +166,7 @@ def test_prompts_of_four_kinds_some_of_them_apart(script):
     ]
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_a_rerun_gives_the_same_curve(
     script, target, small, tmp_path, monkeypatch
 ):
@@ -202,6 +204,7 @@ def test_the_loss_falls_and_a_rerun_gives_the_same_curve(
         script.distil(target, Letters(), script.Settings(), tmp_path / "resumed", where)
 
 
+@pytest.mark.slow
 def test_a_draft_that_learned_is_accepted_more_often(script, target, small, tmp_path):
     draft = distilled_draft.make(target, 1, torch.arange(61))
     apart = script.held_out(Letters(), each=2)

@@ -154,6 +154,7 @@ def test_the_weights_are_those_of_the_file(model, index):
     close("model.layers.0.self_attn.q_proj.weight", rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["fetching", "unpacking", "converting the weights", "tokenizer"])
 def test_an_interruption_leaves_nothing_half_and_the_next_call_goes_on(model, where, monkeypatch):
     def interrupt(line):

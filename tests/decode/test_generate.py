@@ -65,6 +65,7 @@ def disagreements(model, prompt, ours, theirs):
 # --- greedy ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", rsk.BACKENDS)
 @pytest.mark.parametrize("spec_len", [0, 1, 2, 4, 7])
 def test_greedy_is_the_targets_own_greedy(pair, spec_len, backend):
@@ -172,6 +173,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_samples_follow_the_targets_joint_distribution(enumerable, case):
     target, draft = enumerable
@@ -868,6 +870,7 @@ def test_tokenizers_that_disagree_are_refused(hub_folders, tmp_path):
         loading.load_pair(hub_folders / "target", tmp_path / "draft")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(1519, 1520), (1520, 1519)])
 def test_one_tokenizer_padded_to_two_sizes_goes_all_the_way(sizes, tmp_path):
     """As Qwen2.5, whose 151 665 tokens are padded to 151 936 or to 152 064."""

@@ -48,6 +48,7 @@ def logits_of(target):
     return lambda ids: target(ids).logits[:, -1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft", ["model", "ngram", None])
 def test_speculative_generate_passes_from_logits(models, draft):
     decode = judged(models, draft, **FILTERS)
@@ -56,6 +57,7 @@ def test_speculative_generate_passes_from_logits(models, draft):
     )
 
 
+@pytest.mark.slow
 def test_speculative_generate_passes_from_probabilities(models):
     decode = judged(models, "model")
     check.assert_decoding_lossless(
@@ -63,6 +65,7 @@ def test_speculative_generate_passes_from_probabilities(models):
     )
 
 
+@pytest.mark.slow
 def test_speculative_generate_passes_one_prompt_at_a_time(models):
     decode = judged(models, "model", **FILTERS)
     check.assert_decoding_lossless(
@@ -166,6 +169,7 @@ def test_a_wrong_line_is_found(models, fault, monkeypatch):
         check.assert_decoding_lossless(decode, target, from_logits=True, **FILTERS, **TEXTS)
 
 
+@pytest.mark.slow
 def test_the_same_bits_in_bfloat16(models):
     """A pair in bfloat16 follows its own target's law: the caches change no more than rounding."""
     target, draft = (model.to(torch.bfloat16) for model in models)

@@ -163,6 +163,7 @@ def text_of(pair, token):
 # --- how it was trained ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(checkout() is None, reason="the script belongs to the checkout")
 def test_training_goes_on_where_it_was_interrupted(script, tmp_path, monkeypatch):
     """Interrupted in either half, the weights come out bit for bit as in one run."""

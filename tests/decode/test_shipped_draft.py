@@ -51,6 +51,7 @@ def test_the_prompts_were_kept_apart():
         assert all(any(prompt in text for prompt in apart) for text in texts)
 
 
+@pytest.mark.slow
 def test_it_drafts_for_a_model_of_the_targets_shape():
     shape = {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536}
     shape |= {"num_attention_heads": 9, "num_key_value_heads": 3, "num_hidden_layers": 1}

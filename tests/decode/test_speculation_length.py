@@ -159,6 +159,7 @@ def test_lengths_may_change_from_step_to_step(any_length, lookup):
         assert result.acceptance_rate == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lookup", [False, True])
 @pytest.mark.parametrize("spec_len", [2, "auto"])
 def test_texts_follow_the_targets_law(spec_len, lookup):

@@ -39,6 +39,7 @@ def speeds(texts):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_prompt_is_continued_in_every_way(texts, speeds):
     ways = list(itertools.chain.from_iterable(WAYS.values()))
     assert len(texts) == 3 * len(ways) and speeds.ways(0.0) == WAYS[0.0]

@@ -43,6 +43,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [report, *export_site(folder)]
 
 
+@pytest.mark.slow
 def test_everything_that_a_page_can_hold_is_accessible(
     chromium: Browser, pages: list[Path]
 ) -> None:
@@ -77,6 +78,7 @@ def test_all_that_the_report_shows_is_referred_to(whole_course: WholeCourse) -> 
     assert set(shown) <= set(re.findall(r'href="#([\w-]+)"', page))
 
 
+@pytest.mark.slow
 def test_the_published_report_is_accessible(chromium: Browser) -> None:
     checkout = folders.checkout()
     if checkout is None or not (checkout / "report" / "report.html").is_file():
@@ -100,6 +102,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.slow
 def test_planted_faults_are_found(chromium: Browser, pages: list[Path], tmp_path: Path) -> None:
     planted = "".join(PLANTED)
     page = re.sub(

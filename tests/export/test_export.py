@@ -740,6 +740,7 @@ def test_a_run_that_fails_says_why_and_keeps_the_good_report(
     assert left - {".lock"} <= {"notebooks", "results", *good}
 
 
+@pytest.mark.slow
 def test_a_notebook_run_by_papermill_is_exported(write_notebook, tmp_path):
     from rsk.course import running
 

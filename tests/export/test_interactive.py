@@ -139,6 +139,7 @@ def test_a_bar_is_dragged(page):
     assert float(bar.get_attribute("aria-valuenow")) == 50
 
 
+@pytest.mark.slow
 def test_it_fits_and_all_can_read_it(chromium, report):
     assert page_faults.faults(chromium, report[0]) == []
     assert page_faults.cut_off(chromium, report[0]) == []

@@ -33,6 +33,7 @@ LONG = "P(x) = " + " + ".join(f"\\min(p(x_{{{k}}}), q(x_{{{k}}}))" for k in rang
 WIDE = pd.DataFrame({f"a column of number {at}": [123_456_789.0 + at] for at in range(14)})
 
 
+@pytest.mark.slow
 def test_nothing_is_cut_off_at_any_width(chromium, tmp_path):
     cells = [
         *whole_report(),

@@ -172,6 +172,7 @@ def stopped_after(monkeypatch: pytest.MonkeyPatch, calls: int, stop: BaseExcepti
     return taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)], ids=["ctrl-c", "killed"])
 @pytest.mark.parametrize("calls", [0, 4, 7])
 def test_an_interrupted_run_is_gone_on_with(
@@ -328,6 +329,7 @@ def test_isolated_launches_are_asked_for_along_the_line_of_batch_sizes(
     assert len(asked) > len(line)
 
 
+@pytest.mark.slow
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="implementation: expected one of baseline, .*'fastest'"):
         run(chosen=["fastest"])

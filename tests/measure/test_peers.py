@@ -33,6 +33,7 @@ def one_thread() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_transformers_is_measured_on_one_request() -> None:
     peer = of_transformers.make(CPU)
     assert peer.max_batch_size == 1
@@ -249,6 +250,7 @@ def test_what_an_interface_lacks_is_found(monkeypatch) -> None:
     assert traits.attempt(traits.equal_laws, crooked, inputs) != "0 of 640"
 
 
+@pytest.mark.slow
 def test_our_own_sampler_lacks_nothing() -> None:
     found = traits.traits_of("fused", CPU)
     assert found == traits.Traits(
@@ -361,6 +363,7 @@ def test_a_record_with_a_time_from_logits_below_its_roof_is_not_read() -> None:
         parse(FromLogits, fields)
 
 
+@pytest.mark.slow
 def test_the_program_goes_on_after_a_failure(tmp_path, no_trials, monkeypatch) -> None:
     def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("CUDA error: out of luck\nmore")

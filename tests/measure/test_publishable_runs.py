@@ -114,6 +114,7 @@ def test_the_reasons_are_named_where_none_is_left(data):
         publishable_runs.newest("cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_what_is_shipped_may_be_published(device):
     assert publishable_runs.refusal(publishable_runs.newest(device)) == ""

@@ -68,6 +68,7 @@ def test_a_record_that_says_it_is_unfinished_is_run_again(run, capsys) -> None:
     assert run(("0",)) == 0
 
 
+@pytest.mark.slow
 def test_a_call_ends_when_its_time_is_up(run, monkeypatch, capsys) -> None:
     monkeypatch.setattr(session, "LEAST_S", 1.0)
     assert run(("0", "slow"), ("0",), minutes="0.05") == 3

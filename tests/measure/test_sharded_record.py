@@ -35,6 +35,7 @@ def over_gloo():
     return sharded.run(2, quick=True)
 
 
+@pytest.mark.slow
 def test_a_run_over_gloo_compares_and_times_nothing(over_gloo, tmp_path):
     assert over_gloo.backend == "gloo" and over_gloo.link is None
     assert {record.start for record in over_gloo.records} == set(STARTS)

@@ -57,6 +57,7 @@ def test_folders_of_the_machine_are_left_out(line, kept):
     assert gpu_check._without_folders(line) == kept
 
 
+@pytest.mark.slow
 def test_a_program_out_of_time_is_ended_and_what_it_started_too(tmp_path):
     child = "import os, time; print(os.getpid(), flush=True); time.sleep(99)"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
@@ -112,6 +113,7 @@ def test_a_run_of_the_tests_that_wrote_nothing_is_a_failure(tmp_path):
     assert gpu_check._tests_in(tmp_path / "none.xml", "") == ({}, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["-n", "1", "--dist", "loadgroup"]])
 def test_a_run_that_was_cut_off_still_says_which_tests_failed(options, tmp_path):
     if options:
@@ -155,6 +157,7 @@ def stages(monkeypatch):
     monkeypatch.chdir(TOP)
 
 
+@pytest.mark.slow
 def test_stages_go_on_past_a_failure_and_are_run_again_one_by_one(
     stages, tmp_path, capsys, monkeypatch
 ):

@@ -84,6 +84,7 @@ PEERS = {
 }  # used when they happen to be there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "extras"), [("rsk", ["course"]), ("notebooks", ["course"]), ("tests", ["dev"])]
 )

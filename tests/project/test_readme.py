@@ -38,6 +38,7 @@ def fences(text, language):
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_example_runs_and_does_what_its_comments_say(readme):
     example, _ = fences(readme, "python")
     lines = [line for line in example.splitlines() if line.strip()]

@@ -74,6 +74,7 @@ def spaceless(text):
     return "".join(text.split())
 
 
+@pytest.mark.slow
 def test_the_slides_are_tagged_titled_and_one_page_each(made, language):
     reader = pypdf.PdfReader(made[0])
     shown, script_only = 1, False
@@ -94,6 +95,7 @@ def test_the_slides_are_tagged_titled_and_one_page_each(made, language):
         assert not re.search(r"\{[{%]|\bnan\b", text)
 
 
+@pytest.mark.slow
 def test_every_figure_on_a_slide_says_where_it_was_measured_and_can_be_heard(made, language):
     material = made[2]
     text = spaceless("".join(pages(made[1])))  # the captions are in the script
@@ -120,6 +122,7 @@ def sizes(page):
     return found
 
 
+@pytest.mark.slow
 def test_the_last_row_can_read_the_slides(made):
     for number, page in enumerate(pypdf.PdfReader(made[0]).pages, 1):
         found = sizes(page)
@@ -178,6 +181,7 @@ SAID = {
 }
 
 
+@pytest.mark.slow
 def test_the_script_has_the_times_the_demo_and_the_questions(made, language):
     said = spaceless("".join(pages(made[1])))
     phrases = templates.phrases(language)
@@ -234,6 +238,7 @@ def written():
     return Written.by_the_pair(talk.PROMPT, talk.SEED, new_tokens=talk.NEW_TOKENS)
 
 
+@pytest.mark.slow
 def test_the_demo_prints_the_text_that_the_slide_shows(recorded, written):
     from typer.testing import CliRunner
 
@@ -256,6 +261,7 @@ def numbers(text):
     return {one for one in found if re.search(r"[.sB%]", one)}
 
 
+@pytest.mark.slow
 def test_all_languages_say_the_same_numbers(written):
     named = values.talk(measurements.gather(), written)
     english, *others = [
@@ -285,6 +291,7 @@ def titles(text):
     return re.findall(r"^### (.*?)(?: \{[^{}]*\})?$", text, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_words_follow_the_data(written):
     before = words(written)
     assert (
@@ -299,6 +306,7 @@ def test_the_words_follow_the_data(written):
     assert len(changed) < len(titles(before)) / 2
 
 
+@pytest.mark.slow
 def test_what_depends_on_who_wins_says_so(written):
     def only(word, **changes):
         (found,) = [title for title in titles(words(written, **changes)) if word in title]

@@ -110,6 +110,7 @@ def cells(frame):
     return [*frame.columns, *(one for name in frame for one in frame[name])]
 
 
+@pytest.mark.slow
 def test_every_label_of_figures_and_tables_has_a_chinese_one():
     from matplotlib.text import Text
 
@@ -212,6 +213,7 @@ REPORT = sorted(set(CHAPTERS) - {"macros.md", "captions.md", "course.md", "decod
                                  "talk.md"})  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REPORT)
 def test_chapters_are_set_as_chinese_is(name, measured):
     text = templates.render(name, values.report(measured, here()), CHINESE)
@@ -220,6 +222,7 @@ def test_chapters_are_set_as_chinese_is(name, measured):
     assert faults(text) == []
 
 
+@pytest.mark.slow
 def test_titles_and_captions_are_set_so_too(measured):
     shown = {}
     for draw in chapters._figures(measured, here()).values():
@@ -254,6 +257,7 @@ def as_prose(markdown):
     return re.sub(r"\$\$.*?\$\$|[ \n]*\|[ \n]*|\n\s*\n", "\n\n", text, flags=re.S)
 
 
+@pytest.mark.slow
 def test_the_talk_is_set_so_too(measured):
     written = here().written
     written.__dict__.update(command="rsk generate")

@@ -383,6 +383,7 @@ def test_every_value_is_named_by_a_template():
         assert public(kind) - INTERNAL <= used, f"{kind.__name__}: no template uses these"
 
 
+@pytest.mark.slow
 def test_every_name_that_a_chapter_uses_is_given_and_the_other_way_round():
     given = {
         "talk.md": set(values.talk(found(), None)),

@@ -79,6 +79,7 @@ def second(tmp_path, monkeypatch):
     return change
 
 
+@pytest.mark.slow
 def test_what_a_language_leaves_out_or_adds_is_found(second):
     assert templates.languages() == ["en", "xx"] and differences("xx") == []
     second("abstract.md", "a single program on the GPU", "ein einziges Programm")
@@ -106,6 +107,7 @@ def no_compiler(kind):
     raise build.BuildError("no compiler")
 
 
+@pytest.mark.slow
 def test_a_report_in_a_second_language(second, monkeypatch):
     second("kernels.md", "## The kernel ladder", "## Die Leiter der Kerne")
     second("captions.md", "## fig-ladder\n\nTitle: {{", "## fig-ladder\n\nTitle: Die Leiter: {{")
@@ -158,6 +160,7 @@ def test_what_chapters_show_exists_and_all_that_exists_is_shown():
     assert {name for name in named if name.startswith(kinds)} == figures | tables
 
 
+@pytest.mark.slow
 def test_every_figure_and_table_has_its_words():
     got, here = found(gpu=with_cold(twice(story(gpu=True)))), Here(CPU)
     for name, draw in chapters._figures(got, here).items():

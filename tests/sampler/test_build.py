@@ -135,6 +135,7 @@ def test_two_processes_build_once(tmp_path):
     assert second.stderr.read() == ""  # it compiled nothing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["auto", "fused"])
 def test_no_compiler(tmp_path, backend):
     done = run(tmp_path, backend, CXX="no-such-compiler")
@@ -148,6 +149,7 @@ def test_no_compiler(tmp_path, backend):
         assert "BuildError: CXX=no-such-compiler was not found; 'rsk doctor'" in done.stderr
 
 
+@pytest.mark.slow
 def test_no_compiler_on_the_path(tmp_path, monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     done = run(tmp_path, "auto", PATH=str(tmp_path))
@@ -250,6 +252,7 @@ def test_a_compiler_of_several_words(tmp_path, monkeypatch, cxx, used):
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == used
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     done = run(tmp_path / "file" / "cache", "auto")
@@ -257,6 +260,7 @@ def test_a_cache_that_cannot_be_written(tmp_path):
     assert "cannot use the build cache" in done.stderr and "RSK_CACHE_DIR" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_user_without_a_home(monkeypatch):
     """No HOME, and no entry in the system's list of users."""
     for name in ("RSK_CACHE_DIR", "XDG_CACHE_HOME"):

@@ -86,6 +86,7 @@ class TestBarriers:
             kernel(*random_batch(1, 1, 100), seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocab_size", [1 << 20, (1 << 20) - 1, 300004])
 @pytest.mark.parametrize("name", list(rsk.KERNELS)[1:])
 def test_a_piece_may_have_more_tiles_than_a_warp_has_lanes(name, vocab_size):

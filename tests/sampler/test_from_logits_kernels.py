@@ -70,6 +70,7 @@ def random_logits(*shape, dtype=torch.float32, seed=0, spread=3.0):
     return (torch.randn(shape, generator=generator) * spread).to(dtype)
 
 
+@pytest.mark.slow
 @orders
 def test_random_calls(order):
     rng = random.Random(order)
@@ -111,6 +112,7 @@ def test_rows_of_several_blocks(order, filters):
     check_rows(random_logits(2, 2600, dtype=DTYPES[order % 3], seed=order), **filters)
 
 
+@pytest.mark.slow
 @orders
 @pytest.mark.parametrize("top_k", [20, 150])
 def test_the_largest_logits_are_all_in_one_block(order, top_k):
@@ -151,6 +153,7 @@ def test_broken_and_masked_rows(filters):
         assert accepted[:3].tolist() == [-1, -1, -1] and accepted[5] == -1
 
 
+@pytest.mark.slow
 @orders
 def test_ragged_drafts_of_another_vocabulary_and_dtype(order):
     for i, (v_draft, v_target) in enumerate([(300, 300), (257, 300), (300, 257), (1300, 1295)]):

@@ -229,6 +229,7 @@ class TestOperators:
         with pytest.raises(RuntimeError, match=message):
             OPERATORS.probabilities(rows("normal", 2, 30), *filters)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
     def test_compiles_without_a_graph_break(self, compiler):
         torch._dynamo.reset()

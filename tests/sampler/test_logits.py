@@ -205,6 +205,7 @@ class TestProbabilities:
             monkeypatch.setattr(vectorized_logits, "CHUNK", chunk)
             assert same(rsk.probabilities(x, backend="vectorized", **filters), expected)
 
+    @pytest.mark.slow
     @given(data=st.data())
     @settings(max_examples=300, deadline=None, derandomize=True)
     def test_anything_goes(self, data):
@@ -338,6 +339,7 @@ class TestRejectionSampleFromLogits:
             )
             assert (got.tokens.tolist(), got.num_accepted.tolist()) == expected, backend
 
+    @pytest.mark.slow
     @given(seed=st.integers(0, 2**32))
     @settings(max_examples=150, deadline=None, derandomize=True)
     def test_it_is_the_rule_on_the_probabilities(self, seed):
@@ -408,6 +410,7 @@ class TestRejectionSampleFromLogits:
             )
             assert equal(got, expected) and len(set(got.num_accepted.tolist())) > 1
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("sizes", [(1, 2), (40, 41), (64, 50)])
     def test_vocabularies_of_different_size(self, sizes):
         """As if both were padded with zeros; the k of top-k is meant with each row's own V."""
@@ -437,6 +440,7 @@ class TestRejectionSampleFromLogits:
                 )
                 assert equal(mixed, got), backend
 
+    @pytest.mark.slow
     def test_a_draft_that_is_the_target_is_accepted(self):
         for filters in FILTERS:
             target = random_logits(200, 3, 30)
@@ -517,6 +521,7 @@ class TestEmulator:
         assert same(laws, wanted)
         assert same(rsk.probabilities(target, backend="emulator", **filters), p)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("order", range(3))
     def test_any_order_of_threads(self, order, monkeypatch):
         monkeypatch.setenv("RSK_EMULATOR_SEED", str(order))
@@ -634,6 +639,7 @@ class TestPyTorch:
         for min_p in ((None, 0.1), (each, 0.0)):
             torch.library.opcheck(torch.ops.rsk.probabilities_at.default, (x, laws, *min_p, tokens))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
     @pytest.mark.parametrize("backend", ["vectorized", "auto"])
     def test_compiles_without_a_graph_break(self, backend, compiler):

@@ -88,6 +88,7 @@ class TestAgreement:
         num_accepted = both((tokens, None, target), seed=5)[1]
         assert len(set(num_accepted)) > 1
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("vocab_size", [9000, 9001])  # rows aligned to 16 bytes, and not
     def test_a_certain_draft_anywhere_in_a_row(self, vocab_size):
         """Wherever it is among what a warp reads at a time, its weight is taken out once."""
@@ -162,6 +163,7 @@ class TestAgreement:
         tokens, num_accepted = both((torch.zeros(64, 1, dtype=torch.int64), draft, target), 0)
         assert {row[0] for row, n in zip(tokens, num_accepted, strict=True) if n == 0} == {0, 1}
 
+    @pytest.mark.slow
     def test_largest_vocabulary(self):
         tokens, draft, target = random_batch(2, 1, MAX_VOCAB_SIZE)
         results = [
@@ -220,6 +222,7 @@ class TestAgreement:
                 ]
         assert all(torch.equal(result, results[0]) for result in results)
 
+    @pytest.mark.slow
     @given(data=st.data())
     @settings(max_examples=150, deadline=None)
     def test_anything_goes(self, data):
@@ -742,6 +745,7 @@ class TestPyTorch:
             torch.library.opcheck(torch.ops.rsk.rejection_sample.default, arguments)
         torch.library.opcheck(torch.ops.rsk.sample.default, (target[:, 0], seeds, 0, None, 3))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("backend", ["vectorized", "fused", "auto"])
     def test_compiles_without_a_graph_break(self, backend):
         torch._dynamo.reset()

@@ -43,6 +43,7 @@ def random_logit_calls(rank, size, count, seed, max_elements=1 << 11):
     return compare_random_logit_calls(count, seed, max_elements=max_elements)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_random_calls(groups, size):
     told = groups(size).run(random_calls, {2: 100, 3: 40, 4: 30}[size], size)
@@ -50,6 +51,7 @@ def test_random_calls(groups, size):
     assert all(number > 3 for number in told[0].values()), told[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_random_calls_from_logits(groups, size):
     told = groups(size).run(random_logit_calls, {2: 80, 3: 30, 4: 25}[size], size)
@@ -77,6 +79,7 @@ def test_emulated_kernels(groups, ranks):
     assert told[0] == told[1] and told[0]["rejected"] > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [(0, 1), (1,)])
 def test_emulated_kernels_from_logits(groups, ranks):
     told = groups(2).run(with_kernels, ranks, 2, random_logit_calls, 30, 12, 1 << 9)
@@ -422,6 +425,7 @@ def test_a_rank_that_is_killed_fails_the_others():
         group.close()
 
 
+@pytest.mark.slow
 def test_a_rank_that_does_not_come_fails_the_others_in_time():
     group = Group(2, timeout=2)
     try:

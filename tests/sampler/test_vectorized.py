@@ -121,6 +121,7 @@ def test_compiled_gives_the_same_bits():
             assert torch.equal(got.num_accepted, expected.num_accepted)
 
 
+@pytest.mark.slow
 def test_compiled_is_compiled_for_as_many_forms_and_modes_as_there_are(monkeypatch):
     """PyTorch refuses the ninth of one function unless it is told otherwise."""
     traced = torch.compile(
