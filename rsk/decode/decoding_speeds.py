@@ -138,14 +138,11 @@ class DecodingSpeeds(RecordFile):
         each prompt's faster text stands for all of them.
         """
         if draft == PLAIN:
-            fastest: dict[tuple[str, int], Text] = {}
+            by_prompt: dict[tuple[str, int], list[Text]] = {}
             for text in self.texts:
-                if text.draft != PLAIN:
-                    continue
-                other = fastest.setdefault((text.kind, text.prompt), text)
-                if text.seconds / text.tokens < other.seconds / other.tokens:
-                    fastest[text.kind, text.prompt] = text
-            return list(fastest.values())
+                if text.draft == PLAIN:
+                    by_prompt.setdefault((text.kind, text.prompt), []).append(text)
+            return [min(some, key=lambda t: t.seconds / t.tokens) for some in by_prompt.values()]
         wanted = (temperature, draft, spec_len)
         return [t for t in self.texts if (t.temperature, t.draft, t.spec_len) == wanted]
 

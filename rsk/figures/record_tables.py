@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 BATCH_SIZES = (1, 64, 1024)
+"""Of the table of kernels: a request alone, a usual batch, one that more than fills a GPU."""
 NEAR = 0.05
 """A range over runs that is no wider than this part of its median goes without saying."""
-"""Of the table of kernels: a request alone, a usual batch, one that more than fills a GPU."""
 
 
 def rungs(benchmark: Benchmark, run: object) -> Table:

@@ -65,10 +65,11 @@ def _run(one: Any) -> int:
 
 
 def _cut(path: Path) -> None:
-    schema = json.loads(path.read_text("utf-8")).get("schema")
+    content = json.loads(path.read_text("utf-8"))
+    schema: Any = content.get("schema") if isinstance(content, dict) else None
     by_schema = {kind.SCHEMA: kind for kind in TIMES}
     one_of("schema", schema, tuple(by_schema))
-    found: Any = by_schema[schema].load(path)  # of either kind
+    found: Any = by_schema[schema].load(path)
     whole_runs(found).save(path)
 
 

@@ -57,9 +57,10 @@ def test_what_is_measured_part_by_part_is_cut_too(tmp_path):
     assert cut.failed == ("a line", "run 3: it was cut off, and is left out")
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path, capsys):
+@pytest.mark.parametrize("content", ['{"schema": "something/1"}', "{}", "[]", '{"schema": []}'])
+def test_a_file_of_another_kind_is_refused(content, tmp_path, capsys):
     path = tmp_path / "record.json"
-    path.write_text('{"schema": "something/1"}')
+    path.write_text(content)
     with pytest.raises(SystemExit):
         whole_runs.main([str(path)])
     assert "schema: expected one of rsk-benchmark/1, rsk-peers/1" in capsys.readouterr().err
