@@ -46,16 +46,16 @@ ROOF = "#555555"
 _OTHER = {"color": "#777777", "marker": "P", "linestyle": "-."}
 
 TIMES = {
-    "call": "time until the result is there",
-    "device": "time on the device",
+    "call": "call time",
+    "device": "device time",
     "host": "time until the call returns",
 }
 CLOCKS = {
-    "wall": "wall clock",
-    "graph replay": "graph share",
+    "wall": TIMES["call"],
+    "graph replay": TIMES["device"],
     "isolated launch": "isolated launch",
 }
-"""Times and clocks as axes and columns name them."""
+"""Times as axes and columns name them, and what each clock measures: on a CPU all is call time."""
 
 
 class Picture(NamedTuple):
@@ -234,9 +234,9 @@ def round_label(write: Callable[[float], str]) -> Callable[[float, float], str]:
     return label
 
 
-def label_times(ax: Axes, what: str, clock: str) -> None:
-    """Name what is drawn upwards, and its clock, in lines as short as the axis."""
-    ax.set_ylabel("\n".join(textwrap.wrap(f"{what} ({clock})", LABEL_WIDTH)))
+def label_times(ax: Axes, what: str) -> None:
+    """Name what is drawn upwards, in lines as short as the axis."""
+    ax.set_ylabel("\n".join(textwrap.wrap(what, LABEL_WIDTH)))
 
 
 def draw_over_runs(

@@ -147,7 +147,7 @@ def rivals(benchmark: Benchmark, run: object, names: Sequence[str]) -> Table:
             is_timed = one is not None and one.device.clock != one.call.clock
             row[f"B = {size:,}"] = over_runs(one.device) if one and is_timed else DASH
         smallest = found[min(found)]
-        row[f"B = {smallest.batch_size}, call to result"] = over_runs(smallest.call)
+        row[f"B = {smallest.batch_size}, call time"] = over_runs(smallest.call)
         rows.append(row)
     record = next(iter(line[sizes[-1]].values()))
     return Table(pd.DataFrame(rows), "tab-rivals", {"record": record, "run": run})
@@ -190,7 +190,7 @@ def rivals_from_logits(found: PeersRecord) -> Table:
     """
     import pandas as pd
 
-    times = {"device": "device", "call": "call to result"}
+    times = {"device": "device time", "call": "call time"}
     if found.waits(OURS):
         del times["device"]  # it is the same measurement
     rows = []

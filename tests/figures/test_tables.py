@@ -115,10 +115,10 @@ def test_each_clock_is_compared_with_itself():
     both = twice(story(gpu=True), call=1.5, device=2.0)
     table = tables.repeatability({"CPU": twice(story(), call=1.2), "GPU": both})
     frame = table.frame.set_index(["on", "implementation", "clock"])["between runs (%)"]
-    assert frame["GPU", "fused", "wall clock"] == pytest.approx(100 * 0.5 / 1.25)
-    assert frame["GPU", "fused", "graph share"] == pytest.approx(100 / 1.5)
-    assert frame["CPU", "fused", "wall clock"] == pytest.approx(100 * 0.2 / 1.1)
-    assert ("GPU", "baseline", "graph share") not in frame
+    assert frame["GPU", "fused", "call time"] == pytest.approx(100 * 0.5 / 1.25)
+    assert frame["GPU", "fused", "device time"] == pytest.approx(100 / 1.5)
+    assert frame["CPU", "fused", "call time"] == pytest.approx(100 * 0.2 / 1.1)
+    assert ("GPU", "baseline", "device time") not in frame
 
 
 def test_cold_caches_stand_beside_warm_ones():
@@ -128,13 +128,13 @@ def test_cold_caches_stand_beside_warm_ones():
     assert frame.loc[(1, "fused"), "warm"] == "18.0 µs (12.0 – 24.0 µs)"
     assert frame.loc[(1, "fused"), "cold"] == "36.0 µs (24.0 – 48.0 µs)"
     assert frame.loc[(1, "fused"), "of the cold roof"] == "23% (16% – 31%)"
-    assert frame.loc[(1, "fused"), "clock"] == "wall clock"
+    assert frame.loc[(1, "fused"), "clock"] == "call time"
 
 
 def test_the_solutions_and_the_times():
     frame = tables.solutions(story(), None).frame.set_index("implementation")
     assert list(frame.index) == ["baseline", "vectorized", "fused"]
-    assert frame.loc["fused", "call to result"] == "30.0 µs"
+    assert frame.loc["fused", "call time"] == "30.0 µs"
     assert frame.loc["fused", "of the roof"] == "33%"
     assert frame.loc["baseline", "operators"] == 960 and frame.loc["baseline", "waits"] == 192
     assert "launches" in tables.solutions(story(gpu=True), None).frame
@@ -147,8 +147,8 @@ def test_the_solutions_and_the_times():
 def test_the_kernels_have_their_ideas_and_a_dash_without_a_time():
     frame = tables.kernels(story(gpu=True), None).frame.set_index("kernel")
     assert list(frame.index) == list(rsk.KERNELS)
-    assert frame.loc["cluster", "time on the device"] == "28.8 µs"
-    assert frame.loc["split_vocabulary", "time on the device"] == "–"
+    assert frame.loc["cluster", "device time"] == "28.8 µs"
+    assert frame.loc["split_vocabulary", "device time"] == "–"
     assert frame["its idea"].str.len().min() > 20
 
 

@@ -93,7 +93,7 @@ def test_no_ratio_is_of_two_clocks():
     assert (by_call.name, by_call.gain.by_run) == ("one", {0: 0.5}), "all have this clock"
     assert (rivals.gain, rivals.gain_by_call) == ((3.0, 3.0), (0.5, 0.5))
     table = record_tables.rivals_from_logits(rivals.found).frame
-    assert table["time"].tolist() == ["device", "call to result"]
+    assert table["time"].tolist() == ["device time", "call time"]
     assert table["one"].tolist() == [DASH, "5.00"] and table["two"].tolist() == ["30.0", "30.0"]
 
 
@@ -134,7 +134,7 @@ def test_a_sampler_that_waits_has_no_time_on_the_device():
     table = record_tables.rivals(run, None, rival_times.rows()).frame
     assert table["sampler"].tolist() == ["baseline", "fused"]
     assert table["B = 1"].tolist() == [DASH, "15.0 µs"]
-    assert table["B = 1, call to result"].tolist() == ["900 µs", "20.0 µs"]
+    assert table["B = 1, call time"].tolist() == ["900 µs", "20.0 µs"]
 
 
 def test_the_sampler_is_a_part_of_a_step():
