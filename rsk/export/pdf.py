@@ -33,7 +33,8 @@ from rsk.export.pandoc import Node, block, raw
 
 TEXT_WIDTH = 467.0  # points: A4 less the margins that report.typ sets
 TABLE_SIZES = (9.0, 8.0, 7.0, 6.2)  # points, the largest that fits is taken
-_EM = 0.53  # width of an average character; tables hold mostly digits
+_EM = 0.53  # width of an average letter, half of a Chinese one; the others are narrower
+_DIGIT, _POINT = 0.47, 0.28
 _CELL_PADDING = 12.0  # points, both sides together
 CODE_COLUMNS = 96  # characters of code on a line of the page
 
@@ -184,20 +185,27 @@ def _rows(cell: Cell, rows: list[Any]) -> Iterable[Node]:
 def _fitting_size(cell: Cell, columns: int, rows: list[Any]) -> float:
     """The largest text size at which no column's longest word is cut off.
 
-    Typst breaks lines inside cells, but not inside words and numbers.
+    Typst breaks lines inside cells, but not inside words and numbers. Where every cell fits on one
+    line it decides on the size itself: it knows the widths, which are estimated here.
     """
-    longest = [0] * columns
+    longest = [0.0] * columns
     for _, entries in rows:
         if len(entries) == columns:  # rows with merged cells do not say which column is wide
             for at, entry in enumerate(entries):
                 words = fonts.unbreakable(pandoc.plain(entry[4]))
-                longest[at] = max([longest[at], *map(fonts.columns, words)])
+                longest[at] = max([longest[at], *map(_ems, words)])
     for size in TABLE_SIZES:
-        if sum(longest) * size * _EM + columns * _CELL_PADDING <= TEXT_WIDTH:
+        if sum(longest) * size + columns * _CELL_PADDING <= TEXT_WIDTH:
             return size
     raise cell.error(
         f"a table of {columns} columns is too wide for the page; leave out or split columns"
     )
+
+
+def _ems(word: str) -> float:
+    """About how wide a word is, in units of the text's size."""
+    digits, points = (len(re.findall(kind, word)) for kind in (r"\d", r"[\s.,:;'()]"))
+    return _EM * (fonts.columns(word) - digits - points) + _DIGIT * digits + _POINT * points
 
 
 # --- nodes ------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.ticker import Locator
 
-WIDTH, HEIGHT = 6.8, 3.5
+WIDTH, HEIGHT = 6.8, 3.0
 """Of a figure, in inches, with one row of legend: as wide as the text of a printed page."""
 LEGEND_ROW = 0.2
 PNG_DPI = 200
@@ -46,7 +46,7 @@ ROOF = "#555555"
 _OTHER = {"color": "#777777", "marker": "P", "linestyle": "-."}
 
 TIMES = {
-    "call": "time until the result is there",
+    "call": "call to result",
     "device": "time on the device",
     "host": "time until the call returns",
 }
@@ -138,18 +138,26 @@ def axes(height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
     Args:
         height: in inches, with one row of legend; more rows make the figure higher.
     """
+    with panels(1, height) as (fig, (ax,)):
+        yield fig, ax
+
+
+@contextlib.contextmanager
+def panels(count: int, height: float = HEIGHT) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Several plots side by side, of one height and with the legend of the first."""
     import seaborn as sns
     from matplotlib.figure import Figure
 
     with sns.axes_style("whitegrid"), sns.plotting_context("paper", font_scale=1.05):
         fig = Figure(figsize=(WIDTH, height), layout="constrained")
-        ax = fig.add_subplot()
-        yield fig, ax
-        sns.despine(ax=ax)
-        labels = ax.get_legend_handles_labels()[1]
+        plots = list(fig.subplots(1, count, sharey=True, squeeze=False)[0])
+        yield fig, plots
+        for ax in plots:
+            sns.despine(ax=ax)
+        handles, labels = plots[0].get_legend_handles_labels()
         if labels:
             columns = min(len(labels), 3 if max(map(len, labels)) > 12 else 4)
-            fig.legend(loc="outside lower center", ncols=columns, frameon=False)
+            fig.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
             fig.set_figheight(height + LEGEND_ROW * ((len(labels) - 1) // columns))
 
 

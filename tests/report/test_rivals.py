@@ -92,9 +92,11 @@ def test_no_ratio_is_of_two_clocks():
     (by_call,) = rivals.from_logits_by_call
     assert (by_call.name, by_call.gain.by_run) == ("one", {0: 0.5}), "all have this clock"
     assert (rivals.gain, rivals.gain_by_call) == ((3.0, 3.0), (0.5, 0.5))
-    table = record_tables.rivals_from_logits(rivals.found).frame
-    assert table["time"].tolist() == ["device", "call to result"]
-    assert table["one"].tolist() == [DASH, "5.00"] and table["two"].tolist() == ["30.0", "30.0"]
+    by_device = record_tables.rivals_from_logits(rivals.found, "device")
+    assert by_device.label == "tab-rivals-logits-device" and "one" not in by_device.frame
+    assert by_device.frame["two"].tolist() == ["30.0"]
+    by_call = record_tables.rivals_from_logits(rivals.found)
+    assert by_call.frame["one"].tolist() == ["5.00"] and by_call.frame["two"].tolist() == ["30.0"]
 
 
 def test_who_is_absent_and_who_goes_astray():
