@@ -189,11 +189,12 @@ def _fitting_size(cell: Cell, columns: int, rows: list[Any]) -> float:
     line it decides on the size itself: it knows the widths, which are estimated here.
     """
     longest = [0.0] * columns
-    for _, entries in rows:
+    for row, (_, entries) in enumerate(rows):
         if len(entries) == columns:  # rows with merged cells do not say which column is wide
+            wider = 1.1 if row == 0 else 1.0  # the heading is bold
             for at, entry in enumerate(entries):
                 words = fonts.unbreakable(pandoc.plain(entry[4]))
-                longest[at] = max([longest[at], *map(_ems, words)])
+                longest[at] = max([longest[at], *(wider * _ems(word) for word in words)])
     for size in TABLE_SIZES:
         if sum(longest) * size + columns * _CELL_PADDING <= TEXT_WIDTH:
             return size
@@ -204,6 +205,7 @@ def _fitting_size(cell: Cell, columns: int, rows: list[Any]) -> float:
 
 def _ems(word: str) -> float:
     """About how wide a word is, in units of the text's size."""
+    word = word.replace("\u2060", "")  # has no width
     digits, points = (len(re.findall(kind, word)) for kind in (r"\d", r"[\s.,:;'()]"))
     return _EM * (fonts.columns(word) - digits - points) + _DIGIT * digits + _POINT * points
 

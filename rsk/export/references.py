@@ -164,7 +164,8 @@ def _bound(tree: Any) -> Any:
         match nodes[at - 1 : at + 2]:
             case [{"t": "Str", "c": left}, {"t": "Space" | "SoftBreak"}, {"t": "Str", "c": right}]:
                 if any(end.search(left) and begin.match(right) for end, begin in _TOGETHER):
-                    nodes[at] = {"t": "Str", "c": "\u00a0"}
+                    # Behind a dash a line may end even before such a space.
+                    nodes[at] = {"t": "Str", "c": "\u2060\u00a0" if left == "–" else "\u00a0"}
     return nodes
 
 

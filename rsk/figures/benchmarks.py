@@ -149,7 +149,7 @@ def _ratios(
         theirs = [row.batch_size for row in quoted.times] if quoted else []
         plotting.ticks(ax, sorted({*bases, *theirs}))
         ax.set_xlabel("batch size B (requests)")
-        ax.set_ylabel("\n".join(plotting.wrap(what, plotting.LABEL_WIDTH)))
+        ax.set_ylabel(what)
     columns: dict[str, dict[int, object]] = {}
     for name, by_size in found.items():
         for size, value in by_size.items():

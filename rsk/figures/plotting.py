@@ -10,7 +10,6 @@ import base64
 import contextlib
 import io
 import re
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,8 +32,8 @@ WIDTH, HEIGHT = 6.8, 3.0
 """Of a figure, in inches, with one row of legend: as wide as the text of a printed page."""
 LEGEND_ROW = 0.2
 PNG_DPI = 200
-TITLE_WIDTH, LABEL_WIDTH = 70, 32
-"""Characters of a title, and of the label of an upright axis, on one line."""
+TITLE_WIDTH, LABEL_WIDTH = 74, 19
+"""Bold letters of a title, and of the label of an upright axis, on one line."""
 
 STYLES: dict[str, dict[str, Any]] = {
     name: entry.style
@@ -154,9 +153,10 @@ def panels(count: int, height: float = HEIGHT) -> Iterator[tuple[Figure, list[Ax
         yield fig, plots
         for ax in plots:
             sns.despine(ax=ax)
+            ax.set_ylabel("\n".join(wrap(ax.get_ylabel(), LABEL_WIDTH)))
         handles, labels = plots[0].get_legend_handles_labels()
         if labels:
-            columns = min(len(labels), 3 if max(map(len, labels)) > 12 else 4)
+            columns = min(len(labels), 3 if max(map(len, labels)) > 16 else 5)
             fig.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
             fig.set_figheight(height + LEGEND_ROW * ((len(labels) - 1) // columns))
 
@@ -182,9 +182,16 @@ def translate(fig: Figure, language: str) -> None:
             ax.set_ylabel("\n".join(wrap(ax.get_ylabel(), LABEL_WIDTH)))
 
 
-def wrap(text: str, columns: int) -> list[str]:
-    """Lines of a text, of at most so many letters; between Chinese ones any line may end."""
-    return (fonts.wrap if fonts.is_needed(text) else textwrap.wrap)(text, columns)
+def wrap(text: str, width: float) -> list[str]:
+    """Lines of a text, of about one length; between Chinese letters any line may end.
+
+    Args:
+        text: whose own line breaks stay if it has Chinese letters, and do not count otherwise.
+        width: of a line, in bold Latin letters.
+    """
+    if fonts.is_needed(text):
+        return fonts.wrap(text, width)
+    return [line.rstrip(" ") for line in fonts.wrap(re.sub("[ \n]+", " ", text), width)]
 
 
 def _with_glyphs(fig: Figure) -> None:
@@ -243,8 +250,8 @@ def round_label(write: Callable[[float], str]) -> Callable[[float, float], str]:
 
 
 def label_times(ax: Axes, what: str, clock: str) -> None:
-    """Name what is drawn upwards, and its clock, in lines as short as the axis."""
-    ax.set_ylabel("\n".join(textwrap.wrap(f"{what} ({clock})", LABEL_WIDTH)))
+    """Name what is drawn upwards, and its clock."""
+    ax.set_ylabel(f"{what} ({clock})")
 
 
 def draw_over_runs(
