@@ -108,9 +108,9 @@ def who_reads(reading: Reading) -> Picture:
         style: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.6, **edge}
         style["facecolor"] = _COLORS[who % len(_COLORS)]
         ax.add_patch(Rectangle((x.v, -x.request * GAP), width, 0.8, **style))
+    for x, width in _arrivals(cells, reading.reader):
         at = x.v + width / 2, -x.request * GAP + 0.38
-        size = min(6.5, 290 * width / vocab_size)  # narrow cells have room for small digits only
-        ax.text(*at, str(x.wait + 1), ha="center", va="center", fontsize=size, zorder=4)
+        ax.text(*at, str(x.wait + 1), ha="center", va="center", fontsize=7, zorder=4)
     for b in range(requests):
         ax.text(
             -0.02 * vocab_size, -b * GAP + 0.4, f"request {b}", ha="right", va="center", fontsize=8
@@ -158,6 +158,23 @@ def _cells(loads: list[Load]) -> list[tuple[Load, int]]:
                 continue
         cells.append((x, 1))
     return cells
+
+
+def _arrivals(cells: list[tuple[Load, int]], reader: Reader) -> list[tuple[Load, int]]:
+    """Neighbouring cells that one reader has at one of its waits: the first, and how wide all are.
+
+    Their number is written once.
+    """
+    groups: list[tuple[Load, int]] = []
+    for x, width in cells:
+        if groups:
+            begun, wide = groups[-1]
+            together = (begun.request, begun.wait, reader(begun)) == (x.request, x.wait, reader(x))
+            if together and begun.v + wide == x.v:
+                groups[-1] = begun, wide + width
+                continue
+        groups.append((x, width))
+    return groups
 
 
 def _spans(loads: list[Load], reader: Reader) -> list[tuple[str, int, int]]:

@@ -32,7 +32,7 @@ WIDTH, HEIGHT = 6.8, 3.0
 """Of a figure, in inches, with one row of legend: as wide as the text of a printed page."""
 LEGEND_ROW = 0.2
 PNG_DPI = 200
-TITLE_WIDTH, LABEL_WIDTH = 74, 19
+TITLE_WIDTH, LABEL_WIDTH = 65, 19
 """Bold letters of a title, and of the label of an upright axis, on one line."""
 
 STYLES: dict[str, dict[str, Any]] = {
@@ -156,9 +156,22 @@ def panels(count: int, height: float = HEIGHT) -> Iterator[tuple[Figure, list[Ax
             ax.set_ylabel("\n".join(wrap(ax.get_ylabel(), LABEL_WIDTH)))
         handles, labels = plots[0].get_legend_handles_labels()
         if labels:
-            columns = min(len(labels), 3 if max(map(len, labels)) > 16 else 5)
-            fig.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-            fig.set_figheight(height + LEGEND_ROW * ((len(labels) - 1) // columns))
+            fig.set_figheight(height + LEGEND_ROW * (_legend(fig, handles, labels) - 1))
+
+
+def _legend(fig: Figure, handles: Sequence[Any], labels: Sequence[str]) -> int:
+    """Put a legend below a figure, in as few rows as it has room for; how many these are."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(fig).get_renderer()
+    for columns in range(len(labels), 0, -1):
+        legend = fig.legend(
+            handles, labels, loc="outside lower center", ncols=columns, frameon=False
+        )
+        if columns == 1 or legend.get_window_extent(renderer).width <= fig.bbox.width:
+            break
+        legend.remove()
+    return -(-len(labels) // columns)
 
 
 def entitle(fig: Figure, title: str) -> None:

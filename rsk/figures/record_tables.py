@@ -180,19 +180,21 @@ PROMISES = {
     "equal_laws": "rejected where p = q",
     "nan": "a row of NaN",
 }
-"""Rows of the table of what was tried; the keys are those of :class:`rsk.measure.peers.traits`."""
+"""Columns of the table of what was tried; keys as in :class:`rsk.measure.peers.traits`."""
 
 
 def promises(found: PeersRecord) -> Table:
-    """What each interface keeps, as it was tried: a column for each sampler."""
+    """What each interface keeps, as it was tried: a row for each sampler."""
     import pandas as pd
 
-    frame = pd.DataFrame({"": list(PROMISES.values())})
-    for one in found.found:
-        if one.traits is not None:
-            frame[one.name] = [_in_short(getattr(one.traits, key)) for key in PROMISES]
+    rows = [
+        {"sampler": one.name}
+        | {heading: _in_short(getattr(one.traits, key)) for key, heading in PROMISES.items()}
+        for one in found.found
+        if one.traits is not None
+    ]
     versions = {one.name: one.version for one in found.found if one.version}
-    return Table(frame, "tab-promises", {"versions": versions})
+    return Table(pd.DataFrame(rows), "tab-promises", {"versions": versions})
 
 
 def _in_short(told: str) -> str:
