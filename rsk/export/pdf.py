@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import math
 import re
 import shutil
 import tempfile
@@ -36,6 +37,7 @@ TABLE_SIZES = (9.0, 8.0, 7.0, 6.2)  # points, the largest that fits is taken
 _EM = 0.53  # width of an average letter, half of a Chinese one; the others are narrower
 _DIGIT, _POINT = 0.47, 0.28
 _CELL_PADDING = 12.0  # points, both sides together
+PROSE = 90  # characters in a cell: more is no longer an entry but text
 CODE_COLUMNS = 96  # characters of code on a line of the page
 
 Files = dict[str, bytes]
@@ -163,10 +165,23 @@ def _table(cell: Cell, node: Node) -> tuple[float, list[Node]]:
     size = _fitting_size(cell, len(columns), [*head, *rows])
     sides = {"AlignRight": "right", "AlignCenter": "center"}
     aligns = ", ".join(sides.get(side["t"], "left") for side, _ in columns)
-    inlines = [raw("typst", f"table(columns: {len(columns)}, align: ({aligns},), ")]
+    widths = _widths(len(columns), rows)
+    inlines = [raw("typst", f"table(columns: {widths}, align: ({aligns},), ")]
     if head:
         inlines += [raw("typst", "table.header("), *_rows(cell, head), raw("typst", "), ")]
     return size, [*inlines, *_rows(cell, rows), raw("typst", ")")]
+
+
+def _widths(columns: int, rows: list[Any]) -> str:
+    """The widths of columns, for Typst to find unless they hold prose: then by how much there is.
+
+    The square root is between columns of one width and columns of one height.
+    """
+    texts = [[fonts.columns(pandoc.plain(entry[4])) for entry in entries] for _, entries in rows]
+    if not any(length > PROSE for row in texts for length in row):
+        return str(columns)
+    whole = (sum(column) for column in zip(*texts, strict=True))
+    return f"({', '.join(f'{math.sqrt(length):.1f}fr' for length in whole)},)"
 
 
 def _rows(cell: Cell, rows: list[Any]) -> Iterable[Node]:
@@ -236,6 +251,10 @@ def rewriter(
             case {"t": "Div", "c": [[_, ["details"], _], [title, *blocks]]}:
                 start = [raw("typst", "#folded[#none;"), *title["c"], raw("typst", "][")]
                 return [block(start), *blocks, _typst("]")]
+            case {"t": "Para", "c": inlines} if (
+                pandoc.plain(inlines).rstrip().endswith((":", "："))
+            ):
+                return block([raw("typst", "#announcing[#none;"), *inlines, raw("typst", "]")])
             case {"t": "Table"}:
                 size, inner = _table(cell, node)
                 opening = raw("typst", f"#plain-table({size}pt, ")

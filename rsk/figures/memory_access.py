@@ -6,6 +6,7 @@ somebody meant it to do.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -108,7 +109,8 @@ def who_reads(reading: Reading) -> Picture:
         style: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.6, **edge}
         style["facecolor"] = _COLORS[who % len(_COLORS)]
         ax.add_patch(Rectangle((x.v, -x.request * GAP), width, 0.8, **style))
-    for x, width in _arrivals(cells, reading.reader):
+    for together in _arrivals(cells, reading.reader):
+        x, width = together[(len(together) - 1) // 2]
         at = x.v + width / 2, -x.request * GAP + 0.38
         ax.text(*at, str(x.wait + 1), ha="center", va="center", fontsize=7, zorder=4)
     for b in range(requests):
@@ -160,21 +162,14 @@ def _cells(loads: list[Load]) -> list[tuple[Load, int]]:
     return cells
 
 
-def _arrivals(cells: list[tuple[Load, int]], reader: Reader) -> list[tuple[Load, int]]:
-    """Neighbouring cells that one reader has at one of its waits: the first, and how wide all are.
+def _arrivals(cells: list[tuple[Load, int]], reader: Reader) -> list[list[tuple[Load, int]]]:
+    """Neighbouring cells that one reader has at one of its waits: their number is written once."""
 
-    Their number is written once.
-    """
-    groups: list[tuple[Load, int]] = []
-    for x, width in cells:
-        if groups:
-            begun, wide = groups[-1]
-            together = (begun.request, begun.wait, reader(begun)) == (x.request, x.wait, reader(x))
-            if together and begun.v + wide == x.v:
-                groups[-1] = begun, wide + width
-                continue
-        groups.append((x, width))
-    return groups
+    def arrival(cell: tuple[Load, int]) -> tuple[object, ...]:
+        load, _ = cell
+        return load.request, reader(load), load.wait
+
+    return [list(together) for _, together in itertools.groupby(cells, arrival)]
 
 
 def _spans(loads: list[Load], reader: Reader) -> list[tuple[str, int, int]]:

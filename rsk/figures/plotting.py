@@ -163,7 +163,8 @@ def _legend(fig: Figure, handles: Sequence[Any], labels: Sequence[str]) -> int:
     """Put a legend below a figure, in as few rows as it has room for; how many these are."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    renderer = FigureCanvasAgg(fig).get_renderer()
+    canvas: Any = FigureCanvasAgg(fig)
+    renderer = canvas.get_renderer()
     for columns in range(len(labels), 0, -1):
         legend = fig.legend(
             handles, labels, loc="outside lower center", ncols=columns, frameon=False
