@@ -38,6 +38,18 @@ def test_a_drawing_says_what_its_data_hold(name):
     assert sum(cell.get_width() for cell in framed) == len(first)
 
 
+def test_what_arrives_together_is_numbered_once():
+    picture = memory_access.who_reads(reading("block_per_sequence"))
+    shown = [one for one in picture.fig.axes[0].texts if one.get_text().isdigit()]
+    by_warp = picture.data.groupby(["request", "block", "warp", "wait"])
+    assert sorted(int(one.get_text()) - 1 for one in shown) == sorted(
+        wait for *_, wait in by_warp.groups
+    )
+    places = {(round(-one.get_position()[1] / memory_access.GAP, 1), one.get_text()): one
+              for one in shown}  # fmt: skip
+    assert places and all(one.get_position()[0] % 1 == 0.5 for one in shown), "inside of a cell"
+
+
 def test_each_step_waits_less_often_in_turn():
     waits = [reading(name).waits for name in rsk.KERNELS]
     assert waits[0] > waits[1] > waits[2] > waits[3] == waits[4]
