@@ -165,6 +165,9 @@ def run_stage(name: str, device: str, logs: Path, budget_s: float) -> Outcome:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="rsk-gpu-check-") as folder:
         programs = make(device, Path(folder))
+        if device == "cpu":
+            for one in programs:
+                one.environment = {"CUDA_VISIBLE_DEVICES": "", **one.environment}
         with ThreadPoolExecutor(workers) as pool:
             try:
                 done = list(pool.map(lambda one: one.run(logs, begin + budget_s), programs))
@@ -220,8 +223,6 @@ def main(arguments: list[str] | None = None) -> int:
     top = checkout()
     if top is None:
         parser.error("it runs in a checkout of the project, which has its tests")
-    if options.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.chdir(top)
     place = provenance(check_device(options.device), versions())
     name = re.sub(r"[^a-z0-9]+", "-", (place.gpu or "cpu").lower()).strip("-")

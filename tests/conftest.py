@@ -60,12 +60,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
-def _clean_slate(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clean_slate(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("RSK_RUN_DIR", raising=False)
     monkeypatch.delenv("RSK_DEBUG", raising=False)
     labels.reset()  # as in a new kernel
     torch.manual_seed(0)
     torch.use_deterministic_algorithms(False)  # which a test may have left on
+    folder = Path.cwd()
+    yield
+    os.chdir(folder)  # which a command called in this process may have left
 
 
 @pytest.fixture(scope="module")

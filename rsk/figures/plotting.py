@@ -225,11 +225,11 @@ def no_ticks() -> Locator:
 
 
 def round_label(write: Callable[[float], str]) -> Callable[[float, float], str]:
-    """A formatter of ticks at powers of ten: 10 ms, where ``write`` gives 10.0 ms."""
+    """A formatter of round ticks: 10 ms, where ``write`` gives 10.0 ms."""
 
     def label(value: float, _: float) -> str:
         number, unit = write(value).split()
-        return f"{float(number):g} {unit}"
+        return f"{number.rstrip('0').rstrip('.') if '.' in number else number} {unit}"
 
     return label
 

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+from rsk.base import numbers
 from rsk.figures import benchmarks, plotting
 from rsk.figures.plotting import Picture
 from rsk.measure.publishable_runs import earlier_work
@@ -35,6 +36,21 @@ def title(picture: Picture) -> str:
 
 def caption(picture: Picture) -> str:
     return plotting.exhibit(picture).caption
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "label"),
+    [
+        (0.5, "0.5 µs"),
+        (10, "10 µs"),
+        (2e5, "200 ms"),
+        (1e6, "1 s"),
+        (1e9, "1,000 s"),
+        (1e12, "1,000,000 s"),
+    ],
+)
+def test_ticks_are_labelled_however_far_the_axis_reaches(microseconds: float, label: str) -> None:
+    assert plotting.round_label(numbers.duration)(microseconds, 0) == label
 
 
 @pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "gpu"])

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import has_ended
 
 from rsk import gpu_check
 from rsk.base import folders
@@ -68,8 +69,19 @@ def test_a_program_out_of_time_is_ended_and_what_it_started_too(tmp_path):
     assert outcome.failures[0].startswith("slow: out of time: ")
     grandchild = int((tmp_path / "slow.log").read_text().split()[0])
     time.sleep(0.5)
-    with pytest.raises(ProcessLookupError):
-        os.kill(grandchild, 0)
+    assert has_ended(grandchild)
+
+
+def test_without_a_gpu_the_programs_see_none_and_the_caller_keeps_its_own(
+    stages, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    code = "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))"
+    stages["good"] = (lambda device, folder: [program("look", code)]), 1
+    arguments = ["--save", str(tmp_path / "machine.json"), "--logs", str(tmp_path)]
+    assert gpu_check.main(["--device", "cpu", "--only", "good", *arguments]) == 0
+    assert (tmp_path / "look.log").read_text() == "''\n"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
 
 
 def test_things_that_a_program_checked_are_read(tmp_path):
@@ -155,6 +167,7 @@ def stages(monkeypatch):
     }
     monkeypatch.setattr(gpu_check, "STAGES", found)
     monkeypatch.chdir(TOP)
+    return found
 
 
 @pytest.mark.slow
