@@ -71,7 +71,7 @@ def parse(cls: type[T], value: Any, where: str = "") -> T:
     schema: str | None = getattr(cls, "SCHEMA", None)
     if schema is not None and "schema" in value:  # first: another version has other fields
         check_schema(value["schema"], schema, f"{prefix}schema")
-    hints, needed = _fields(cls)
+    hints, needed = _fields(cls)  # type: ignore[arg-type]
     for name in needed:
         if name not in value:
             raise RecordError(f"{prefix}{name}: missing")
