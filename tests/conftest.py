@@ -35,9 +35,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Give each of several processes its share of the cores."""
+    """Give each of several processes, and those that it starts, its share of the cores."""
     if WORKERS:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // WORKERS))
+        threads = max(1, (os.cpu_count() or 1) // WORKERS)
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -78,15 +80,22 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def whole_course(tmp_path_factory: pytest.TempPathFactory) -> WholeCourse:
-    """The course, run once for all tests from an empty folder, and exported to ``run`` in it."""
+    """The course, run once for all tests from an empty folder, and exported to ``run`` in it.
+
+    Its exercises are attempted.
+    """
+    from exercises import with_attempts
     from rich.console import Console
 
     from rsk.course import running
 
+    sources = tmp_path_factory.mktemp("notebooks")
+    for path in running.notebooks():
+        with_attempts(path, sources)
     folder = tmp_path_factory.mktemp("course")
     console = Console(file=io.StringIO(), width=100)
     with contextlib.chdir(folder):
-        parts = running.run_course(output=folder / "run", console=console)
+        parts = running.run_course(sources=sources, output=folder / "run", console=console)
     return WholeCourse(folder / "run", [part.name for part in parts], console.file.getvalue())
 
 
