@@ -271,6 +271,23 @@ class Run:
         return [self.largest[name] for name in KERNELS if name in self.largest]
 
     @property
+    def split(self) -> dict[int, dict[int, OverRuns]]:
+        """By batch size and vocabulary, in float32 from a warm cache, what splitting a row does.
+
+        The time of ``split_vocabulary`` on the device over that of ``loads_in_flight``, at the
+        usual draft length.
+        """
+        middle = comparison.usual(self.benchmark.settings)
+        found: dict[int, dict[int, OverRuns]] = {}
+        for point, by_name in comparison.by_point(self.benchmark.records).items():
+            one, other = by_name.get("split_vocabulary"), by_name.get("loads_in_flight")
+            same = middle._replace(batch_size=point.batch_size, vocab_size=point.vocab_size)
+            if point == same and one and other and comparable(one, other, "device"):
+                gains = found.setdefault(point.batch_size, {})
+                gains[point.vocab_size] = ratio(one, other, "device")
+        return found
+
+    @property
     def fastest_kernel(self) -> Series:
         """The one of them that takes the least time on the device, in the median over runs."""
         return min(self.kernels, key=lambda one: one.device.median)

@@ -407,7 +407,9 @@ def test_the_table_of_runs_has_a_row_for_each_record():
     assert list(got.provenances) == [
         *("sweep, CPU", "sweep, GPU", "from logits", "several GPUs", "other projects"),
         *("decoding steps", "small models"),
+        "kernels compared",
         *(f"public model, {'GPU' if s.provenance.gpu else 'CPU'}" for s in got.public_model),
+        "ideas tried",
     ]
     assert got.provenances["other projects"] is got.peers.provenance
     assert "decoding steps" not in found(steps=None).provenances
