@@ -129,7 +129,7 @@ def sharded(found: Sharded, vocab_size: int) -> Table:
             "gathered": _graph(record.gathered),
             "times": DASH if record.speedup is None else digits(record.speedup, 2),
             "a rank sends": byte_size(record.sent_bytes),
-            "to gather": byte_size(record.gathered_bytes),
+            "a rank receives to gather": byte_size(record.gathered_bytes),
         }
         for record in found.records
         if record.vocab_size == vocab_size
@@ -250,8 +250,7 @@ def shares_of_a_step(found: ModelStepRecord) -> Table:
             row[name] = f"{duration(whole.median)}, {share(part)}"
         rows.append(row)
     first = found.steps[0]
-    temperature = found.settings["temperature"]
-    values = {"spec_len": first.spec_len, "context": first.context, "temperature": temperature}
+    values = {"spec_len": first.spec_len, "context": first.context}
     return Table(pd.DataFrame(rows), "tab-step-shares", values)
 
 

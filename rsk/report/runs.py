@@ -193,12 +193,6 @@ class Run:
         return span(known)
 
     @property
-    def roof_share_bfloat16(self) -> OverRuns | None:
-        """The share that fused reaches with bfloat16 at the largest batch size measured so."""
-        shares = [one.roof_share for one in self._bfloat16()]
-        return shares[-1] if shares else None
-
-    @property
     def vectorized(self) -> Sizes:
         """Batch sizes of the line at which vectorized beats the baseline, and the others."""
         return comparison.against_baseline(self.benchmark, "vectorized")
