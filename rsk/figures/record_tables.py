@@ -269,7 +269,7 @@ def public_model(records: Sequence[DecodingSpeeds]) -> Table:
                 plain = draft == PLAIN
                 rows.append(
                     {
-                        "on": {"cuda": "GPU", "cpu": "CPU"}[speeds.provenance.device],
+                        "on": speeds.provenance.kind,
                         "temperature": general(temperature),
                         "draft": {NGRAM: "lookup", BOTH: "lookup or model"}.get(draft, draft),
                         "K": DASH if plain else AUTO if spec_len == MEASURED else str(spec_len),

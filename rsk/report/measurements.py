@@ -97,8 +97,7 @@ class Measurements:
             "small models": self.study.value,
         }
         for one in self.public_model:
-            where = "GPU" if one.provenance.device == "cuda" else "CPU"
-            found[f"public model, {where}"] = one
+            found[f"public model, {one.provenance.kind}"] = one
         return {name: one.provenance for name, one in found.items() if one is not None}
 
     @property
