@@ -353,7 +353,8 @@ def operation_counts(benchmark: Benchmark, batch_size: int | None = None) -> Pic
         ("values that the host waits for", lambda count: count.synchronizations),
     ]
     with sns.axes_style("white"), sns.plotting_context("paper", font_scale=1.05):
-        fig = Figure(figsize=(plotting.WIDTH, 1.35 + 0.25 * len(here)), layout="constrained")
+        height = 1.35 + 0.25 * len(here)
+        fig = Figure(figsize=(plotting.WIDTH, height), layout=plotting.layout())
         for ax, (heading, number) in zip(fig.subplots(1, 2, sharey=True), panels, strict=True):
             values = [number(count) for count in here]
             colors = [plotting.style(count.implementation)["color"] for count in here]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import LayoutEngine
     from matplotlib.ticker import Locator
 
 WIDTH, HEIGHT = 6.8, 3.0
@@ -130,6 +131,13 @@ def rank(name: str) -> int:
     return order.index(name) if name in order else len(order)
 
 
+def layout() -> LayoutEngine:
+    """Room for all labels, and between plots for the numbers at the ends of their axes."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    return ConstrainedLayoutEngine(wspace=0.08)
+
+
 @contextlib.contextmanager
 def axes(height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
     """An empty plot in the common style; the legend is added at the end.
@@ -148,7 +156,7 @@ def panels(count: int, height: float = HEIGHT) -> Iterator[tuple[Figure, list[Ax
     from matplotlib.figure import Figure
 
     with sns.axes_style("whitegrid"), sns.plotting_context("paper", font_scale=1.05):
-        fig = Figure(figsize=(WIDTH, height), layout="constrained")
+        fig = Figure(figsize=(WIDTH, height), layout=layout())
         plots = list(fig.subplots(1, count, sharey=True, squeeze=False)[0])
         yield fig, plots
         for ax in plots:

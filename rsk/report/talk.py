@@ -127,7 +127,6 @@ def for_slide(
     picture: Picture, language: str = LANGUAGE, size: tuple[float, float] = ASPECT
 ) -> Drawn:
     """A figure without a title, which the slide has, of this size, and with larger labels."""
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.text import Text
     from matplotlib.ticker import LogLocator
 
@@ -135,14 +134,12 @@ def for_slide(
     plotting.translate(fig, language)
     for text in fig.findobj(Text):
         text.set_fontsize(float(text.get_fontsize()) * LARGER)
-    if isinstance(layout := fig.get_layout_engine(), ConstrainedLayoutEngine):
-        # a drawing has sizes of its own
+    if fig.get_layout_engine() is not None:  # a drawing has sizes of its own
         fig.set_size_inches(*size)
         for ax in fig.axes:
             room = 16 if fonts.is_needed(ax.get_ylabel()) else plotting.LABEL_WIDTH
             ax.set_ylabel("\n".join(plotting.wrap(ax.get_ylabel(), room)))
             if len(fig.axes) > 1:
-                layout.set(wspace=0.1)  # between numbers at the ends of axes
                 ax.set_xlabel("\n".join(plotting.wrap(ax.get_xlabel(), 22)))
             if isinstance(ax.xaxis.get_major_locator(), LogLocator):
                 ax.xaxis.set_major_locator(LogLocator(numticks=5))

@@ -625,7 +625,9 @@ def test_numbers_units_ranges_and_equations_stay_on_one_line(export):
         "At K~=~4.",
     ):
         assert words.replace("~", "\u00a0").replace("|", "\u2060") in html
-    assert '<span class="whole">2026-11-20.</span>' in export(text("On 2026-11-20."))[0]
+    html, _ = export(text("On 2026-11-20. 於2026-11-20，之後"))
+    whole = '<span class="whole">2026-11-20</span>'
+    assert f"On {whole}. 於{whole}，之後" in html
 
 
 def test_a_table_that_does_not_fit_leaves_no_hole(tmp_path):
