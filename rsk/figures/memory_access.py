@@ -141,7 +141,7 @@ def who_reads(reading: Reading) -> Picture:
             "block": x.block,
             "warp": x.thread // reading.lanes,
             "lane": x.thread % reading.lanes,
-            "wait": x.wait,
+            "wait": x.wait + 1,
         }
         for x in loads
     )
