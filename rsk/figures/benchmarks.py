@@ -16,7 +16,7 @@ from typing import NamedTuple
 from rsk.base.numbers import byte_size, digits, duration, run_range, share
 from rsk.figures import curves, plotting
 from rsk.figures.curves import Lines
-from rsk.figures.plotting import CLOCKS, ROOF, TIMES, Picture
+from rsk.figures.plotting import CLOCKS, ROOF, Picture
 from rsk.measure import comparison
 from rsk.measure.comparison import BASELINE
 from rsk.measure.implementations import PYTORCH
@@ -132,6 +132,7 @@ def _ratios(
             base = bases.get(one.batch_size)
             if base is not None and base is not one and comparable(base, one, time):
                 found.setdefault(name, {})[one.batch_size] = ratio(base, one, time)
+    shown = CLOCKS[next(iter(bases.values())).time(time).clock]
     with plotting.axes() as (fig, ax):
         for name, by_size in found.items():
             plotting.draw_over_runs(ax, name, list(by_size), list(by_size.values()))
@@ -149,7 +150,7 @@ def _ratios(
         theirs = [row.batch_size for row in quoted.times] if quoted else []
         plotting.ticks(ax, sorted({*bases, *theirs}))
         ax.set_xlabel("batch size B (requests)")
-        ax.set_ylabel(what)
+        ax.set_ylabel(f"{what} ({shown})")
     columns: dict[str, dict[int, object]] = {}
     for name, by_size in found.items():
         for size, value in by_size.items():
@@ -215,7 +216,7 @@ def roofline(benchmark: Benchmark) -> Picture:
         ax.xaxis.set_major_formatter(plotting.round_label(byte_size))
         ax.yaxis.set_major_formatter(plotting.round_label(duration))
         ax.set_xlabel("bytes that the algorithm has to move in one call")
-        plotting.label_times(ax, TIMES["device"], curves.clock_label(lines, "device"))
+        ax.set_ylabel(curves.name_of_time(lines, "device"))
     data = pd.DataFrame(
         {
             "implementation": one.implementation,
@@ -296,7 +297,7 @@ def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
         ax.invert_yaxis()
         ax.grid(visible=False, axis="y")
         ax.xaxis.set_major_formatter(plotting.round_label(duration))
-        ax.set_xlabel(f"{TIMES['device']} ({CLOCKS[fastest.device.clock]}; logarithmic)")
+        ax.set_xlabel(f"{CLOCKS[fastest.device.clock]} (logarithmic)")
     data = pd.DataFrame(
         {
             "implementation": one.implementation,

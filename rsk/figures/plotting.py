@@ -46,16 +46,16 @@ ROOF = "#555555"
 _OTHER = {"color": "#777777", "marker": "P", "linestyle": "-."}
 
 TIMES = {
-    "call": "call to result",
-    "device": "time on the device",
+    "call": "call time",
+    "device": "device time",
     "host": "time until the call returns",
 }
 CLOCKS = {
-    "wall": "wall clock",
-    "graph replay": "graph share",
+    "wall": TIMES["call"],
+    "graph replay": TIMES["device"],
     "isolated launch": "isolated launch",
 }
-"""Times and clocks as axes and columns name them."""
+"""Times as axes and columns name them, and what each clock measures: on a CPU all is call time."""
 
 
 class Picture(NamedTuple):
@@ -269,11 +269,6 @@ def round_label(write: Callable[[float], str]) -> Callable[[float, float], str]:
         return f"{number.rstrip('0').rstrip('.') if '.' in number else number} {unit}"
 
     return label
-
-
-def label_times(ax: Axes, what: str, clock: str) -> None:
-    """Name what is drawn upwards, and its clock."""
-    ax.set_ylabel(f"{what} ({clock})")
 
 
 def draw_over_runs(

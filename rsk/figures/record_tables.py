@@ -129,7 +129,7 @@ def sharded(found: Sharded, vocab_size: int) -> Table:
             "gathered": _graph(record.gathered),
             "times": DASH if record.speedup is None else digits(record.speedup, 2),
             "a rank sends": byte_size(record.sent_bytes),
-            "to gather": byte_size(record.gathered_bytes),
+            "a rank receives to gather": byte_size(record.gathered_bytes),
         }
         for record in found.records
         if record.vocab_size == vocab_size
@@ -166,7 +166,7 @@ def rivals(benchmark: Benchmark, run: object, names: Sequence[str]) -> Table:
             is_timed = one is not None and one.device.clock != one.call.clock
             row[f"B = {size:,}"] = over_runs(one.device) if one and is_timed else DASH
         smallest = found[min(found)]
-        row[f"B = {smallest.batch_size}, call to result"] = over_runs(smallest.call)
+        row[f"B = {smallest.batch_size}, call time"] = over_runs(smallest.call)
         rows.append(row)
     record = next(iter(line[sizes[-1]].values()))
     return Table(pd.DataFrame(rows), "tab-rivals", {"record": record, "run": run})
@@ -243,7 +243,7 @@ def shares_of_a_step(found: ModelStepRecord) -> Table:
         of_pair.setdefault(step.sampler, []).append(step)
     rows = []
     for (pair, batch_size), by_sampler in cells.items():
-        row: dict[str, object] = {"models": pair, "B": batch_size}
+        row: dict[str, object] = {"models": _in_full(pair), "B": batch_size}
         for name, steps in by_sampler.items():
             whole = OverRuns({step.run: step.step.median_us for step in steps})
             part = OverRuns({step.run: step.share for step in steps})
@@ -252,6 +252,11 @@ def shares_of_a_step(found: ModelStepRecord) -> Table:
     first = found.steps[0]
     values = {"spec_len": first.spec_len, "context": first.context}
     return Table(pd.DataFrame(rows), "tab-step-shares", values)
+
+
+def _in_full(pair: str) -> str:
+    """A pair of models, "1.1 B with 68 M", without letters that mean something else in a table."""
+    return pair.replace(" B", " billion").replace(" M", " million").replace("with", "+")
 
 
 def public_model(records: Sequence[DecodingSpeeds]) -> Table:

@@ -68,7 +68,7 @@ def solutions(benchmark: Benchmark, run: object) -> Table:
                     else count.operators,
                     "waits": count.synchronizations,
                     "allocated": byte_size(count.allocated_bytes),
-                    "call to result": over_runs(one.call),
+                    "call time": over_runs(one.call),
                     "of the roof": share(one.roof_share),
                 }
             )
@@ -139,7 +139,7 @@ def kernels(benchmark: Benchmark, run: object) -> Table:
         {
             "kernel": name,
             "its idea": entry.idea,
-            "time on the device": over_runs(found[name].device) if name in found else DASH,
+            "device time": over_runs(found[name].device) if name in found else DASH,
             "of the roof": share(found[name].roof_share) if name in found else DASH,
         }
         for name, entry in registry.KERNELS.items()

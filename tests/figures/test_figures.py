@@ -178,20 +178,20 @@ def test_the_roofline_judges_the_point_that_moves_most() -> None:
 
 def test_captions_name_the_clock_of_the_time_that_is_drawn() -> None:
     story = measured.story(gpu=True)
-    both = "wall clock (baseline), share of a replayed graph (vectorized, thread_per_sequence"
+    both = "Call time (baseline), device time (vectorized, thread_per_sequence"
     assert both in caption(benchmarks.latency_by_batch(story, "device"))
-    assert "; wall clock." in caption(benchmarks.latency_by_batch(story, "call"))
+    assert caption(benchmarks.latency_by_batch(story, "call")).startswith("Call time against")
     said = caption(benchmarks.ladder(story))
-    assert "baseline: wall clock, not comparable with the rest" in said
-    assert "; share of a replayed graph. One run" in said
+    assert "baseline: call time, not comparable with the rest" in said
+    assert said.startswith("Device time; the line is the memory roof.") and "One run" in said
     axis = {
         time: benchmarks.latency_by_batch(story, time).fig.axes[0].get_ylabel()
         for time in ("call", "device")
     }
     said = {time: " ".join(label.split()) for time, label in axis.items()}
-    assert said["call"] == "call to result (wall clock)"
-    assert said["device"] == "time on the device (graph share; baseline: wall clock)"
-    assert "; wall clock." in caption(benchmarks.speed_up(story))
+    assert said["call"] == "call time"
+    assert said["device"] == "device time (baseline: call time)"
+    assert "call time" in benchmarks.speed_up(story).fig.axes[0].get_ylabel()
 
 
 def test_the_ladders_gain_is_of_steps_that_one_run_has() -> None:

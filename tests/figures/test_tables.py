@@ -137,7 +137,7 @@ def test_cold_caches_stand_beside_warm_ones():
 def test_the_solutions_and_the_times():
     frame = tables.solutions(story(), None).frame.set_index("implementation")
     assert list(frame.index) == ["baseline", "vectorized", "fused"]
-    assert frame.loc["fused", "call to result"] == "30.0 µs"
+    assert frame.loc["fused", "call time"] == "30.0 µs"
     assert frame.loc["fused", "of the roof"] == "33%"
     assert frame.loc["baseline", "operators"] == 960 and frame.loc["baseline", "waits"] == 192
     assert "launches" in tables.solutions(story(gpu=True), None).frame
@@ -152,8 +152,8 @@ def test_the_solutions_and_the_times():
 def test_the_kernels_have_their_ideas_and_a_dash_without_a_time():
     frame = tables.kernels(story(gpu=True), None).frame.set_index("kernel")
     assert list(frame.index) == list(rsk.KERNELS)
-    assert frame.loc["cluster", "time on the device"] == "28.8 µs"
-    assert frame.loc["split_vocabulary", "time on the device"] == "–"
+    assert frame.loc["cluster", "device time"] == "28.8 µs"
+    assert frame.loc["split_vocabulary", "device time"] == "–"
     assert frame["its idea"].str.len().min() > 20
 
 

@@ -136,7 +136,7 @@ def test_a_sampler_that_waits_has_no_time_on_the_device():
     table = record_tables.rivals(run, None, rival_times.rows()).frame
     assert table["sampler"].tolist() == ["baseline", "fused"]
     assert table["B = 1"].tolist() == [DASH, "15.0 µs"]
-    assert table["B = 1, call to result"].tolist() == ["900 µs", "20.0 µs"]
+    assert table["B = 1, call time"].tolist() == ["900 µs", "20.0 µs"]
 
 
 def test_the_sampler_is_a_part_of_a_step():
