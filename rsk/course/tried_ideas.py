@@ -59,7 +59,9 @@ class Outcome:
 def _cell(before: float, after: float | None, within: float) -> str:
     if after is None:
         return "failed"
-    return "same" if abs(after / before - 1) <= within else change(before, after)
+    share = abs(after / before - 1)
+    # Near the limit a whole percent would not tell on which side of it a change is.
+    return "same" if share <= within else change(before, after, decimals=int(share < 2 * within))
 
 
 def show() -> None:
@@ -85,7 +87,7 @@ def table(tried: ideas.Ideas) -> Table:
     """What each idea did to the time at each point."""
     import pandas as pd
 
-    columns = ["idea", *(_name_of(point, tried.points) for point in tried.points)]
+    columns = ["change", *(_name_of(point, tried.points) for point in tried.points)]
     rows = [["Unchanged (µs)", *map(digits, tried.unchanged_us)]]
     rows += [[one.name, *one.cells] for one in outcomes(tried)]
     fixed = {name: getattr(tried.points[0], name) for name in Point._fields}

@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rsk.base.folders import data_dir
 from rsk.decode.loading import NGRAM
@@ -93,6 +94,13 @@ class Greedy:
     """Compared, and the same."""
     near_ties: tuple[float, ...]
     """Where two texts part: between the two best logits, below the rounding of their sums."""
+
+
+class Extremes(NamedTuple):
+    """The least and the most of several numbers."""
+
+    least: float
+    most: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +198,25 @@ class DecodingSpeeds(RecordFile):
         """New tokens per pass of the target."""
         texts = self.of(temperature, draft, spec_len)
         return sum(text.tokens for text in texts) / sum(text.passes for text in texts)
+
+    @property
+    def formula_error(self) -> Extremes:
+        """The least and the most of :meth:`formula_errors` with the model alone."""
+        errors = self.formula_errors()
+        return Extremes(min(errors), max(errors))
+
+    @property
+    def pass_spread(self) -> float:
+        """By how much a target's pass of one way takes longer at one temperature than at another.
+
+        The most of all ways that were timed at several; 0 if none was.
+        """
+        spread = 0.0
+        for way in {way for t in self.temperatures for way in self.ways(t) if way[0] != PLAIN}:
+            at = [t for t in self.temperatures if way in self.ways(t)]
+            times = [self.target_pass(t, *way) for t in at]
+            spread = max(spread, max(times) / min(times) - 1)
+        return spread
 
     def formula_errors(self, draft: str = MODEL) -> list[float]:
         """By how much the formula promises more tokens per pass than were counted, as a share.

@@ -76,6 +76,40 @@ def latency(
     return Picture(fig, label, {**usual, **values}, frame(found, axis, time))
 
 
+def latency_by_shape(benchmark: Benchmark, label: str, *, time: str = "call") -> Picture:
+    """The time of a call against speculation length and vocabulary size, in one picture.
+
+    Args:
+        benchmark: measured or loaded.
+        label: of the figure.
+        time: as for :func:`latency`.
+
+    Raises:
+        ValueError: the benchmark has no times along one of these.
+    """
+    import pandas as pd
+
+    found = {axis: lines(benchmark, axis) for axis in ("spec_len", "vocab_size")}
+    with plotting.panels(len(found)) as (fig, plots):
+        for ax, (axis, drawn) in zip(plots, found.items(), strict=True):
+            letter, name, unit = AXES[axis]
+            draw_lines(ax, drawn, axis, time)
+            ax.set_xlabel(f"{name} {letter} ({unit})")
+        plots[1].set_ylabel("")
+    both = {name: [one for drawn in found.values() for one in drawn.get(name, [])]
+            for name in found["spec_len"]}  # fmt: skip
+    values = {
+        "time": time,
+        "middle": comparison.usual(benchmark.settings),
+        "ends": {AXES[axis][0]: ends(drawn, axis, time) for axis, drawn in found.items()},
+        "growth": {AXES[axis][0]: growth(drawn, axis, time) for axis, drawn in found.items()},
+        "conditions": conditions(benchmark, both, time),
+    }
+    frames = [frame(drawn, axis, time) for axis, drawn in found.items()]
+    data = pd.concat(frames, ignore_index=True)
+    return Picture(fig, label, values, data[["K", "V", *data.columns.drop(["K", "V"])]])
+
+
 def draw_lines(ax: Axes, found: Lines, axis: str, time: str) -> None:
     """Draw times with their range over runs on logarithmic axes; arguments as :func:`latency`."""
     for name, line in found.items():
@@ -85,7 +119,7 @@ def draw_lines(ax: Axes, found: Lines, axis: str, time: str) -> None:
     ax.set_yscale("log")
     plotting.ticks(ax, sorted({getattr(one, axis) for line in found.values() for one in line}))
     plotting.ticks_of_times(ax)
-    plotting.label_times(ax, TIMES[time], clock_label(found, time))
+    ax.set_ylabel(name_of_time(found, time))
 
 
 def clocks_of(found: Lines, time: str) -> dict[str, list[str]]:
@@ -97,12 +131,14 @@ def clocks_of(found: Lines, time: str) -> dict[str, list[str]]:
     return by_clock
 
 
-def clock_label(found: Lines, time: str) -> str:
-    """The clock of some times; if there are several, that of most of them, and whose are others."""
+def name_of_time(found: Lines, time: str) -> str:
+    """What some times are; if they are of several clocks, of most of them, and what others are."""
+    if time == "host":
+        return TIMES[time]
     by_clock = clocks_of(found, time)
     first, *others = sorted(by_clock, key=lambda clock: len(by_clock[clock]), reverse=True)
     named = [f"{', '.join(by_clock[clock])}: {CLOCKS[clock]}" for clock in others]
-    return "; ".join([CLOCKS[first], *named])
+    return CLOCKS[first] + (f" ({'; '.join(named)})" if named else "")
 
 
 class Growth(NamedTuple):
@@ -160,8 +196,10 @@ class Conditions(NamedTuple):
     """By clock, the implementations that it timed."""
     runs: Sequence[int]
     """The least and the most runs that a time is of."""
-    busy: bool
-    """Whether other programs disturbed one of them."""
+    busy: int
+    """How many of them other programs disturbed."""
+    times: int
+    """How many there are."""
     label: str
     """Of the machine."""
 
@@ -178,7 +216,8 @@ def conditions(benchmark: Benchmark, found: Lines, time: str = "call") -> Condit
         cache=series[0].cache,
         clocks=clocks_of(found, time),
         runs=(min(runs), max(runs)),
-        busy=any(one.time(time).busy for one in series),
+        busy=sum(one.time(time).busy for one in series),
+        times=len(series),
         label=benchmark.provenance.label,
     )
 

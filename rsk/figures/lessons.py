@@ -155,7 +155,7 @@ def time_by_spec_len(found: Benchmark) -> Picture:
         ax.set_xticks(k, [str(x) for x in k])
         ax.set_ylim(bottom=0)
         ax.set_xlabel("speculation length K (draft tokens)")
-        ax.set_ylabel(f"time of one call (ms, {plotting.CLOCKS[first.call.clock]})")
+        ax.set_ylabel(f"{plotting.CLOCKS[first.call.clock]} (ms)")
     data = pd.DataFrame({"K": k, "time (ms)": times, "coins a request, expected": coins})
     values = {
         "k": k,

@@ -17,7 +17,7 @@ import torch
 
 from rsk.base import folders, terminal
 from rsk.check import grid, logits_grid
-from rsk.measure.provenance import provenance
+from rsk.measure.provenance import provenance, sources
 from rsk.measure.records import Provenance, RecordError, parse
 from rsk.measure.run_files import made_here
 
@@ -29,6 +29,11 @@ class Grid:
     provenance: Provenance
     planned: int
     done: int
+
+    @property
+    def other_sources(self) -> bool:
+        """Whether the kernels have changed since."""
+        return self.provenance.sources != sources("cuda")
 
 
 def newest() -> Grid:

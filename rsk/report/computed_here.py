@@ -14,6 +14,7 @@ from rsk.check.mutants import MUTANTS
 from rsk.course import demo
 from rsk.sampler.api import rejection_sample, sample
 from rsk.sampler.kernels import KERNELS, runs_on
+from rsk.sampler.row_law import LOWEST_EXPONENT, relative_weight
 
 if TYPE_CHECKING:
     from rsk.check.verdict import Verdict
@@ -124,6 +125,16 @@ class Here:
     def shortcut(self) -> Shortcut:
         """The shortcut of the earlier work, watched."""
         return Shortcut.watch(self.device, self.seed)
+
+    @cached_property
+    def weight_error(self) -> float:
+        """By what share of 2^y the polynomial of a weight differs from it at most, y from -42 on.
+
+        Over a million values; y is exact here, as a model's logit over its temperature is not.
+        """
+        y = torch.linspace(LOWEST_EXPONENT, 0, 1 << 20, dtype=torch.float64).float()
+        found = relative_weight(y, 0.0, 1.0).double()
+        return float((found / y.double().exp2() - 1).abs().max())
 
     @cached_property
     def kernels(self) -> Compared:

@@ -95,11 +95,12 @@ class Measurements:
             "other projects": self.peers,
             "decoding steps": self.steps,
             "small models": self.study.value,
+            "kernels compared": self.grid,
         }
         for one in self.public_model:
-            where = "GPU" if one.provenance.device == "cuda" else "CPU"
-            found[f"public model, {where}"] = one
-        return {name: one.provenance for name, one in found.items() if one is not None}
+            found[f"public model, {one.provenance.kind}"] = one
+        made = {name: one.provenance for name, one in found.items() if one is not None}
+        return made | {"ideas tried": parse(Provenance, self.tried.provenance)}
 
     @property
     def epoch(self) -> int:

@@ -193,12 +193,6 @@ class Run:
         return span(known)
 
     @property
-    def roof_share_bfloat16(self) -> OverRuns | None:
-        """The share that fused reaches with bfloat16 at the largest batch size measured so."""
-        shares = [one.roof_share for one in self._bfloat16()]
-        return shares[-1] if shares else None
-
-    @property
     def vectorized(self) -> Sizes:
         """Batch sizes of the line at which vectorized beats the baseline, and the others."""
         return comparison.against_baseline(self.benchmark, "vectorized")
@@ -269,6 +263,23 @@ class Run:
     def kernels(self) -> list[Series]:
         """The CUDA kernels that were measured, at the largest batch size, in the course's order."""
         return [self.largest[name] for name in KERNELS if name in self.largest]
+
+    @property
+    def split(self) -> dict[int, dict[int, OverRuns]]:
+        """By batch size and vocabulary, in float32 from a warm cache, what splitting a row does.
+
+        The time of ``split_vocabulary`` on the device over that of ``loads_in_flight``, at the
+        usual draft length.
+        """
+        middle = comparison.usual(self.benchmark.settings)
+        found: dict[int, dict[int, OverRuns]] = {}
+        for point, by_name in comparison.by_point(self.benchmark.records).items():
+            one, other = by_name.get("split_vocabulary"), by_name.get("loads_in_flight")
+            same = middle._replace(batch_size=point.batch_size, vocab_size=point.vocab_size)
+            if point == same and one and other and comparable(one, other, "device"):
+                gains = found.setdefault(point.batch_size, {})
+                gains[point.vocab_size] = ratio(one, other, "device")
+        return found
 
     @property
     def fastest_kernel(self) -> Series:

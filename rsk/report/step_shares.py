@@ -33,14 +33,20 @@ class StepShares(Recorded[ModelStepRecord]):
         shares = (OverRuns({s.run: s.share for s in some}) for some in steps.values())
         return span([share.median for share in shares])
 
-    def positions(self, count: int) -> Span:
-        """How many times the time of one position a target's pass over so many takes, B = 1."""
+    def positions(self, count: int, time: str = "call") -> Span:
+        """How many times the time of one position a target's pass over so many takes, B = 1.
+
+        Args:
+            count: positions.
+            time: ``"call"``, or ``"device"``, for the passes that were captured in a graph.
+        """
         ratios = []
         for pair in dict.fromkeys(one.pair for one in self.found.passes):
             times: dict[int, dict[int, float]] = {}
             for one in self.found.passes:
-                if (one.pair, one.model, one.batch_size) == (pair, "target", 1):
-                    times.setdefault(one.positions, {})[one.run] = one.call.median_us
+                taken = one.call if time == "call" else one.device
+                if (one.pair, one.model, one.batch_size) == (pair, "target", 1) and taken:
+                    times.setdefault(one.positions, {})[one.run] = taken.median_us
             if times.keys() >= {1, count}:
                 ratios.append(OverRuns(times[count]).over(OverRuns(times[1])).median)
         return span(ratios)

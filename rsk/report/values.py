@@ -69,7 +69,8 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
     * ``public_model``: a list of :class:`rsk.decode.decoding_speeds.DecodingSpeeds`, one of each
       device that it was recorded on;
     * ``tried``: what came of the ideas tried on the kernels, a list of
-      :class:`rsk.course.tried_ideas.Outcome`.
+      :class:`rsk.course.tried_ideas.Outcome`; ``tried_earlier``, whether the kernels have changed
+      since.
     """
     return {
         **shared(found),
@@ -82,6 +83,7 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
         "step": StepShares(found.steps) if found.steps else None,
         "public_model": found.public_model,
         "tried": tried_ideas.outcomes(found.tried),
+        "tried_earlier": tried_ideas.is_of_other_sources(found.tried),
     }
 
 

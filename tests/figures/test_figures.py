@@ -22,11 +22,10 @@ ALL: dict[str, Callable[[Benchmark], Picture]] = {
     "latency": benchmarks.latency_by_batch,
     "speed-up": benchmarks.speed_up,
     "speed-up-over-loop": lambda b: benchmarks.speed_up_over_loop(b, QUOTED),
-    "spec-len": benchmarks.latency_by_spec_len,
+    "shapes": benchmarks.latency_by_shape,
     "roofline": benchmarks.roofline,
     "ladder": benchmarks.ladder,
     "operations": benchmarks.operation_counts,
-    "vocab": benchmarks.latency_by_vocab,
 }
 
 
@@ -91,9 +90,10 @@ def test_values_say_what_was_found() -> None:
     over_loop = found["speed-up-over-loop"]["ratios"]
     assert over_loop["vectorized"][16].median == pytest.approx(640 / 500)
     assert found["speed-up-over-loop"]["means"]["fused"].most.median == pytest.approx(640 / 30)
-    first, last, factors = found["spec-len"]["growth"]
+    growth = found["shapes"]["growth"]
+    first, last, factors = growth["K"]
     assert (first, last) == (1, 8) and factors["fused"].median == pytest.approx(1.16 / 1.02)
-    assert found["vocab"]["growth"].factors["baseline"].median == pytest.approx(4)
+    assert growth["V"].factors["baseline"].median == pytest.approx(4)
     assert found["ladder"]["last"].implementation == "fused"
     assert found["ladder"]["last"].roof_share.median == pytest.approx(10 / 30)
     counts = {count.implementation: count for count in found["operations"]["counts"]}
@@ -108,6 +108,7 @@ def test_the_words_of_a_figure_follow_its_values() -> None:
     assert "One run: nothing says" in words["latency"]
     assert "3.3 times as fast as the best PyTorch version at B = 1, 17 times" in words["speed-up"]
     assert "21 at most" in words["speed-up-over-loop"]
+    assert "takes 1.1 times as long at K = 8 as at K = 1, and" in words["shapes"]
     assert "33% of the memory roof at 4.00 MB" in words["roofline"]
     assert "33% of the memory roof, and is 17 times as fast as vectorized" in words["ladder"]
     assert "960 operators, 192 waits" in words["operations"]
@@ -177,20 +178,20 @@ def test_the_roofline_judges_the_point_that_moves_most() -> None:
 
 def test_captions_name_the_clock_of_the_time_that_is_drawn() -> None:
     story = measured.story(gpu=True)
-    both = "wall clock (baseline), share of a replayed graph (vectorized, thread_per_sequence"
+    both = "Call time (baseline), device time (vectorized, thread_per_sequence"
     assert both in caption(benchmarks.latency_by_batch(story, "device"))
-    assert "; wall clock." in caption(benchmarks.latency_by_batch(story, "call"))
+    assert caption(benchmarks.latency_by_batch(story, "call")).startswith("Call time against")
     said = caption(benchmarks.ladder(story))
-    assert "baseline: wall clock, not comparable with the rest" in said
-    assert "; share of a replayed graph. One run" in said
+    assert "baseline: call time, not comparable with the rest" in said
+    assert said.startswith("Device time; the line is the memory roof.") and "One run" in said
     axis = {
         time: benchmarks.latency_by_batch(story, time).fig.axes[0].get_ylabel()
         for time in ("call", "device")
     }
     said = {time: " ".join(label.split()) for time, label in axis.items()}
-    assert said["call"] == "time until the result is there (wall clock)"
-    assert said["device"] == "time on the device (graph share; baseline: wall clock)"
-    assert "wall clock" in benchmarks.speed_up(story).fig.axes[0].get_ylabel()
+    assert said["call"] == "call time"
+    assert said["device"] == "device time (baseline: call time)"
+    assert "call time" in benchmarks.speed_up(story).fig.axes[0].get_ylabel()
 
 
 def test_the_ladders_gain_is_of_steps_that_one_run_has() -> None:

@@ -97,7 +97,7 @@ def test_what_all_points_say(run):
 
 
 def test_sixteen_bit_probabilities_and_other_projects_samplers(run):
-    assert run.bfloat16 is None and run.roof_share_bfloat16 is None and run.peers == []
+    assert run.bfloat16 is None and run.peers == []
     more = [
         record("fused", 7.0, batch_size=16, dtype="bfloat16", roof=spread(5.0)),
         record("transformers", 300.0, batch_size=1),
@@ -112,7 +112,6 @@ def test_sixteen_bit_probabilities_and_other_projects_samplers(run):
     run = Run(Source(other, recorded=True))
     assert run.bfloat16.ratio.median == pytest.approx(7 / 30)
     assert run.bfloat16.point.batch_size == 16
-    assert run.roof_share_bfloat16.median == pytest.approx(5 / 7)
     (peer,) = run.peers
     assert (peer.version, peer.one.batch_size) == ("5.0", 4)
     assert peer.ours.median == pytest.approx(15.6)
@@ -407,7 +406,9 @@ def test_the_table_of_runs_has_a_row_for_each_record():
     assert list(got.provenances) == [
         *("sweep, CPU", "sweep, GPU", "from logits", "several GPUs", "other projects"),
         *("decoding steps", "small models"),
+        "kernels compared",
         *(f"public model, {'GPU' if s.provenance.gpu else 'CPU'}" for s in got.public_model),
+        "ideas tried",
     ]
     assert got.provenances["other projects"] is got.peers.provenance
     assert "decoding steps" not in found(steps=None).provenances
