@@ -69,7 +69,8 @@ def part(text: str, name: str, suffix: str, where: str) -> tuple[int, int]:
     Args:
         text: the file's text.
         name: of the region between the comments ``region NAME`` and ``endregion``, or of the
-            definition (``"Class.method"`` in Python).
+            definition; in Python also ``"Class.method"``, and ``"function()"`` for the code that
+            runs when it is called, without its head and docstring.
         suffix: ``".py"`` for Python; anything else is read as C, C++ or CUDA.
         where: the file's name, for the error message.
 
@@ -123,9 +124,13 @@ def _python_parts(text: str, name: str) -> list[tuple[int, int]]:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 full = f"{prefix}{child.name}"
+                last = child.end_lineno or child.lineno
                 if full == name:
                     first = min([child.lineno, *(d.lineno for d in child.decorator_list)])
-                    found.append((first, child.end_lineno or child.lineno))
+                    found.append((first, last))
+                elif f"{full}()" == name:
+                    is_told = ast.get_docstring(child) is not None and len(child.body) > 1
+                    found.append((child.body[is_told].lineno, last))
                 visit(child, f"{full}.")
 
     visit(ast.parse(text), "")

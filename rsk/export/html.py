@@ -273,6 +273,7 @@ def _scrolling(inner: str, name: str) -> str:
 # --- nodes ------------------------------------------------------------------------------------
 
 
+_DATE = re.compile(r"(\d{4}-\d\d-\d\d)")  # browsers break it behind a hyphen
 Rewrite = Callable[[Node], Node | list[Node] | None]
 
 
@@ -286,6 +287,13 @@ def _rewriter(formulas: Mapping[formula.Key, str], phrases: Phrases) -> Rewrite:
                     frame = f'class="formula" tabindex="0" role="group" aria-label="{name}"'
                     drawn = f"<span {frame}>{drawn}</span>"
                 return raw("html", drawn)
+            case {"t": "Str", "c": text} if _DATE.search(text):
+                return [
+                    raw("html", f'<span class="whole">{part}</span>')
+                    if _DATE.fullmatch(part)
+                    else {"t": "Str", "c": part}
+                    for part in _DATE.split(text)
+                ]
             case {"t": "CodeBlock", "c": [[_, classes, _], code]}:
                 return _html(highlight(code, classes[0] if classes else "", phrases["code"]))
             case {"t": "Header", "c": [level, [anchor, _, [[_, number]]], inlines]}:

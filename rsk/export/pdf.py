@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import math
 import re
 import shutil
 import tempfile
@@ -33,8 +34,10 @@ from rsk.export.pandoc import Node, block, raw
 
 TEXT_WIDTH = 467.0  # points: A4 less the margins that report.typ sets
 TABLE_SIZES = (9.0, 8.0, 7.0, 6.2)  # points, the largest that fits is taken
-_EM = 0.53  # width of an average character; tables hold mostly digits
+_EM = 0.53  # width of an average letter, half of a Chinese one; the others are narrower
+_DIGIT, _POINT = 0.47, 0.28
 _CELL_PADDING = 12.0  # points, both sides together
+PROSE = 90  # characters in a cell: more is no longer an entry but text
 CODE_COLUMNS = 96  # characters of code on a line of the page
 
 Files = dict[str, bytes]
@@ -162,10 +165,23 @@ def _table(cell: Cell, node: Node) -> tuple[float, list[Node]]:
     size = _fitting_size(cell, len(columns), [*head, *rows])
     sides = {"AlignRight": "right", "AlignCenter": "center"}
     aligns = ", ".join(sides.get(side["t"], "left") for side, _ in columns)
-    inlines = [raw("typst", f"table(columns: {len(columns)}, align: ({aligns},), ")]
+    widths = _widths(len(columns), rows)
+    inlines = [raw("typst", f"table(columns: {widths}, align: ({aligns},), ")]
     if head:
         inlines += [raw("typst", "table.header("), *_rows(cell, head), raw("typst", "), ")]
     return size, [*inlines, *_rows(cell, rows), raw("typst", ")")]
+
+
+def _widths(columns: int, rows: list[Any]) -> str:
+    """The widths of columns, for Typst to find unless they hold prose: then by how much there is.
+
+    The square root is between columns of one width and columns of one height.
+    """
+    texts = [[fonts.columns(pandoc.plain(entry[4])) for entry in entries] for _, entries in rows]
+    if not any(length > PROSE for row in texts for length in row):
+        return str(columns)
+    whole = (sum(column) for column in zip(*texts, strict=True))
+    return f"({', '.join(f'{math.sqrt(length):.1f}fr' for length in whole)},)"
 
 
 def _rows(cell: Cell, rows: list[Any]) -> Iterable[Node]:
@@ -184,20 +200,29 @@ def _rows(cell: Cell, rows: list[Any]) -> Iterable[Node]:
 def _fitting_size(cell: Cell, columns: int, rows: list[Any]) -> float:
     """The largest text size at which no column's longest word is cut off.
 
-    Typst breaks lines inside cells, but not inside words and numbers.
+    Typst breaks lines inside cells, but not inside words and numbers. Where every cell fits on one
+    line it decides on the size itself: it knows the widths, which are estimated here.
     """
-    longest = [0] * columns
-    for _, entries in rows:
+    longest = [0.0] * columns
+    for row, (_, entries) in enumerate(rows):
         if len(entries) == columns:  # rows with merged cells do not say which column is wide
+            wider = 1.1 if row == 0 else 1.0  # the heading is bold
             for at, entry in enumerate(entries):
                 words = fonts.unbreakable(pandoc.plain(entry[4]))
-                longest[at] = max([longest[at], *map(fonts.columns, words)])
+                longest[at] = max([longest[at], *(wider * _ems(word) for word in words)])
     for size in TABLE_SIZES:
-        if sum(longest) * size * _EM + columns * _CELL_PADDING <= TEXT_WIDTH:
+        if sum(longest) * size + columns * _CELL_PADDING <= TEXT_WIDTH:
             return size
     raise cell.error(
         f"a table of {columns} columns is too wide for the page; leave out or split columns"
     )
+
+
+def _ems(word: str) -> float:
+    """About how wide a word is, in units of the text's size."""
+    word = word.replace("\u2060", "")  # has no width
+    digits, points = (len(re.findall(kind, word)) for kind in (r"\d", r"[\s.,:;'()]"))
+    return _EM * (fonts.columns(word) - digits - points) + _DIGIT * digits + _POINT * points
 
 
 # --- nodes ------------------------------------------------------------------------------------
@@ -226,6 +251,10 @@ def rewriter(
             case {"t": "Div", "c": [[_, ["details"], _], [title, *blocks]]}:
                 start = [raw("typst", "#folded[#none;"), *title["c"], raw("typst", "][")]
                 return [block(start), *blocks, _typst("]")]
+            case {"t": "Para", "c": inlines} if (
+                pandoc.plain(inlines).rstrip().endswith((":", "："))
+            ):
+                return block([raw("typst", "#announcing[#none;"), *inlines, raw("typst", "]")])
             case {"t": "Table"}:
                 size, inner = _table(cell, node)
                 opening = raw("typst", f"#plain-table({size}pt, ")

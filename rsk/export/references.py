@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from rsk.export import formula, pandoc
-from rsk.export.document import Cell, Document, ExportError, Heading, Labelled, Text, formula_key
+from rsk.export.document import (
+    Cell,
+    Document,
+    ExportError,
+    Heading,
+    Labelled,
+    Table,
+    Text,
+    formula_key,
+)
 from rsk.export.formula import FormulaError
 from rsk.export.pandoc import NO_ATTRIBUTES, Node
 
@@ -27,6 +36,7 @@ def resolve(document: Document, pages: Mapping[str, str]) -> None:
     _take_title(document)
     _number(document)
     _link(document, pages)
+    _bind(document)
     convert_formulas(document)
 
 
@@ -119,6 +129,44 @@ def _link(document: Document, pages: Mapping[str, str]) -> None:
             item.blocks = pandoc.walk(item.blocks, change)
         elif isinstance(item, Labelled):
             item.caption = pandoc.walk(item.caption, change)
+
+
+_UNIT = r"(?:[µmn]s|s|min|pt|k?B|[MGT]B(?:/s)?)"
+_TOGETHER = (  # words between which no line may end: the end of one, the beginning of the next
+    (re.compile(r"\d$"), re.compile(rf"{_UNIT}\b")),
+    (re.compile(rf"\d%?$|^{_UNIT}$"), re.compile(r"–$")),
+    (re.compile(r"^–$"), re.compile(r"\d")),
+    (re.compile(r"[\w)]$"), re.compile(r"[=×]$")),
+    (re.compile(r"^[=×]$"), re.compile(r"[\w(]")),
+)
+
+
+def _bind(document: Document) -> None:
+    """No line ends inside of a number with its unit, a range or an equation between words."""
+    document.title = _bound(document.title)
+    for _, item in document.items:
+        match item:
+            case Text():
+                item.blocks = _bound(item.blocks)
+            case Labelled():
+                item.caption = _bound(item.caption)
+                if isinstance(item, Table):
+                    item.table = _bound(item.table)
+
+
+def _bound(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _bound(value) for key, value in tree.items()}
+    if not isinstance(tree, list):
+        return tree
+    nodes = [_bound(node) for node in tree]
+    for at in range(1, len(nodes) - 1):
+        match nodes[at - 1 : at + 2]:
+            case [{"t": "Str", "c": left}, {"t": "Space" | "SoftBreak"}, {"t": "Str", "c": right}]:
+                if any(end.search(left) and begin.match(right) for end, begin in _TOGETHER):
+                    # Behind a dash a line may end even before such a space.
+                    nodes[at] = {"t": "Str", "c": "\u2060\u00a0" if left == "–" else "\u00a0"}
+    return nodes
 
 
 def _references(cell: Cell, text: str, names: Mapping[str, str]) -> list[Node]:

@@ -150,7 +150,7 @@ def _ratios(
         theirs = [row.batch_size for row in quoted.times] if quoted else []
         plotting.ticks(ax, sorted({*bases, *theirs}))
         ax.set_xlabel("batch size B (requests)")
-        plotting.label_times(ax, f"{what} ({shown})")
+        ax.set_ylabel(f"{what} ({shown})")
     columns: dict[str, dict[int, object]] = {}
     for name, by_size in found.items():
         for size, value in by_size.items():
@@ -168,14 +168,12 @@ def _ratios(
     return Picture(fig, label, named, data)
 
 
-def latency_by_spec_len(benchmark: Benchmark, time: str = "call") -> Picture:
-    """Time of a call against speculation length. Arguments as :func:`latency_by_batch`."""
-    return curves.latency(benchmark, "spec_len", "fig-spec-len", time=time)
+def latency_by_shape(benchmark: Benchmark, time: str = "call") -> Picture:
+    """Time of a call against speculation length and vocabulary size.
 
-
-def latency_by_vocab(benchmark: Benchmark, time: str = "call") -> Picture:
-    """Time of a call against vocabulary size. Arguments as :func:`latency_by_batch`."""
-    return curves.latency(benchmark, "vocab_size", "fig-vocab", time=time)
+    Arguments as :func:`latency_by_batch`.
+    """
+    return curves.latency_by_shape(benchmark, "fig-shapes", time=time)
 
 
 def roofline(benchmark: Benchmark) -> Picture:
@@ -218,7 +216,7 @@ def roofline(benchmark: Benchmark) -> Picture:
         ax.xaxis.set_major_formatter(plotting.round_label(byte_size))
         ax.yaxis.set_major_formatter(plotting.round_label(duration))
         ax.set_xlabel("bytes that the algorithm has to move in one call")
-        plotting.label_times(ax, curves.name_of_time(lines, "device"))
+        ax.set_ylabel(curves.name_of_time(lines, "device"))
     data = pd.DataFrame(
         {
             "implementation": one.implementation,
@@ -271,7 +269,7 @@ def ladder(benchmark: Benchmark, batch_size: int | None = None) -> Picture:
     by_name = {one.implementation: one for one in steps}
     rival, base = comparison.best_pytorch(by_name, "device") or fastest, by_name.get(BASELINE)
     graphs = {n: [one] for n, one in by_name.items() if comparable(one, fastest, "device")}
-    with plotting.axes(height=1.4 + 0.45 * len(steps)) as (fig, ax):
+    with plotting.axes(height=1.3 + 0.33 * len(steps)) as (fig, ax):
         for row, one in enumerate(steps):
             time = one.device
             ax.errorbar(  # a dot: the length of a bar says nothing on this axis
@@ -356,7 +354,8 @@ def operation_counts(benchmark: Benchmark, batch_size: int | None = None) -> Pic
         ("values that the host waits for", lambda count: count.synchronizations),
     ]
     with sns.axes_style("white"), sns.plotting_context("paper", font_scale=1.05):
-        fig = Figure(figsize=(plotting.WIDTH, 1.5 + 0.4 * len(here)), layout="constrained")
+        height = 1.35 + 0.25 * len(here)
+        fig = Figure(figsize=(plotting.WIDTH, height), layout=plotting.layout())
         for ax, (heading, number) in zip(fig.subplots(1, 2, sharey=True), panels, strict=True):
             values = [number(count) for count in here]
             colors = [plotting.style(count.implementation)["color"] for count in here]

@@ -76,6 +76,40 @@ def latency(
     return Picture(fig, label, {**usual, **values}, frame(found, axis, time))
 
 
+def latency_by_shape(benchmark: Benchmark, label: str, *, time: str = "call") -> Picture:
+    """The time of a call against speculation length and vocabulary size, in one picture.
+
+    Args:
+        benchmark: measured or loaded.
+        label: of the figure.
+        time: as for :func:`latency`.
+
+    Raises:
+        ValueError: the benchmark has no times along one of these.
+    """
+    import pandas as pd
+
+    found = {axis: lines(benchmark, axis) for axis in ("spec_len", "vocab_size")}
+    with plotting.panels(len(found)) as (fig, plots):
+        for ax, (axis, drawn) in zip(plots, found.items(), strict=True):
+            letter, name, unit = AXES[axis]
+            draw_lines(ax, drawn, axis, time)
+            ax.set_xlabel(f"{name} {letter} ({unit})")
+        plots[1].set_ylabel("")
+    both = {name: [one for drawn in found.values() for one in drawn.get(name, [])]
+            for name in found["spec_len"]}  # fmt: skip
+    values = {
+        "time": time,
+        "middle": comparison.usual(benchmark.settings),
+        "ends": {AXES[axis][0]: ends(drawn, axis, time) for axis, drawn in found.items()},
+        "growth": {AXES[axis][0]: growth(drawn, axis, time) for axis, drawn in found.items()},
+        "conditions": conditions(benchmark, both, time),
+    }
+    frames = [frame(drawn, axis, time) for axis, drawn in found.items()]
+    data = pd.concat(frames, ignore_index=True)
+    return Picture(fig, label, values, data[["K", "V", *data.columns.drop(["K", "V"])]])
+
+
 def draw_lines(ax: Axes, found: Lines, axis: str, time: str) -> None:
     """Draw times with their range over runs on logarithmic axes; arguments as :func:`latency`."""
     for name, line in found.items():
@@ -85,7 +119,7 @@ def draw_lines(ax: Axes, found: Lines, axis: str, time: str) -> None:
     ax.set_yscale("log")
     plotting.ticks(ax, sorted({getattr(one, axis) for line in found.values() for one in line}))
     plotting.ticks_of_times(ax)
-    plotting.label_times(ax, name_of_time(found, time))
+    ax.set_ylabel(name_of_time(found, time))
 
 
 def clocks_of(found: Lines, time: str) -> dict[str, list[str]]:

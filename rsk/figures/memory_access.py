@@ -6,6 +6,7 @@ somebody meant it to do.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -108,9 +109,10 @@ def who_reads(reading: Reading) -> Picture:
         style: dict[str, Any] = {"edgecolor": "white", "linewidth": 0.6, **edge}
         style["facecolor"] = _COLORS[who % len(_COLORS)]
         ax.add_patch(Rectangle((x.v, -x.request * GAP), width, 0.8, **style))
+    for together in _arrivals(cells, reading.reader):
+        x, width = together[(len(together) - 1) // 2]
         at = x.v + width / 2, -x.request * GAP + 0.38
-        size = min(6.5, 290 * width / vocab_size)  # narrow cells have room for small digits only
-        ax.text(*at, str(x.wait + 1), ha="center", va="center", fontsize=size, zorder=4)
+        ax.text(*at, str(x.wait + 1), ha="center", va="center", fontsize=7, zorder=4)
     for b in range(requests):
         ax.text(
             -0.02 * vocab_size, -b * GAP + 0.4, f"request {b}", ha="right", va="center", fontsize=8
@@ -139,7 +141,7 @@ def who_reads(reading: Reading) -> Picture:
             "block": x.block,
             "warp": x.thread // reading.lanes,
             "lane": x.thread % reading.lanes,
-            "wait": x.wait,
+            "wait": x.wait + 1,
         }
         for x in loads
     )
@@ -158,6 +160,16 @@ def _cells(loads: list[Load]) -> list[tuple[Load, int]]:
                 continue
         cells.append((x, 1))
     return cells
+
+
+def _arrivals(cells: list[tuple[Load, int]], reader: Reader) -> list[list[tuple[Load, int]]]:
+    """Neighbouring cells that one reader has at one of its waits: their number is written once."""
+
+    def arrival(cell: tuple[Load, int]) -> tuple[object, ...]:
+        load, _ = cell
+        return load.request, reader(load), load.wait
+
+    return [list(together) for _, together in itertools.groupby(cells, arrival)]
 
 
 def _spans(loads: list[Load], reader: Reader) -> list[tuple[str, int, int]]:

@@ -10,7 +10,6 @@ import base64
 import contextlib
 import io
 import re
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,14 +26,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import LayoutEngine
     from matplotlib.ticker import Locator
 
-WIDTH, HEIGHT = 6.8, 3.5
+WIDTH, HEIGHT = 6.8, 3.0
 """Of a figure, in inches, with one row of legend: as wide as the text of a printed page."""
 LEGEND_ROW = 0.2
 PNG_DPI = 200
-TITLE_WIDTH, LABEL_WIDTH = 70, 32
-"""Characters of a title, and of the label of an upright axis, on one line."""
+TITLE_WIDTH, LABEL_WIDTH = 65, 19
+"""Bold letters of a title, and of the label of an upright axis, on one line."""
 
 STYLES: dict[str, dict[str, Any]] = {
     name: entry.style
@@ -131,6 +131,13 @@ def rank(name: str) -> int:
     return order.index(name) if name in order else len(order)
 
 
+def layout() -> LayoutEngine:
+    """Room for all labels, and between plots for the numbers at the ends of their axes."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    return ConstrainedLayoutEngine(wspace=0.08)
+
+
 @contextlib.contextmanager
 def axes(height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
     """An empty plot in the common style; the legend is added at the end.
@@ -138,19 +145,42 @@ def axes(height: float = HEIGHT) -> Iterator[tuple[Figure, Axes]]:
     Args:
         height: in inches, with one row of legend; more rows make the figure higher.
     """
+    with panels(1, height) as (fig, (ax,)):
+        yield fig, ax
+
+
+@contextlib.contextmanager
+def panels(count: int, height: float = HEIGHT) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Several plots side by side, of one height and with the legend of the first."""
     import seaborn as sns
     from matplotlib.figure import Figure
 
     with sns.axes_style("whitegrid"), sns.plotting_context("paper", font_scale=1.05):
-        fig = Figure(figsize=(WIDTH, height), layout="constrained")
-        ax = fig.add_subplot()
-        yield fig, ax
-        sns.despine(ax=ax)
-        labels = ax.get_legend_handles_labels()[1]
+        fig = Figure(figsize=(WIDTH, height), layout=layout())
+        plots = list(fig.subplots(1, count, sharey=True, squeeze=False)[0])
+        yield fig, plots
+        for ax in plots:
+            sns.despine(ax=ax)
+            ax.set_ylabel("\n".join(wrap(ax.get_ylabel(), LABEL_WIDTH)))
+        handles, labels = plots[0].get_legend_handles_labels()
         if labels:
-            columns = min(len(labels), 3 if max(map(len, labels)) > 12 else 4)
-            fig.legend(loc="outside lower center", ncols=columns, frameon=False)
-            fig.set_figheight(height + LEGEND_ROW * ((len(labels) - 1) // columns))
+            fig.set_figheight(height + LEGEND_ROW * (_legend(fig, handles, labels) - 1))
+
+
+def _legend(fig: Figure, handles: Sequence[Any], labels: Sequence[str]) -> int:
+    """Put a legend below a figure, in as few rows as it has room for; how many these are."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas: Any = FigureCanvasAgg(fig)
+    renderer = canvas.get_renderer()
+    for columns in range(len(labels), 0, -1):
+        legend = fig.legend(
+            handles, labels, loc="outside lower center", ncols=columns, frameon=False
+        )
+        if columns == 1 or legend.get_window_extent(renderer).width <= fig.bbox.width:
+            break
+        legend.remove()
+    return -(-len(labels) // columns)
 
 
 def entitle(fig: Figure, title: str) -> None:
@@ -174,9 +204,16 @@ def translate(fig: Figure, language: str) -> None:
             ax.set_ylabel("\n".join(wrap(ax.get_ylabel(), LABEL_WIDTH)))
 
 
-def wrap(text: str, columns: int) -> list[str]:
-    """Lines of a text, of at most so many letters; between Chinese ones any line may end."""
-    return (fonts.wrap if fonts.is_needed(text) else textwrap.wrap)(text, columns)
+def wrap(text: str, width: float) -> list[str]:
+    """Lines of a text, of about one length; between Chinese letters any line may end.
+
+    Args:
+        text: whose own line breaks stay if it has Chinese letters, and do not count otherwise.
+        width: of a line, in bold Latin letters.
+    """
+    if fonts.is_needed(text):
+        return fonts.wrap(text, width)
+    return [line.rstrip(" ") for line in fonts.wrap(re.sub("[ \n]+", " ", text), width)]
 
 
 def _with_glyphs(fig: Figure) -> None:
@@ -232,11 +269,6 @@ def round_label(write: Callable[[float], str]) -> Callable[[float, float], str]:
         return f"{number.rstrip('0').rstrip('.') if '.' in number else number} {unit}"
 
     return label
-
-
-def label_times(ax: Axes, what: str) -> None:
-    """Name what is drawn upwards, in lines as short as the axis."""
-    ax.set_ylabel("\n".join(textwrap.wrap(what, LABEL_WIDTH)))
 
 
 def draw_over_runs(

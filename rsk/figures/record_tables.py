@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from rsk.base.numbers import DASH, byte_size, digits, duration, fixed, general, over_runs, share
+from rsk.base.numbers import (
+    DASH,
+    between,
+    byte_size,
+    digits,
+    duration,
+    fixed,
+    general,
+    over_runs,
+    percent,
+    share,
+)
 from rsk.decode.decoding_speeds import BOTH, MEASURED, PLAIN, DecodingSpeeds
 from rsk.decode.loading import NGRAM
 from rsk.decode.speculation_length import AUTO
@@ -75,6 +86,7 @@ def from_logits(found: LogitsBenchmark) -> Table:
         "acceptance": first.record.acceptance,
         "temperature": first.ways.temperature,
         "runs": found.runs,
+        "near": NEAR,
     }
     return Table(frame, "tab-from-logits", values)
 
@@ -89,7 +101,14 @@ def _way(result: Result) -> str:
 
 def _time(runs: Sequence[Result]) -> str:
     one = Series(tuple(result.record for result in runs))
-    return f"{over_runs(one.device, digits)}, {share(one.roof_share)}"
+    part = DASH if one.roof_share is None else _unless_near(one.roof_share, percent)
+    return f"{_unless_near(one.device, digits)}, {part}"
+
+
+def _unless_near(value: OverRuns, write: Callable[[Any], str]) -> str:
+    """A number over runs, its range only where that is wider than ``NEAR`` of the median."""
+    is_near = value.most - value.least <= NEAR * value.median
+    return write(value.median) if is_near else over_runs(value, write)
 
 
 def sharded(found: Sharded, vocab_size: int) -> Table:
@@ -161,58 +180,57 @@ PROMISES = {
     "equal_laws": "rejected where p = q",
     "nan": "a row of NaN",
 }
-"""Rows of the table of what was tried; the keys are those of :class:`rsk.measure.peers.traits`."""
+"""Columns of the table of what was tried; keys as in :class:`rsk.measure.peers.traits`."""
 
 
 def promises(found: PeersRecord) -> Table:
-    """What each interface keeps, as it was tried: a column for each sampler."""
+    """What each interface keeps, as it was tried: a row for each sampler."""
     import pandas as pd
 
-    frame = pd.DataFrame({"": list(PROMISES.values())})
-    for one in found.found:
-        if one.traits is not None:
-            frame[one.name] = [_in_short(getattr(one.traits, key)) for key in PROMISES]
+    rows = [
+        {"sampler": one.name}
+        | {heading: _in_short(getattr(one.traits, key)) for key, heading in PROMISES.items()}
+        for one in found.found
+        if one.traits is not None
+    ]
     versions = {one.name: one.version for one in found.found if one.version}
-    return Table(frame, "tab-promises", {"versions": versions})
+    return Table(pd.DataFrame(rows), "tab-promises", {"versions": versions})
 
 
 def _in_short(told: str) -> str:
     """What came of a trial, without its details."""
     first = told.split(":")[0]
+    if first.endswith("Error"):
+        return "an error"
     return "a token all the same" if "accepted, tokens [" in first else first
 
 
-def rivals_from_logits(found: PeersRecord) -> Table:
-    """Ours and the peers from logits, for each kind of batch a row of each clock.
+def rivals_from_logits(found: PeersRecord, time: str = "call") -> Table:
+    """Ours and the peers from logits, a row for each kind of batch.
 
     A dash stands where one was not timed, and on the device for one that waits for it. A range
     within ``NEAR`` of its median is left out, so that the table is not mostly ranges.
+
+    Args:
+        found: measured or loaded.
+        time: ``"call"`` or ``"device"``.
     """
     import pandas as pd
 
-    times = {"device": "device time", "call": "call time"}
-    if found.waits(OURS):
-        del times["device"]  # it is the same measurement
     rows = []
-    for kind in found.kinds:
-        for time, shown in times.items():
-            batch_size, vocab_size, ways = kind
-            filters = ways.removeprefix("temperature").removeprefix(", ") or "none"
-            row: dict[str, object] = {"B": batch_size, "V": vocab_size}
-            row |= {"filters": filters, "time": shown}
-            for name in found.names:
-                taken = found.times(name, kind, time)
-                if taken is None or (time == "device" and found.waits(name)):
-                    row[name] = DASH
-                elif taken.most - taken.least <= NEAR * taken.median:
-                    row[name] = digits(taken.median)
-                else:
-                    row[name] = over_runs(taken, digits)
-            rows.append(row)
+    for batch_size, vocab_size, ways in found.kinds:
+        filters = ways.removeprefix("temperature").removeprefix(", ") or "none"
+        row: dict[str, object] = {"B": batch_size, "V": vocab_size, "filters": filters}
+        for name in found.names:
+            taken = found.times(name, (batch_size, vocab_size, ways), time)
+            is_timed = taken is not None and not (time == "device" and found.waits(name))
+            row[name] = _unless_near(taken, digits) if taken and is_timed else DASH
+        rows.append(row)
     frame = pd.DataFrame(rows)
     nothing = [name for name in frame if (frame[name] == DASH).all()]
     values = {"runs": found.runs, "ours": OURS, "spec_len": found.from_logits[0].spec_len}
-    return Table(frame.drop(columns=nothing), "tab-rivals-logits", {**values, "near": NEAR})
+    label = "tab-rivals-logits" + ("" if time == "call" else f"-{time}")
+    return Table(frame.drop(columns=nothing), label, {**values, "near": NEAR})
 
 
 def shares_of_a_step(found: ModelStepRecord) -> Table:
@@ -251,20 +269,19 @@ def public_model(records: Sequence[DecodingSpeeds]) -> Table:
             for draft, spec_len in speeds.ways(temperature):
                 way = (temperature, draft, spec_len)
                 gains, rate = speeds.speed_ups(*way), speeds.acceptance(*way)
+                gain = speeds.speed_up(*way)
+                span = between(min(gains), max(gains), lambda number: fixed(number, 2))
                 plain = draft == PLAIN
                 rows.append(
                     {
-                        "on": {"cuda": "GPU", "cpu": "CPU"}[speeds.provenance.device],
+                        "on": speeds.provenance.kind,
                         "temperature": general(temperature),
                         "draft": {NGRAM: "lookup", BOTH: "lookup or model"}.get(draft, draft),
                         "K": DASH if plain else AUTO if spec_len == MEASURED else str(spec_len),
                         "accepted": DASH if plain else fixed(rate, 2),
                         "tokens per pass": fixed(speeds.tokens_per_pass(*way), 2),
                         "time per token": duration(speeds.seconds_per_token(*way) * 1e6),
-                        "speed-up": DASH if plain else fixed(speeds.speed_up(*way), 2),
-                        "range": DASH
-                        if plain
-                        else f"{fixed(min(gains), 2)} – {fixed(max(gains), 2)}",
+                        "speed-up": DASH if plain else f"{fixed(gain, 2)} ({span})",
                     }
                 )
     frame = pd.DataFrame(rows)

@@ -6,12 +6,13 @@ A notebook publishes one with ``publish.table(**tables.times(benchmark, run)._as
 from __future__ import annotations
 
 import statistics
+import string
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rsk.base import numbers
 from rsk.base.numbers import DASH, byte_size, digits, over_runs, share
-from rsk.figures.plotting import CLOCKS
 from rsk.measure import comparison, latency
 from rsk.measure.comparison import BASELINE, usual_line
 from rsk.measure.over_runs import Series, ratio
@@ -75,22 +76,31 @@ def solutions(benchmark: Benchmark, run: object) -> Table:
 
 
 def times(benchmark: Benchmark, run: object) -> Table:
-    """Time of a call with its range over runs, by batch size and implementation."""
+    """Time of a call with its range over runs, by batch size and implementation.
+
+    What was timed at one size alone is left out where others were at several.
+    """
+    line = usual_line(benchmark)
+    sizes = Counter(name for by_name in line.values() for name in by_name)
+    names = [name for name in sizes if sizes[name] > 1 or len(line) == 1]
     rows = [
-        {"B": size, **{name: over_runs(one.call) for name, one in by_name.items()}}
-        for size, by_name in usual_line(benchmark).items()
+        {"B": size, **{name: over_runs(by_name[name].call) for name in names if name in by_name}}
+        for size, by_name in line.items()
     ]
     values = {"at": last_on_line(benchmark)[BASELINE], "run": run}
     return Table(_frame(rows), "tab-times", values)
 
 
 def caches(runs: Mapping[str, Benchmark]) -> Table:
-    """Time on the device with a warm and a cold cache, where both were measured.
+    """How many times as long a call takes with a cold cache as with a warm one.
+
+    A row for each batch size at which both were measured; last, what the fused sampler takes then.
 
     Args:
         runs: by heading.
     """
     rows = []
+    clocks: dict[str, dict[str, list[str]]] = {}
     for where, benchmark in runs.items():
         found = comparison.by_point(benchmark.records)
         middle = comparison.usual(benchmark.settings)
@@ -98,20 +108,21 @@ def caches(runs: Mapping[str, Benchmark]) -> Table:
             warm, cold = (
                 found.get(middle._replace(batch_size=size, cache=cache), {}) for cache in CACHES
             )
-            rows += [
-                {
-                    "on": where,
-                    "B": size,
-                    "implementation": name,
-                    "clock": CLOCKS[cold[name].device.clock],
-                    "warm": over_runs(warm[name].device),
-                    "cold": over_runs(cold[name].device),
-                    "of the cold roof": share(cold[name].roof_share),
-                }
-                for name in BACKENDS
-                if name in warm and name in cold
-            ]
-    values = {"at": middle, "labels": [run.provenance.label for run in runs.values()]}
+            both = [name for name in BACKENDS if name in warm and name in cold]
+            if not both:
+                continue
+            row: dict[str, Any] = {"on": where, "B": size}
+            for name in both:
+                row[name] = numbers.times(ratio(cold[name], warm[name], "device"))
+                named = clocks.setdefault(where, {}).setdefault(cold[name].device.clock, [])
+                if name not in named:
+                    named.append(name)
+            if "fused" in both:
+                row["fused, cold"] = over_runs(cold["fused"].device)
+                row["of the cold roof"] = share(cold["fused"].roof_share)
+            rows.append(row)
+    labels = [run.provenance.label for run in runs.values()]
+    values = {"at": middle, "labels": labels, "clocks": clocks}
     return Table(_one_place(rows), "tab-caches", values)
 
 
@@ -201,28 +212,52 @@ def _against(rival: Series, by_name: Mapping[str, Series], time: str) -> str:
 
 
 def environment(runs: Mapping[str, Provenance]) -> Table:
-    """Where and with what everything was measured, one row each.
+    """When and from which sources everything was measured, one row each.
 
     Args:
         runs: by what was measured.
     """
+    letters = _letters(runs)
     rows = [
         {
             "run": name,
             "date (UTC)": made.date[:16].replace("T", " "),
-            "processor": f"{made.cpu}, {made.instructions}",
-            "cores, threads": f"{made.cores}, {made.threads}",
-            "GPU (compute capability)": f"{made.gpu} ({made.compute_capability})"
-            if made.gpu
-            else DASH,
-            "driver, CUDA": f"{made.driver}, {made.cuda}" if made.driver else DASH,
-            "Python, PyTorch": f"{made.python}, {made.torch}",
-            "commit": made.commit.replace("+", " +"),  # where a line may end
+            "machine": letters[_machine(made)],
+            "threads": made.threads,
+            "commit": made.commit,
             "checksum of the sources": made.sources[:12],
         }
         for name, made in runs.items()
     ]
     return Table(_frame(rows), "tab-environment", {})
+
+
+def machines(runs: Mapping[str, Provenance]) -> Table:
+    """The machines of :func:`environment` with their software, one row each; arguments alike."""
+    rows = [{"machine": letter, **dict(machine)} for machine, letter in _letters(runs).items()]
+    return Table(_frame(rows), "tab-machines", {})
+
+
+_Machine = tuple[tuple[str, str], ...]
+
+
+def _letters(runs: Mapping[str, Provenance]) -> dict[_Machine, str]:
+    """A, B and so on for what differs in hardware or software."""
+    different = dict.fromkeys(map(_machine, runs.values()))
+    return dict(zip(different, string.ascii_uppercase, strict=False))
+
+
+def _machine(made: Provenance) -> _Machine:
+    return (
+        ("processor", f"{made.cpu}, {made.instructions}"),
+        ("cores", str(made.cores)),
+        (
+            "GPU (compute capability)",
+            f"{made.gpu} ({made.compute_capability})" if made.gpu else DASH,
+        ),
+        ("driver, CUDA", f"{made.driver}, {made.cuda}" if made.driver else DASH),
+        ("Python, PyTorch", f"{made.python}, {made.torch}"),
+    )
 
 
 def speed_ups(benchmark: Benchmark, quoted: Quoted) -> DataFrame:
@@ -263,29 +298,33 @@ def speed_ups(benchmark: Benchmark, quoted: Quoted) -> DataFrame:
 def repeatability(runs: Mapping[str, Benchmark]) -> Table:
     """How far whole runs differ by each clock, beside the spread within one, in percent.
 
+    A row for each implementation; for each run and time the columns are the spread within a run,
+    the difference between runs, and the largest difference.
+
     Args:
         runs: by heading.
     """
-    rows = [
-        {
-            "on": where,
-            "implementation": row.implementation,
-            "clock": CLOCKS[row.clock],
-            "within a run (%)": 100 * row.within,
-            "between runs (%)": 100 * row.between,
-            "largest (%)": 100 * row.between_most,
-        }
-        for where, benchmark in runs.items()
-        for time in ("call", "device")
-        for row in comparison.repeatability(benchmark.records, time)
-        if time == "call" or row.clock != "wall"  # else it is the same measurement
-    ]
-    columns = ("within a run (%)", "between runs (%)", "largest (%)")
+    found: dict[str, dict[str, float]] = {}
+    for where, benchmark in runs.items():
+        for time in ("call", "device"):
+            for row in comparison.repeatability(benchmark.records, time):
+                if time == "device" and row.clock == "wall":
+                    continue  # the same measurement
+                named = time if len(runs) == 1 else f"{where} {time}"
+                found.setdefault(row.implementation, {}).update(
+                    {
+                        f"{named}: within": 100 * row.within,
+                        f"{named}: between": 100 * row.between,
+                        f"{named}: largest": 100 * row.between_most,
+                    }
+                )
+    columns = dict.fromkeys(name for row in found.values() for name in row)
+    frame = _frame([{"implementation": name, **row} for name, row in found.items()])
     values = {
         "runs": [comparison.runs_of(run.records) for run in runs.values()],
         "repeated": [comparison.repeated(run.records) for run in runs.values()],
     }
-    return Table(_one_place(rows), "tab-repeatability", values, dict.fromkeys(columns, ".1f"))
+    return Table(frame, "tab-repeatability", values, dict.fromkeys(columns, ".1f"))
 
 
 def crossovers(benchmark: Benchmark) -> DataFrame:

@@ -66,8 +66,9 @@ def newest(device: str) -> Benchmark:
     Raises:
         RecordError: there is none; says why each was refused.
     """
-    reasons = [f"; left out: {line}" for line in recorded()[1]]
-    for run in reversed(all_runs(device)):
+    runs, left_out = recorded()
+    reasons = [f"; left out: {line}" for line in left_out]
+    for run in reversed([run for run in runs if run.provenance.device == device]):
         reason = refusal(run)
         if not reason:
             return run

@@ -10,6 +10,7 @@ msgspec refuses an unknown field only in structures of its own, which ``dataclas
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -70,10 +71,9 @@ def parse(cls: type[T], value: Any, where: str = "") -> T:
     schema: str | None = getattr(cls, "SCHEMA", None)
     if schema is not None and "schema" in value:  # first: another version has other fields
         check_schema(value["schema"], schema, f"{prefix}schema")
-    hints = get_type_hints(cls)
-    optional = {one.name for one in dataclasses.fields(cls) if one.default is not MISSING}  # type: ignore[arg-type]
-    for name in hints:
-        if name not in value and name not in optional:
+    hints, needed = _fields(cls)  # type: ignore[arg-type]
+    for name in needed:
+        if name not in value:
             raise RecordError(f"{prefix}{name}: missing")
     for name in value:
         if name not in hints:
@@ -87,6 +87,14 @@ def parse(cls: type[T], value: Any, where: str = "") -> T:
         return cls(**arguments)
     except RecordError as error:
         raise RecordError(f"{prefix}{error}") from None
+
+
+@functools.cache  # Python reads a class's hints anew each time, and a run has thousands of records
+def _fields(cls: type) -> tuple[dict[str, Any], list[str]]:
+    """The fields of a dataclass with their types; and those that have no default."""
+    hints = get_type_hints(cls)
+    optional = {one.name for one in dataclasses.fields(cls) if one.default is not MISSING}
+    return hints, [name for name in hints if name not in optional]
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

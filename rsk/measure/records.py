@@ -243,6 +243,11 @@ class Provenance:
         return f"{self.cpu}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
     @property
+    def kind(self) -> str:
+        """Of the device: GPU or CPU."""
+        return "GPU" if self.device == "cuda" else "CPU"
+
+    @property
     def label(self) -> str:
         """Machine, versions and date: what a recorded figure is never shown without."""
         driver = f", driver {self.driver}" if self.device == "cuda" else ""
@@ -271,9 +276,13 @@ class Benchmark(RecordFile):
         check_schema(self.schema, SCHEMA)
         if self.provenance.device == "cpu":
             for i, record in enumerate(self.records):
-                for name in ("device", "host", "call", "roof", "isolated"):
+                if record.isolated is not None:
+                    raise RecordError(
+                        f"records[{i}].isolated: expected none for a run on a CPU, got one"
+                    )
+                for name in ("device", "host", "call", "roof"):
                     spread = getattr(record, name)
-                    if spread is not None and spread.clock != "wall":
+                    if spread.clock != "wall":
                         raise RecordError(
                             f"records[{i}].{name}.clock: expected 'wall' for a run on a CPU, "
                             f"got {spread.clock!r}"

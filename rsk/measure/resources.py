@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 
 from rsk.base import terminal
@@ -99,10 +100,16 @@ def compile_resources(kernel: str, architectures: Iterable[str], nvcc: str) -> l
     Raises:
         rsk.BuildError: it does not compile; the message is the compiler's.
     """
-    flags = [f"-gencode=arch=compute_{x},code=sm_{x}" for x in architectures]
+    # ptxas makes all of a generation from one PTX: what the sources tell apart are generations,
+    # and the compiler before it takes most of the time.
+    generations = {x: list(of) for x, of in groupby(architectures, lambda x: _capability(x)[0])}
+    flags = [
+        f"-gencode=arch=compute_{of[0]},code=[{','.join(f'sm_{x}' for x in of)}]"
+        for of in generations.values()
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        command = [nvcc, *build.CUDA_FLAGS, *flags, "-Xptxas=-v", "--threads=2", "-c"]
-        command += [str(cuda_dir() / f"{kernel}.cu"), "-o", str(Path(folder) / "kernel.o")]
+        command = [nvcc, *build.CUDA_FLAGS, *flags, "-Xptxas=-v", "--threads=2", "-fatbin"]
+        command += [str(cuda_dir() / f"{kernel}.cu"), "-o", str(Path(folder) / "kernel.fatbin")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise build.BuildError(f"{kernel}.cu does not compile:\n{done.stderr}")

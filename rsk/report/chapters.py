@@ -136,6 +136,7 @@ def _tables(found: measurements.Measurements) -> dict[str, Callable[[], Table]]:
         "tab-rivals": lambda: record_tables.rivals(gpu.benchmark, gpu, rival_times.rows()),
         "tab-promises": lambda: record_tables.promises(found.peers),
         "tab-rivals-logits": lambda: record_tables.rivals_from_logits(found.peers),
+        "tab-rivals-logits-device": lambda: record_tables.rivals_from_logits(found.peers, "device"),
         "tab-public-model": lambda: record_tables.public_model(found.public_model),
         "tab-times": lambda: tables.times(cpu.benchmark, cpu),
         "tab-yardsticks": lambda: tables.yardsticks(gpu.benchmark),
@@ -148,6 +149,7 @@ def _tables(found: measurements.Measurements) -> dict[str, Callable[[], Table]]:
         ),
         "tab-earlier": lambda: tables.beside_earlier(gpu.benchmark, found.quoted),
         "tab-environment": lambda: tables.environment(found.provenances),
+        "tab-machines": lambda: tables.machines(found.provenances),
     }
 
 
@@ -170,9 +172,7 @@ def _figures(found: measurements.Measurements, here: Here) -> dict[str, Callable
             benchmarks.only(gpu, (*BACKENDS, "compiled", *KERNELS))
         ),
         "fig-latency": lambda: benchmarks.latency_by_batch(cpu),
-        "fig-speed-up": lambda: benchmarks.speed_up(cpu),
-        "fig-spec-len": lambda: benchmarks.latency_by_spec_len(cpu),
-        "fig-vocab": lambda: benchmarks.latency_by_vocab(cpu),
+        "fig-shapes": lambda: benchmarks.latency_by_shape(cpu),
         "fig-roofline": lambda: benchmarks.roofline(cpu),
         "fig-latency-gpu": lambda: benchmarks.latency_by_batch(few).relabelled("fig-latency-gpu"),
         "fig-speed-up-gpu": lambda: benchmarks.speed_up(few).relabelled("fig-speed-up-gpu"),

@@ -98,8 +98,7 @@ class Measurements:
             "kernels compared": self.grid,
         }
         for one in self.public_model:
-            where = "GPU" if one.provenance.device == "cuda" else "CPU"
-            found[f"public model, {where}"] = one
+            found[f"public model, {one.provenance.kind}"] = one
         made = {name: one.provenance for name, one in found.items() if one is not None}
         return made | {"ideas tried": parse(Provenance, self.tried.provenance)}
 

@@ -137,7 +137,7 @@ def for_slide(
     if fig.get_layout_engine() is not None:  # a drawing has sizes of its own
         fig.set_size_inches(*size)
         for ax in fig.axes:
-            room = 16 if fonts.is_needed(ax.get_ylabel()) else 22  # fonts.wrap counts bold letters
+            room = 16 if fonts.is_needed(ax.get_ylabel()) else plotting.LABEL_WIDTH
             ax.set_ylabel("\n".join(plotting.wrap(ax.get_ylabel(), room)))
             if len(fig.axes) > 1:
                 ax.set_xlabel("\n".join(plotting.wrap(ax.get_xlabel(), 22)))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 pytest.importorskip("papermill")
 import nbformat
-from nbformat import NotebookNode, v4
+from exercises import exercises, read, tags, wrong_answer
+from nbformat import NotebookNode
+from rich.console import Console
 
 from rsk.base import folders
 from rsk.course import running
 from rsk.course.parameters import declared_parameters
+
+if TYPE_CHECKING:
+    from conftest import WholeCourse
 
 NOTEBOOKS = sorted(folders.notebooks_dir().glob("[0-9][0-9]_*.ipynb"))
 LESSONS = [path for path in NOTEBOOKS if path.name != running.REPORT]
@@ -25,35 +29,11 @@ RHYTHM = ["Goal", "Predict", "Code", "Check", "Measure", "Explain", "Exercise", 
 CHECKED_LATER = ["Goal", "Predict", "Code", "Measure", "Check", *RHYTHM[5:]]
 SEVERAL_STEPS = "04_cuda_kernel"
 """Goes through the rhythm once for each kernel."""
-SOLUTION = re.compile(r"<details>\s*<summary>[^<]*[Ss]olution.*?```python\n(.*?)```", re.DOTALL)
 UNSOLVED, SOLVED = "not solved yet", ": solved."
 
 
 def named(paths: list[Path]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)
-
-
-def read(path: Path) -> NotebookNode:
-    return nbformat.read(path, as_version=4)
-
-
-def tags(cell: NotebookNode) -> list[str]:
-    return cell.metadata.get("tags", [])
-
-
-def exercises(notebook: NotebookNode) -> list[tuple[int, int, str]]:
-    """For each exercise the indices of its skeleton and its check, and the solution's code."""
-    found = []
-    for i, cell in enumerate(notebook.cells):
-        if "exercise" not in tags(cell):
-            continue
-        later = list(enumerate(notebook.cells))[i + 1 :]
-        check = next(j for j, other in later if "exercise-check" in tags(other))
-        (solution,) = SOLUTION.findall(
-            next(c.source for _, c in later if c.cell_type == "markdown")
-        )
-        found.append((i, check, solution))
-    return found
 
 
 # --- form -------------------------------------------------------------------------------------
@@ -112,57 +92,17 @@ def test_a_lesson_has_exercises_with_solutions(path: Path) -> None:
 # --- running ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all, so that later notebooks find what earlier ones hand on."""
-    return tmp_path_factory.mktemp("run")
-
-
-def with_attempts(path: Path, folder: Path) -> Path:
-    """A copy in which each exercise is tried again: with a wrong answer, then with the solution."""
-    notebook = read(path)
-    for skeleton, check, solution in reversed(exercises(notebook)):
-        source = notebook.cells[check].source
-        attempts = [solution, source]
-        if wrong := wrong_answer(notebook.cells[skeleton].source):
-            attempts = [wrong, expecting_refusal(source), *attempts]
-        notebook.cells[check + 1 : check + 1] = map(v4.new_code_cell, attempts)
-    copy = folder / path.name
-    nbformat.write(notebook, copy)
-    return copy
-
-
-def wrong_answer(skeleton: str) -> str:
-    """The skeleton with functions that return nothing at all; empty if it has no function."""
-    tree = ast.parse(skeleton)
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    for function in functions:
-        function.body = [ast.Return(ast.Constant(None))]
-    return ast.unparse(ast.fix_missing_locations(tree)) if functions else ""
-
-
-def expecting_refusal(check: str) -> str:
-    return (
-        f"try:\n    exec({check!r})\n"
-        "except Exception as error:\n    print('refused', type(error).__name__)\n"
-        "else:\n    raise RuntimeError('the check accepts a wrong answer')"
-    )
-
-
 def printed(cell: NotebookNode) -> str:
     return "".join(out.text for out in cell.outputs if out.output_type == "stream")
 
 
-@named(NOTEBOOKS)
+@named(LESSONS)
 @pytest.mark.slow
-def test_runs_and_its_solutions_pass_its_checks(
-    path: Path, run_folder: Path, tmp_path: Path
-) -> None:
+@pytest.mark.timeout(1200)
+def test_its_solutions_pass_its_checks(path: Path, whole_course: WholeCourse) -> None:
+    """And what is wrong does not, nor what was left as it is."""
     notebook = read(path)
-    declared = declared_parameters(notebook, path.name)
-    tiny = {name: value for name, value in TINY.items() if name in declared}
-    executed = read(running.run_notebook(with_attempts(path, tmp_path), run_folder, tiny))
-
+    executed = read(whole_course.folder / "notebooks" / path.name)
     by_id = {cell.id: i for i, cell in enumerate(executed.cells)}
     for skeleton, check, _ in exercises(notebook):
         start = by_id[notebook.cells[check].id]
@@ -172,6 +112,16 @@ def test_runs_and_its_solutions_pass_its_checks(
             assert printed(following[1]).startswith("refused")
             following = following[2:]
         assert SOLVED in printed(following[1])
+
+
+@pytest.mark.slow
+def test_what_takes_sizes_runs_with_others(tmp_path: Path) -> None:
+    """And so does the report on what was measured with them; chapter 07 takes no sizes."""
+    declared = {path.stem: declared_parameters(read(path), path.name) for path in NOTEBOOKS}
+    chosen = [name for name, its in declared.items() if "batch_sizes" in its]
+    assert len(chosen) == len(NOTEBOOKS) - 2
+    only = [*chosen, Path(running.REPORT).stem]
+    running.run_course(TINY, only=only, output=tmp_path, export=False, console=Console(quiet=True))
 
 
 @pytest.mark.parametrize(

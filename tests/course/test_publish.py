@@ -338,11 +338,21 @@ def test_parts_of_a_python_file(tmp_path, shown):
     path = tmp_path / "module.py"
     path.write_text(
         "class A:\n    @property\n    def b(self):\n        return 1\n\ndef b():\n    pass\n"
+        '\ndef c(x):\n    """Add one.\n\n    Twice.\n    """\n    x += 1\n    return x + 1\n'
+        '\ndef d():\n    """Nothing."""\n'
     )
     publish.source(path, "A.b")
     publish.source(path, "b")
     publish.source(path)
-    method, function, whole = map(content, shown)
+    for name in ("A.b()", "c()", "d()"):
+        publish.source(path, name)
+    method, function, whole, *bodies = map(content, shown)
+    assert [body["code"] for body in bodies] == [
+        "return 1",
+        "x += 1\nreturn x + 1",
+        '"""Nothing."""',
+    ]
+    assert bodies[1]["where"] == "module.py, lines 14 to 15"
     assert method["code"] == "@property\ndef b(self):\n    return 1"
     assert method["where"] == "module.py, lines 2 to 4"
     assert function["code"] == "def b():\n    pass"

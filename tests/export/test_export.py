@@ -24,6 +24,7 @@ from rsk.base import folders, templates
 from rsk.course import labels, publish
 from rsk.export import ExportError, export_report, export_site, formula, markdown, notebook, pandoc
 from rsk.export.document import MIME
+from rsk.export.pdf import _widths
 
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5E"
@@ -605,6 +606,66 @@ def test_long_lines_and_wide_tables_stay_on_the_page(tmp_path):
     assert pdf_text(pdf).replace(" ", "").count("x") >= 300
 
 
+def pages_of(path):
+    """The text of each page of a PDF."""
+    return [" ".join(page.extract_text().split()) for page in pypdf.PdfReader(path).pages]
+
+
+def lines(count):
+    return "\n\n".join(f"Line {at} of the text." for at in range(count))
+
+
+def test_numbers_units_ranges_and_equations_stay_on_one_line(export):
+    frame = pd.DataFrame({"time": ["2.15 ms (1.74 – 2.38 ms)"]})
+    said = "It took 2.15 ms (481 µs\n– 1.05 ms) at B = 4 and 5% – 6% of B × V, 3 bits, a – b."
+    html, _ = export(text(said), shows(publish.table, frame, label="t", caption="At K = 4."))
+    for words in (
+        "took 2.15~ms (481~µs~–|~1.05~ms) at B~=~4 and 5%~–|~6% of B~×~V, 3 bits, a – b.",
+        "2.15~ms (1.74~–|~2.38~ms)",
+        "At K~=~4.",
+    ):
+        assert words.replace("~", "\u00a0").replace("|", "\u2060") in html
+    html, _ = export(text("On 2026-11-20. 於2026-11-20，之後"))
+    whole = '<span class="whole">2026-11-20</span>'
+    assert f"On {whole}. 於{whole}，之後" in html
+
+
+def test_a_table_that_does_not_fit_leaves_no_hole(tmp_path):
+    """Text that comes after it fills the page; it stands whole on the next."""
+    frame = pd.DataFrame({"row": [f"row {at}" for at in range(25)]})
+    cells = [text(lines(20)), shows(publish.table, frame, label="t", caption="T."), text(lines(40))]
+    _, pdf = export_report(save(cells, tmp_path / "x.ipynb"))
+    first, second, *_ = pages_of(pdf)
+    assert "row 0" not in first and "row 0" in second and "row 24" in second
+    assert first.count("Line") > 30
+
+
+def test_a_table_longer_than_a_page_repeats_its_heading(tmp_path):
+    frame = pd.DataFrame({"the heading": [f"row {at}" for at in range(70)]})
+    table = shows(publish.table, frame, label="t", caption="T.")
+    _, pdf = export_report(save([table, text("The end.")], tmp_path / "x.ipynb"))
+    assert [page.count("the heading") for page in pages_of(pdf)] == [1, 1]
+
+
+@pytest.mark.parametrize("count", [30, 32])
+def test_what_announces_something_stands_beside_it(tmp_path, count):
+    """Also where the page has room for it, and none for what it announces."""
+    sample = "```python\n" + "code()\n" * 12 + "```"
+    cells = [text(f"{lines(count)}\n\nWhat to run:\n\n{sample}")]
+    _, pdf = export_report(save(cells, tmp_path / "x.ipynb"))
+    for page in pages_of(pdf):
+        assert ("What to run:" in page) == ("code()" in page)
+
+
+def test_columns_of_prose_are_as_wide_as_they_need():
+    def rows(*cells):
+        content = {"columns": cells, "rows": [cells], "align": ["left"] * len(cells)}
+        return notebook._table_node(content)["c"][4][0][3]
+
+    assert _widths(2, rows("ab" * 10, "word " * 16)) == "2"
+    assert _widths(2, rows("ab" * 50, "ab" * 200)) == "(10.0fr, 20.0fr,)"
+
+
 def test_environments_alone_become_formulas_outside_of_code():
     bare = "\\begin{align*} a \\end{align*}"
     assert markdown.bare_environments(f"x\n{bare}\ny") == f"x\n$${bare}$$\ny"
@@ -713,6 +774,7 @@ SPOILT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", SPOILT)
 def test_a_run_that_fails_says_why_and_keeps_the_good_report(
     what, write_notebook, tmp_path, monkeypatch

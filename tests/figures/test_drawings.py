@@ -26,7 +26,7 @@ def test_a_drawing_says_what_its_data_hold(name):
     cells = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
     assert sum(cell.get_width() for cell in cells) == len(picture.data)
     words = plotting.exhibit(picture)
-    waits = picture.data.wait.max() + 1
+    waits = picture.data.wait.max()
     assert picture.values["reading"].waits == waits
     assert words.title.endswith({1: "once", 2: "twice"}.get(waits, f"waits {waits} times"))
     assert words.title in words.alt
@@ -34,8 +34,20 @@ def test_a_drawing_says_what_its_data_hold(name):
         if name != "thread_per_sequence":
             assert f"block {block}, warp 0" in words.alt
     framed = [cell for cell in cells if cell.get_edgecolor()[:3] == (0, 0, 0)]
-    first = picture.data.query("block == 0 and warp == 0 and wait == 0")
+    first = picture.data.query("block == 0 and warp == 0 and wait == 1")
     assert sum(cell.get_width() for cell in framed) == len(first)
+
+
+def test_what_arrives_together_is_numbered_once():
+    picture = memory_access.who_reads(reading("block_per_sequence"))
+    shown = [one for one in picture.fig.axes[0].texts if one.get_text().isdigit()]
+    by_warp = picture.data.groupby(["request", "block", "warp", "wait"])
+    assert sorted(int(one.get_text()) for one in shown) == sorted(
+        wait for *_, wait in by_warp.groups
+    )
+    places = {(round(-one.get_position()[1] / memory_access.GAP, 1), one.get_text()): one
+              for one in shown}  # fmt: skip
+    assert places and all(one.get_position()[0] % 1 == 0.5 for one in shown), "inside of a cell"
 
 
 def test_each_step_waits_less_often_in_turn():

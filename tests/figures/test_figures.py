@@ -22,11 +22,10 @@ ALL: dict[str, Callable[[Benchmark], Picture]] = {
     "latency": benchmarks.latency_by_batch,
     "speed-up": benchmarks.speed_up,
     "speed-up-over-loop": lambda b: benchmarks.speed_up_over_loop(b, QUOTED),
-    "spec-len": benchmarks.latency_by_spec_len,
+    "shapes": benchmarks.latency_by_shape,
     "roofline": benchmarks.roofline,
     "ladder": benchmarks.ladder,
     "operations": benchmarks.operation_counts,
-    "vocab": benchmarks.latency_by_vocab,
 }
 
 
@@ -91,9 +90,10 @@ def test_values_say_what_was_found() -> None:
     over_loop = found["speed-up-over-loop"]["ratios"]
     assert over_loop["vectorized"][16].median == pytest.approx(640 / 500)
     assert found["speed-up-over-loop"]["means"]["fused"].most.median == pytest.approx(640 / 30)
-    first, last, factors = found["spec-len"]["growth"]
+    growth = found["shapes"]["growth"]
+    first, last, factors = growth["K"]
     assert (first, last) == (1, 8) and factors["fused"].median == pytest.approx(1.16 / 1.02)
-    assert found["vocab"]["growth"].factors["baseline"].median == pytest.approx(4)
+    assert growth["V"].factors["baseline"].median == pytest.approx(4)
     assert found["ladder"]["last"].implementation == "fused"
     assert found["ladder"]["last"].roof_share.median == pytest.approx(10 / 30)
     counts = {count.implementation: count for count in found["operations"]["counts"]}
@@ -104,10 +104,14 @@ def test_values_say_what_was_found() -> None:
 
 def test_the_words_of_a_figure_follow_its_values() -> None:
     words = {name: " ".join(plotting.exhibit(draw(measured.story()))) for name, draw in ALL.items()}
-    assert "3.3 times PyTorch's speed" in words["latency"] and "640 µs at 16" in words["latency"]
+    assert (
+        "3.3 times the speed of the best PyTorch version" in words["latency"]
+        and "640 µs at 16" in words["latency"]
+    )
     assert "One run: nothing says" in words["latency"]
     assert "3.3 times as fast as the best PyTorch version at B = 1, 17 times" in words["speed-up"]
     assert "21 at most" in words["speed-up-over-loop"]
+    assert "takes 1.1 times as long at K = 8 as at K = 1, and" in words["shapes"]
     assert "33% of the memory roof at 4.00 MB" in words["roofline"]
     assert "33% of the memory roof, and is 17 times as fast as vectorized" in words["ladder"]
     assert "960 operators, 192 waits" in words["operations"]

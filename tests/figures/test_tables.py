@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 from measured import (
@@ -107,28 +108,30 @@ def test_latency_and_bandwidth_where_the_times_are_on_a_line():
 def test_runs_are_compared():
     wild = [record("fused", 20.0), record("fused", 30.0, run=1)]
     table = tables.repeatability({"here": benchmark(wild)})
-    assert table.frame["between runs (%)"].tolist() == [pytest.approx(40)]
-    assert table.values["repeated"] == [(1, 1)] and "on" not in table.frame
+    assert table.frame["call: between"].tolist() == [pytest.approx(40)]
+    assert table.values["repeated"] == [(1, 1)]
 
 
 def test_each_clock_is_compared_with_itself():
     both = twice(story(gpu=True), call=1.5, device=2.0)
     table = tables.repeatability({"CPU": twice(story(), call=1.2), "GPU": both})
-    frame = table.frame.set_index(["on", "implementation", "clock"])["between runs (%)"]
-    assert frame["GPU", "fused", "call time"] == pytest.approx(100 * 0.5 / 1.25)
-    assert frame["GPU", "fused", "device time"] == pytest.approx(100 / 1.5)
-    assert frame["CPU", "fused", "call time"] == pytest.approx(100 * 0.2 / 1.1)
-    assert ("GPU", "baseline", "device time") not in frame
+    frame = table.frame.set_index("implementation")
+    assert frame.loc["fused", "GPU call: between"] == pytest.approx(100 * 0.5 / 1.25)
+    assert frame.loc["fused", "GPU device: between"] == pytest.approx(100 / 1.5)
+    assert frame.loc["fused", "CPU call: between"] == pytest.approx(100 * 0.2 / 1.1)
+    assert math.isnan(frame.loc["baseline", "GPU device: between"])
+    assert "CPU device: between" not in frame
 
 
 def test_cold_caches_stand_beside_warm_ones():
     runs = {"CPU": with_cold(twice(story(), device=2.0)), "GPU": story(gpu=True)}
-    frame = tables.caches(runs).frame.set_index(["B", "implementation"])
-    assert set(frame.index.get_level_values("B")) == {1, 4, 16} and "on" not in frame
-    assert frame.loc[(1, "fused"), "warm"] == "18.0 µs (12.0 – 24.0 µs)"
-    assert frame.loc[(1, "fused"), "cold"] == "36.0 µs (24.0 – 48.0 µs)"
-    assert frame.loc[(1, "fused"), "of the cold roof"] == "23% (16% – 31%)"
-    assert frame.loc[(1, "fused"), "clock"] == "call time"
+    table = tables.caches(runs)
+    frame = table.frame.set_index("B")
+    assert set(frame.index) == {1, 4, 16} and "on" not in frame
+    assert frame.loc[1, "fused"] == "2.0"
+    assert frame.loc[1, "fused, cold"] == "36.0 µs (24.0 – 48.0 µs)"
+    assert frame.loc[1, "of the cold roof"] == "23% (16% – 31%)"
+    assert table.values["clocks"] == {"CPU": {"wall": ["baseline", "vectorized", "fused"]}}
 
 
 def test_the_solutions_and_the_times():
@@ -142,6 +145,8 @@ def test_the_solutions_and_the_times():
     assert times["B"].tolist() == [1, 4, 16] and times["baseline"][0] == "40.0 µs"
     times = tables.times(twice(story(), call=1.5), None).frame
     assert times["baseline"][0] == "50.0 µs (40.0 – 60.0 µs)"
+    once = dataclasses.replace(story(), records=(*story().records, record("one", 50.0)))
+    assert "one" not in tables.times(once, None).frame
 
 
 def test_the_kernels_have_their_ideas_and_a_dash_without_a_time():
@@ -153,6 +158,8 @@ def test_the_kernels_have_their_ideas_and_a_dash_without_a_time():
 
 
 def test_the_environment_names_every_run():
-    frame = tables.environment({"CPU": CPU_PROVENANCE, "GPU": GPU_PROVENANCE}).frame
-    column = frame.set_index("run")["GPU (compute capability)"]
-    assert (column["CPU"], column["GPU"]) == ("–", "a GPU (9.0)")
+    runs = {"CPU": CPU_PROVENANCE, "GPU": GPU_PROVENANCE, "another": CPU_PROVENANCE}
+    frame = tables.environment(runs).frame.set_index("run")
+    assert frame["machine"].tolist() == ["A", "B", "A"]
+    column = tables.machines(runs).frame.set_index("machine")["GPU (compute capability)"]
+    assert column.to_dict() == {"A": "–", "B": "a GPU (9.0)"}

@@ -379,6 +379,16 @@ def test_every_missing_field_is_named(document: dict[str, Any], tmp_path: Path) 
         assert str(error.value) == f"{file}: {written(path)}: missing"
 
 
+def test_a_cpu_has_no_isolated_launch() -> None:
+    document = json.loads(json.dumps(dataclasses.asdict(measured.story(gpu=False))))
+    alone = dataclasses.asdict(measured.spread(9.0)) | {"clock": "isolated launch"}
+    document["records"][0]["isolated"] = alone
+    with pytest.raises(
+        RecordError, match=r"records\[0\].isolated: expected none for a run on a CPU"
+    ):
+        parse(Benchmark, document)
+
+
 def test_a_file_from_before_isolated_launches_is_read(document: dict[str, Any]) -> None:
     for one in document["records"]:
         del one["isolated"]

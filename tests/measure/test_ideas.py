@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 import subprocess
@@ -17,6 +18,13 @@ from rsk.sampler import build
 from rsk.sampler.api import RejectionSamples
 
 
+@functools.cache
+def fast_flags(nvcc):
+    """Nobody runs what is compiled: so little as possible is done to make it fast."""
+    known = subprocess.run([nvcc, "--help"], capture_output=True, text=True, check=True).stdout
+    return ["--Ofast-compile=max"] if "--Ofast-compile" in known else []
+
+
 @pytest.mark.parametrize("idea", ideas.IDEAS, ids=lambda idea: idea.name)
 def test_each_idea_changes_the_sources_and_compiles(idea, tmp_path):
     folder = tmp_path / "cuda"
@@ -25,7 +33,15 @@ def test_each_idea_changes_the_sources_and_compiles(idea, tmp_path):
     nvcc = build.find_nvcc()
     if nvcc is None:
         pytest.skip("nvcc is not installed")
-    command = [nvcc, *build.CUDA_FLAGS, "-arch=sm_90a", "-cubin", "-o", str(tmp_path / "x")]
+    command = [
+        nvcc,
+        *build.CUDA_FLAGS,
+        *fast_flags(nvcc),
+        "-arch=sm_90a",
+        "-cubin",
+        "-o",
+        str(tmp_path / "x"),
+    ]
     done = subprocess.run(
         [*command, str(folder / "cluster.cu")], capture_output=True, text=True, check=False
     )

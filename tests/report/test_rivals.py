@@ -92,9 +92,11 @@ def test_no_ratio_is_of_two_clocks():
     (by_call,) = rivals.from_logits_by_call
     assert (by_call.name, by_call.gain.by_run) == ("one", {0: 0.5}), "all have this clock"
     assert (rivals.gain, rivals.gain_by_call) == ((3.0, 3.0), (0.5, 0.5))
-    table = record_tables.rivals_from_logits(rivals.found).frame
-    assert table["time"].tolist() == ["device time", "call time"]
-    assert table["one"].tolist() == [DASH, "5.00"] and table["two"].tolist() == ["30.0", "30.0"]
+    by_device = record_tables.rivals_from_logits(rivals.found, "device")
+    assert by_device.label == "tab-rivals-logits-device" and "one" not in by_device.frame
+    assert by_device.frame["two"].tolist() == ["30.0"]
+    by_call = record_tables.rivals_from_logits(rivals.found)
+    assert by_call.frame["one"].tolist() == ["5.00"] and by_call.frame["two"].tolist() == ["30.0"]
 
 
 def test_who_is_absent_and_who_goes_astray():
@@ -108,9 +110,9 @@ def test_who_is_absent_and_who_goes_astray():
 
 def test_promises_are_what_was_tried():
     table = record_tables.promises(peers_record(from_logits("fused", 1)))
-    assert list(table.frame) == ["", "fused", "one", "two"]
+    assert table.frame["sampler"].tolist() == ["fused", "one", "two"]
     told = ["yes", "no", "yes", "yes", "0 of 640", "a token all the same"]
-    assert table.frame["one"].tolist() == told
+    assert table.frame.loc[1, list(record_tables.PROMISES.values())].tolist() == told
     assert {field.name for field in dataclasses.fields(Traits)} == set(record_tables.PROMISES)
     assert table.values["versions"] == {"one": "1.0", "two": "1.0"}
 

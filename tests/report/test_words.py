@@ -85,21 +85,21 @@ def test_what_a_language_leaves_out_or_adds_is_found(second):
     second("abstract.md", "a single program on the GPU", "ein einziges Programm")
     assert differences("xx") == []
     second("abstract.md", "study.usual.expected", "study.usual.acceptance")
-    second("results.md", "![](figure:fig-vocab)\n", "")
+    second("results.md", "![](figure:fig-shapes)\n", "")
     second("problem.md", "[@tab-earlier]", "The table")
     second("phrases.toml", 'csv = "CSV file"\n', "")
     second("phrases.toml", "accepted {accepted}, recovered {recovered}, output", "{word} {output}")
-    second("captions.md", "## fig-vocab\n", "## fig-words\n")
+    second("captions.md", "## fig-shapes\n", "## fig-words\n")
     assert differences("xx") == [
         "abstract.md: values: study.usual.acceptance",
         "abstract.md: values: study.usual.expected",
-        "captions.md: exhibits: fig-vocab",
+        "captions.md: exhibits: fig-shapes",
         "captions.md: exhibits: fig-words",
         "phrases.toml: csv",
         "phrases.toml: rule.output {accepted} {output} {recovered} {word}",
         "phrases.toml: rule.output {output} {output} {word} {word}",
         "problem.md: references: tab-earlier",
-        "results.md: exhibits: figure:fig-vocab",
+        "results.md: exhibits: figure:fig-shapes",
     ]
 
 

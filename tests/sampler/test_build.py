@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 
 from rsk.sampler import build, cache, compilers
 
@@ -24,27 +25,19 @@ QUICK = {"RSK_CPU_FLAGS": "-O0"}  # what is compiled does not matter here
 SAMPLE = "import torch, rsk; print(rsk.sample(torch.ones(2, 4), seed=0, backend={backend!r}).sum())"
 
 
-def run(cache, backend="fused", code=None, timeout=120, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", code or SAMPLE.format(backend=backend)],
-        env=os.environ | QUICK | {"RSK_CACHE_DIR": str(cache)} | environment,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=timeout,
-        check=False,
-    )
+def environment_of(cache, **changes):
+    return os.environ | QUICK | {"RSK_CACHE_DIR": str(cache)} | changes
+
+
+def run(cache, backend="fused", code=None, **changes):
+    code = code or SAMPLE.format(backend=backend)
+    return warm.run(code, environment_of(cache, **changes))
 
 
 def start(cache):
     """A process that compiles, returned once the compiler runs."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SAMPLE.format(backend="fused")],
-        env=os.environ | QUICK | {"RSK_CACHE_DIR": str(cache)},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert "compiling the cpu kernels" in process.stderr.readline()
+    process = warm.Process(SAMPLE.format(backend="fused"), environment_of(cache))
+    process.wait_for("compiling the cpu kernels")
     deadline = time.monotonic() + 30
     while not list(cache.glob("*.building/*")):
         assert time.monotonic() < deadline
@@ -96,7 +89,7 @@ def test_cold_and_cached(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_killed_build_does_not_hang_the_next(tmp_path):
     process = start(tmp_path)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     assert list(tmp_path.glob("*.building")) == list(_leftovers(tmp_path))
     done = run(tmp_path)
@@ -110,7 +103,7 @@ def test_a_killed_build_does_not_hang_the_next(tmp_path):
 def test_a_stale_lock_of_pytorch_is_removed(tmp_path):
     """load_inline would wait for ever on a file called "lock" in its folder."""
     process = start(tmp_path)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     (folder,) = tmp_path.glob("*.building")
     (folder / "lock").touch()
@@ -120,19 +113,16 @@ def test_a_stale_lock_of_pytorch_is_removed(tmp_path):
 @pytest.mark.slow
 def test_two_processes_build_once(tmp_path):
     first = start(tmp_path)
-    os.killpg(first.pid, signal.SIGSTOP)  # or it may be done before the other has begun
+    first.kill(signal.SIGSTOP)  # or it may be done before the other has begun
     try:
-        second = subprocess.Popen(
-            [sys.executable, "-c", SAMPLE.format(backend="fused")],
-            env=os.environ | QUICK | {"RSK_CACHE_DIR": str(tmp_path)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert "waiting for another process" in second.stderr.readline()
+        second = warm.Process(SAMPLE.format(backend="fused"), environment_of(tmp_path))
+        second.wait_for("waiting for another process")
     finally:
-        os.killpg(first.pid, signal.SIGCONT)
-    assert (first.wait(120), second.wait(120)) == (0, 0)
-    assert second.stderr.read() == ""  # it compiled nothing
+        first.kill(signal.SIGCONT)
+    assert first.wait().returncode == 0
+    done = second.wait()
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1  # it compiled nothing
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 
-import other_builds
 import pytest
 import torch
 
@@ -255,18 +254,3 @@ class TestOperators:
             )
             assert torch.equal(tokens, expected.tokens + 1)
             assert torch.equal(probs, rsk.probabilities(target, **filters))
-
-
-@other_builds.flags
-@pytest.mark.slow
-def test_other_builds(flags, tmp_path):
-    """Built for other processors, with and without vector types, the kernel gives the same."""
-    code = (
-        "import test_fused_logits as t\n"
-        "for i, filters in enumerate(t.FILTERS):\n"
-        "    for kind in t.KINDS:\n"
-        "        dtypes = t.DTYPES[i % 3], t.DTYPES[(i + i // 3) % 3]\n"
-        "        t.assert_same(kind, dtypes, (2600, 2600 + 77 * (i % 2)), filters, i)\n"
-        "print('same')"
-    )
-    other_builds.check(code, flags, tmp_path)

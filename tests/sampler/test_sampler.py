@@ -8,7 +8,6 @@ import signal
 from functools import partial
 
 import numpy as np
-import other_builds
 import pytest
 import reference
 import torch
@@ -787,24 +786,6 @@ class TestPyTorch:
             got = rsk.rejection_sample(tokens, draft, target, seed=1, backend=backend).tokens
             assert torch.equal(got, expected) and not got.requires_grad
             assert not rsk.sample(target[:, 0], seed=1, backend=backend).requires_grad
-
-
-class TestOtherBuilds:
-    """The CPU kernel built for other processors gives the same tokens."""
-
-    @other_builds.flags
-    @pytest.mark.slow
-    def test_same_tokens(self, flags, tmp_path):
-        code = (
-            "import torch, test_sampler as t, rsk\n"
-            "for dtype in t.DTYPES:\n"
-            "    for size in (1, 31, 600, 1500):\n"
-            "        t.both(t.random_batch(6, 3, size, dtype), seed=size)\n"
-            "t.TestAgreement().test_unnormalised_subnormal_and_negative_rows()\n"
-            "t.TestAgreement().test_drafts_without_probabilities(torch.float16)\n"
-            "print('same')"
-        )
-        other_builds.check(code, flags, tmp_path)
 
 
 class TestSynthetic:
