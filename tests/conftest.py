@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,7 @@ class WholeCourse(NamedTuple):
     printed: str
 
 
+COURSE = "course"
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
 """How many processes share the tests (``pytest -n``); 0 if it is this one alone."""
 
@@ -54,9 +56,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU"))
         if WORKERS:
-            course = "whole_course" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("course" if course else item.path.name))
-    items.sort(key=lambda item: "whole_course" not in getattr(item, "fixturenames", ()))
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
+    if WORKERS:  # what takes longest first: last, it would leave the other processes idle
+        slow = Counter(_group(item) for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[_group(item)])
+    items.sort(key=lambda item: _group(item) != COURSE)
+
+
+def _group(item: pytest.Item) -> str:
+    """What one process does: the tests of a file, or those that share the run of the course."""
+    return COURSE if "whole_course" in getattr(item, "fixturenames", ()) else item.path.name
 
 
 @pytest.fixture(autouse=True)

@@ -416,7 +416,12 @@ def test_plain_papermill_runs_a_notebook_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("RSK_RUN_DIR", str(tmp_path / "run"))
     source = folders.notebooks_dir() / "00_quick_demo.ipynb"
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(source), "out.ipynb"]
-    subprocess.run([*command, "-p", "seed", "3"], cwd=tmp_path, check=True, timeout=500)
+    subprocess.run(
+        [*command, "-p", "seed", "3", "-y", "{batch_sizes: [1, 4], vocab_size: 999}"],
+        cwd=tmp_path,
+        check=True,
+        timeout=500,
+    )
     executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     (injected,) = [c for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])]
     assert "seed = 3" in injected.source

@@ -774,6 +774,7 @@ SPOILT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", SPOILT)
 def test_a_run_that_fails_says_why_and_keeps_the_good_report(
     what, write_notebook, tmp_path, monkeypatch

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 
 import pytest
+import warm
 
 from rsk.base import folders
 from rsk.course import running
@@ -44,13 +46,13 @@ def test_the_example_runs_and_does_what_its_comments_say(readme):
     lines = [line for line in example.splitlines() if line.strip()]
     statements = [line for line in lines if not line.startswith("import")]
     assert len(statements) <= 10, "the README promises ten lines"
-    done = subprocess.run(
-        [sys.executable, "-c", example + "\nassert result.tokens.shape == (2, 5)\n"
-         "n = result.num_accepted\nassert ((n >= 0) & (n <= 4)).all()\n"
-         "kept = torch.arange(5) <= n[:, None]\n"
-         "assert ((result.tokens >= 0) == kept).all()\n"],
-        cwd=TOP, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = warm.run(
+        example + "\nassert result.tokens.shape == (2, 5)\n"
+        "n = result.num_accepted\nassert ((n >= 0) & (n <= 4)).all()\n"
+        "kept = torch.arange(5) <= n[:, None]\n"
+        "assert ((result.tokens >= 0) == kept).all()\n",
+        os.environ,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("tensor(") == 2
 
