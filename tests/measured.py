@@ -208,7 +208,7 @@ def one_pass(positions: int, us: float, run: int) -> Pass:
         context=16,
         static_cache=True,
         call=spread(us),
-        device=None,
+        device=spread(us),
         not_captured="",
     )
 

@@ -104,7 +104,10 @@ def test_values_say_what_was_found() -> None:
 
 def test_the_words_of_a_figure_follow_its_values() -> None:
     words = {name: " ".join(plotting.exhibit(draw(measured.story()))) for name, draw in ALL.items()}
-    assert "3.3 times PyTorch's speed" in words["latency"] and "640 µs at 16" in words["latency"]
+    assert (
+        "3.3 times the speed of the best PyTorch version" in words["latency"]
+        and "640 µs at 16" in words["latency"]
+    )
     assert "One run: nothing says" in words["latency"]
     assert "3.3 times as fast as the best PyTorch version at B = 1, 17 times" in words["speed-up"]
     assert "21 at most" in words["speed-up-over-loop"]

@@ -145,7 +145,7 @@ def test_a_figure_is_named_in_chinese():
     fig = Figure()
     ax = fig.add_subplot()
     ax.set_xlabel("temperature (0: greedy)")
-    ax.set_ylabel("time on the device (graph\nshare; baseline: wall clock)")
+    ax.set_ylabel("device time (baseline: call\ntime)")
     ax.plot([0], [0], label="measured")
     legend = fig.legend()
     plotting.translate(fig, CHINESE)
