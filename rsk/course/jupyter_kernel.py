@@ -108,6 +108,35 @@ class Kernel:
         return f"the kernel was killed by {name}{hint}"
 
 
+def register_engine() -> str:
+    """Tell papermill of an engine that writes less, and return its name.
+
+    Its own writes the notebook when any cell begins and when it ends, be it words: with pictures in
+    it, that takes longer than a short chapter. This one writes when code begins, and at the end.
+    """
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class Sparing(NBClientEngine):  # type: ignore[misc]  # papermill has no types
+        @classmethod
+        def execute_managed_notebook(cls, nb_man: Any, *args: Any, **options: Any) -> Any:
+            save, told = nb_man.save, options.pop("on_cell_execute")
+
+            def begin(**cell: Any) -> None:
+                save()
+                told(**cell)
+
+            nb_man.save = lambda **_: None
+            try:
+                return super().execute_managed_notebook(
+                    nb_man, *args, on_cell_execute=begin, **options
+                )
+            finally:
+                nb_man.save = save
+
+    papermill_engines.register("sparing", Sparing)
+    return "sparing"
+
+
 def _manager(environment: dict[str, str]) -> Any:
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec

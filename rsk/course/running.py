@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsk.base import folders
-from rsk.course.jupyter_kernel import RUN_DIR_VARIABLE, START_S, Kernel, started
+from rsk.course.jupyter_kernel import RUN_DIR_VARIABLE, START_S, Kernel, register_engine, started
 from rsk.course.parameters import declared_parameters, match_parameters
 from rsk.course.progress import Progress, Stage
 from rsk.export.document import MIME
@@ -125,6 +125,7 @@ def run_notebook(
         papermill.execute_notebook(
             str(source.resolve()),
             str(unfinished),
+            engine_name=register_engine(),
             parameters=dict(parameters or {}),
             kernel_name="python3",
             language="python",

@@ -347,7 +347,10 @@ def test_a_full_sweep_can_be_changed_in_parts(measured):
         (["--batch-sizes", "0"], "batch_sizes: expected at least 1, got 0"),
         (["--acceptances", "most"], "--acceptances: expected numbers"),
         (["--dtypes", "int8"], "dtypes: expected one of"),
-        (["--only", "fastest", "--batch-sizes", "1"], "got 'fastest'"),
+        pytest.param(  # for which all other projects' samplers are looked for
+            *(["--only", "fastest", "--batch-sizes", "1"], "got 'fastest'"),
+            marks=pytest.mark.slow,
+        ),
         (["--device", "tpu"], "--device: expected auto, cpu or cuda, got 'tpu'"),
         (["some.json"], "rsk benchmark --compare FILE..."),
         (["--compare"], "rsk benchmark --compare FILE..."),

@@ -55,6 +55,7 @@ def test_every_prompt_is_continued_in_every_way(texts, speeds):
     assert sum(t.accepted for t in speeds.of(0.0, "model", 3)) > 0
 
 
+@pytest.mark.slow
 def test_what_follows_from_the_times(speeds):
     def timed(text):
         seconds = {"none": 3.0, "model": 1.0 + text.spec_len, "both": 0.5, "ngram": 6.0}

@@ -48,6 +48,7 @@ def test_a_run_over_gloo_compares_and_times_nothing(over_gloo, tmp_path):
     assert "correctness run" in page.getvalue() and "NO" not in page.getvalue()
 
 
+@pytest.mark.slow
 def test_the_command_line(over_gloo, monkeypatch, tmp_path):
     monkeypatch.setattr(sharded, "run", lambda ranks, **_: over_gloo)
     arguments = ["benchmark", "--sharded", "2", "--save", str(tmp_path / "x.json")]
@@ -61,6 +62,7 @@ def test_no_ranks():
         sharded.run(0)
 
 
+@pytest.mark.slow
 def test_the_bytes_on_paper_are_those_that_were_sent(over_gloo):
     for record in over_gloo.records:
         item_bytes = 4 if record.dtype == "float32" else 2
@@ -70,6 +72,7 @@ def test_the_bytes_on_paper_are_those_that_were_sent(over_gloo):
         assert record.collectives == point.gathers + 1
 
 
+@pytest.mark.slow
 def test_a_time_of_gloo_is_refused(over_gloo, tmp_path):
     over_gloo.save(tmp_path / "x.json")
     data = json.loads((tmp_path / "x.json").read_text())

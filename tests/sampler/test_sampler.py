@@ -768,6 +768,7 @@ class TestPyTorch:
             assert torch.equal(tokens, expected.tokens + 1)
             assert torch.equal(drawn, rsk.sample(batch[2][:, 0], seed=seed, position=9))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("backend", ["vectorized", "fused"])
     def test_compiles_with_the_default_compiler(self, backend):
         torch._dynamo.reset()
