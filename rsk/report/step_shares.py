@@ -33,12 +33,15 @@ class StepShares(Recorded[ModelStepRecord]):
         shares = (OverRuns({s.run: s.share for s in some}) for some in steps.values())
         return span([share.median for share in shares])
 
-    def positions(self, count: int, time: str = "call") -> Span:
+    def positions(self, count: int, time: str = "call") -> Span | None:
         """How many times the time of one position a target's pass over so many takes, B = 1.
 
         Args:
             count: positions.
             time: ``"call"``, or ``"device"``, for the passes that were captured in a graph.
+
+        Returns:
+            The least and the most over the pairs of models; ``None`` if no pass was so timed.
         """
         ratios = []
         for pair in dict.fromkeys(one.pair for one in self.found.passes):
@@ -49,4 +52,4 @@ class StepShares(Recorded[ModelStepRecord]):
                     times.setdefault(one.positions, {})[one.run] = taken.median_us
             if times.keys() >= {1, count}:
                 ratios.append(OverRuns(times[count]).over(OverRuns(times[1])).median)
-        return span(ratios)
+        return span(ratios) if ratios else None

@@ -18,7 +18,7 @@ from rsk.course import tried_ideas
 from rsk.measure import comparison, publishable_runs
 from rsk.measure.comparison import BASELINE
 from rsk.measure.over_runs import Series, ratio
-from rsk.measure.records import TOLERANCE, Operations, RecordError
+from rsk.measure.records import TOLERANCE, Operations, Provenance, RecordError, parse
 from rsk.report.computed_here import Here, Shortcut, Written
 from rsk.report.logit_times import LogitTimes
 from rsk.report.measurements import Measurements
@@ -69,8 +69,8 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
     * ``public_model``: a list of :class:`rsk.decode.decoding_speeds.DecodingSpeeds`, one of each
       device that it was recorded on;
     * ``tried``: what came of the ideas tried on the kernels, a list of
-      :class:`rsk.course.tried_ideas.Outcome`; ``tried_earlier``, whether the kernels have changed
-      since.
+      :class:`rsk.course.tried_ideas.Outcome`; ``tried_on``, the GPU, and ``tried_earlier``, whether
+      the kernels have changed since.
     """
     return {
         **shared(found),
@@ -83,6 +83,7 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
         "step": StepShares(found.steps) if found.steps else None,
         "public_model": found.public_model,
         "tried": tried_ideas.outcomes(found.tried),
+        "tried_on": parse(Provenance, found.tried.provenance).machine,
         "tried_earlier": tried_ideas.is_of_other_sources(found.tried),
     }
 

@@ -297,7 +297,7 @@ def test_the_law_picture_tells_right_from_wrong() -> None:
     picture = lessons.law(WORDS, P, {"rsk": right, "argmax": wrong})
     assert picture.values["right"] == ["rsk"]
     assert picture.values["wrong"]["argmax"] == pytest.approx(10.9, abs=0.1)
-    assert "argmax" in title(picture)
+    assert "Argmax: up to 11 standard errors off" in title(picture)
     assert picture.data["argmax"].tolist() == pytest.approx([0.55, 0.25, 0.2, 0])
 
 

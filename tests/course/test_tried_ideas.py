@@ -24,6 +24,8 @@ def test_the_outcome_of_an_idea_follows_from_its_times():
     found = outcome((10.0, 10.0, 10.0, 10.0, 10.0), (None, 10.29, 9.71, 8.0, 15.0))
     assert found.name == "More of it" and found.prediction == "Faster."
     assert found.cells == ["failed", "same", "same", "\u221220%", "+50%"]
+    near = outcome((10.0, 10.0), (10.31, 9.5)).cells
+    assert near == ["+3.1%", "\u22125.0%"], "a whole percent would hide the limit"
     assert found.helped == [pytest.approx(0.2)] and found.hurt == [pytest.approx(0.5)]
     assert (found.same, found.failed) == (2, 1)
 

@@ -100,6 +100,21 @@ def test_what_the_formula_promises_beside_what_was_counted(speeds):
     one = speeds.acceptance(0.0, "model", 2)
     counted = speeds.tokens_per_pass(0.0, "model", 2)
     assert errors[0] == pytest.approx((1 + one + one**2) / counted - 1)
+    assert speeds.formula_error == (min(errors), max(errors))
+
+
+def test_how_far_passes_of_one_way_differ_between_temperatures(speeds):
+    """Only ways that were timed at several temperatures count, and none without a draft."""
+    assert speeds.pass_spread == 0, "none was"
+    slower = [
+        dataclasses.replace(
+            t, temperature=0.8, parts={**t.parts, "target": 1.5 * t.parts["target"]}
+        )
+        for t in speeds.texts
+        if (t.temperature, t.draft, t.spec_len) in ((0.0, "model", 2), (0.0, "none", 1))
+    ]
+    made = dataclasses.replace(speeds, texts=(*speeds.texts, *slower))
+    assert made.pass_spread == pytest.approx(0.5)
 
 
 def test_a_record_is_read_back_and_checked(speeds, tmp_path):

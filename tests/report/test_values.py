@@ -150,6 +150,26 @@ def test_the_kernels_in_the_courses_order():
     assert run.fastest_kernel.implementation == "cluster"
 
 
+def test_what_splitting_a_row_does_is_told_by_shape():
+    """At the usual draft length, in float32 and from a warm cache, where both were timed."""
+    times = {"split_vocabulary": 16.0, "loads_in_flight": 20.0}
+    more = [
+        record(name, us, batch_size=16, vocab_size=v, **other)
+        for name, us in times.items()
+        for v in (1000, 32000)
+        for other in ({}, {"cache": "cold"})
+    ]
+    more.append(record("loads_in_flight", 18.0, batch_size=4))
+    base = story(gpu=True)
+    run = Run(Source(dataclasses.replace(base, records=(*base.records, *more)), recorded=True))
+    assert {size: {v: gain.median for v, gain in gains.items()} for size, gains in run.split.items()
+            } == {16: {1000: pytest.approx(0.8), 32000: pytest.approx(0.8)}}  # fmt: skip
+
+
+def test_a_weight_is_near_the_power_of_two():
+    assert 1e-8 < Here(CPU).weight_error < 2.0**-22
+
+
 def test_what_was_skipped_for_one_reason_is_one_line():
     skipped = ["cold: B=1: too many", "x: not installed", "cold: B=4096: too many", "no time"]
     lines = ["cold (B=1; B=4,096): too many", "x: not installed", "no time"]
