@@ -150,7 +150,7 @@ def test_a_figure_is_named_in_chinese():
     legend = fig.legend()
     plotting.translate(fig, CHINESE)
     assert ax.get_xlabel() == "溫度（0：貪婪）"
-    assert ax.get_ylabel() == "裝置時間（baseline：\n呼叫時間）"
+    assert ax.get_ylabel() == "裝置時間\n（baseline：呼叫時間）"
     assert legend.get_texts()[0].get_text() == "實測"
     assert ax.get_legend_handles_labels()[1] == ["實測"]
 
