@@ -148,11 +148,12 @@ def test_the_sampler_is_a_part_of_a_step():
     assert shares.of("baseline").least == shares.of("baseline").most == pytest.approx(0.6)
     assert shares.of("fused").most == pytest.approx(0.05)
     assert shares.positions(5).most == pytest.approx(1.3)
+    assert shares.positions(5, "device").most == pytest.approx(1.3)
+    alone = [dataclasses.replace(one, device=None, not_captured="it waits") for one in passes]
+    assert StepShares(steps_record(alone, steps)).positions(5, "device") is None
     captured = [dataclasses.replace(one, device=spread(one.positions + 1.0)) for one in passes]
     again = StepShares(steps_record(captured, steps))
     assert again.positions(5, "device").most == pytest.approx(6 / 2)
-    uncaptured = [dataclasses.replace(one, device=None) for one in passes]
-    assert StepShares(steps_record(uncaptured, steps)).positions(5, "device") is None
     frame = record_tables.shares_of_a_step(made).frame
     assert frame["baseline"].tolist() == ["100 µs, 60% (50% – 70%)"]
     assert frame["fused"].tolist() == ["60.0 µs, 5%"]
