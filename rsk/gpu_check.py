@@ -25,7 +25,16 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from rsk.base import terminal
-from rsk.base.programs import FAILED, LINE, OUT_OF_TIME, PASSED, Found, Outcome, Program
+from rsk.base.programs import (
+    FAILED,
+    LINE,
+    OUT_OF_TIME,
+    PASSED,
+    Found,
+    Outcome,
+    Program,
+    interruptible,
+)
 
 SCHEMA = "rsk-gpu-check/1"
 COLD_DEMO_S = 30.0
@@ -210,6 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
     from rsk.measure.provenance import provenance
 
     terminal.accept_any_text()
+    interruptible()
     parser = argparse.ArgumentParser(prog="python -m rsk.gpu_check", description=__doc__)
     parser.add_argument("--only", help="stages with commas between them: " + ", ".join(STAGES))
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: a dry run")

@@ -14,7 +14,7 @@ import pytest
 import setuptools  # noqa: F401  torch.compile imports it late, and with distutils it can fail then
 import torch
 
-from rsk.base import machine
+from rsk.base import machine, programs
 from rsk.course import labels
 
 
@@ -38,6 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure() -> None:
     """Give each of several processes, and those that it starts, its share of the cores."""
+    programs.interruptible()
     if WORKERS:
         threads = max(1, (os.cpu_count() or 1) // WORKERS)
         torch.set_num_threads(threads)

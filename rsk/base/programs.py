@@ -25,6 +25,15 @@ Found = tuple[dict[str, int], list[str]]
 """How many things ended how; and those that failed, each with its reason."""
 
 
+def interruptible() -> None:
+    """Let SIGINT end this program and those that it starts, wherever it was started.
+
+    A shell that puts a command into the background has the signal ignored, and programs inherit it.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @dataclass
 class Outcome:
     """What came of a program, or of several."""

@@ -19,7 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rsk.base import terminal
-from rsk.base.programs import FAILED, OUT_OF_TIME, PASSED, UNFINISHED, Program
+from rsk.base.programs import (
+    FAILED,
+    OUT_OF_TIME,
+    PASSED,
+    UNFINISHED,
+    Program,
+    interruptible,
+)
 
 MINUTES = 9.0
 MARGIN_S = 30.0
@@ -70,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rsk.measure.provenance import provenance
 
     terminal.accept_any_text()
+    interruptible()
     parser = argparse.ArgumentParser(prog="python -m rsk.measure.session", description=__doc__)
     parser.add_argument("--folder", type=Path, help="of the results; data/ of the checkout if none")
     parser.add_argument("--logs", type=Path, help="folder; report/build/session if none")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -82,6 +83,19 @@ def test_without_a_gpu_the_programs_see_none_and_the_caller_keeps_its_own(
     assert gpu_check.main(["--device", "cpu", "--only", "good", *arguments]) == 0
     assert (tmp_path / "look.log").read_text() == "''\n"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+def test_what_a_command_in_the_background_starts_can_be_interrupted():
+    look = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    code = (
+        "import signal, subprocess, sys\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "from rsk.base import programs\n"
+        "programs.interruptible()\n"
+        f"subprocess.run([sys.executable, '-c', {look!r}])"
+    )
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "True\n"
 
 
 def test_things_that_a_program_checked_are_read(tmp_path):
