@@ -24,6 +24,8 @@ _LETTERS = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
 _PIECE = (
     rf"[（「]*(?:{_LETTERS.pattern}|(?:[^\s{_LETTERS.pattern[1:-1]}]|\u00a0)+)[，。；：、）」]*"
 )
+_MARKS = "，。；：、）」"
+"""Behind one of these a reader expects a line to end."""
 
 
 class FontError(RuntimeError):
@@ -51,32 +53,51 @@ def columns(text: str) -> int:
 
 
 def wrap(text: str, width: float) -> list[str]:
-    """Lines of a text with Chinese letters, none much shorter than the others.
+    """Lines of a text with Chinese letters, as few as the width allows.
+
+    They end behind a mark where they can, and else none is much shorter than the others.
 
     Args:
         text: lines that it has are broken one by one.
         width: of a line, in matplotlib's bold Latin letters.
     """
-    lines = []
+    lines: list[str] = []
     for line in text.splitlines():
-        broken = _filled(line, width)
-        for less in range(int(width), 0, -1):
-            if len(even := _filled(line, less)) > len(broken):
-                break
-            broken = even
-        lines += broken
+        fewest = len(_filled(line, width))
+        found: list[list[str]] = [
+            some
+            for less in range(int(width), 0, -1)
+            for some in (_filled(line, less, at_marks=True), _filled(line, less))
+            if len(some) == fewest
+        ]
+        best = min(found[::-1] or [_filled(line, width)], key=_raggedness)
+        lines += best
     return lines
 
 
-def _filled(line: str, width: float) -> list[str]:
-    lines, used = [""], 0.0
+def _filled(line: str, width: float, *, at_marks: bool = False) -> list[str]:
+    """Full lines; ``at_marks``: what follows the last mark of a line goes on with the next one."""
+    lines: list[list[str]] = [[]]
     for piece in pieces(line):
-        wide = 0.87 * len(piece) + 0.58 * len(_LETTERS.findall(piece))
-        if used and used + wide > width:
-            lines, used = [*lines, ""], 0.0
-        lines[-1] += piece
-        used += wide
-    return lines
+        if lines[-1] and sum(map(_width, [*lines[-1], piece])) > width:
+            ends = [i + 1 for i, one in enumerate(lines[-1]) if one.rstrip()[-1:] in _MARKS]
+            end = ends[-1] if at_marks and ends else len(lines[-1])
+            lines.append(lines[-1][end:])
+            del lines[-2][end:]
+        lines[-1].append(piece)
+    return list(map("".join, lines))
+
+
+def _width(piece: str) -> float:
+    """In matplotlib's bold Latin letters."""
+    return 0.87 * len(piece) + 0.58 * len(_LETTERS.findall(piece))
+
+
+def _raggedness(lines: list[str]) -> tuple[bool, int]:
+    """How badly lines end: whether one is far shorter than another; how many end inside words."""
+    lengths = list(map(columns, lines))
+    inside = sum(line.rstrip()[-1:] not in _MARKS for line in lines[:-1])
+    return 2 * min(lengths) < max(lengths), inside
 
 
 def _folders() -> Iterator[Path]:

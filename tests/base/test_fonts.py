@@ -139,6 +139,11 @@ def test_long_titles_are_broken_anywhere():
     assert len(lines) == 3 and max(map(len, lines)) - min(map(len, lines)) <= 12
     assert not any(line[0] in "，）" or line[-1] == "（" for line in lines)
     assert plotting.wrap("推測\n解碼", 60) == ["推測", "解碼"]
+    assert plotting.wrap("批次每一輪都最快：速度是最佳版本的幾倍呢", 25) == [
+        "批次每一輪都最快：",
+        "速度是最佳版本的幾倍呢",
+    ]
+    assert plotting.wrap("快：速度是最佳版本的幾倍呢這樣可以了", 25)[0] != "快："
     assert plotting.wrap("解碼", 1) == ["解", "碼"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -37,6 +39,7 @@ def test_recorded_times_are_shown_with_where_they_are_from(shown, monkeypatch, t
     banner, table = shown
     assert banner["text/plain"].startswith("Recorded")
     assert "over 2 whole runs" in table[publish.MIME]["caption"]
+    monkeypatch.setattr(record_tables, "NEAR", -1.0)  # every range is shown
     frame = record_tables.from_logits(LogitsBenchmark.load(file)).frame
     assert list(frame["logits"]) == ["bfloat16", "float32"]
     assert list(frame.columns[3:]) == [
@@ -44,6 +47,9 @@ def test_recorded_times_are_shown_with_where_they_are_from(shown, monkeypatch, t
         *("top-k 50, top-p 0.9", "top-k 50, top-p 0.9, laws given"),
     ]
     assert frame.iloc[:, 3:].map(lambda text: "(" in text and "%" in text).all(axis=None)
+    monkeypatch.setattr(record_tables, "NEAR", math.inf)
+    frame = record_tables.from_logits(LogitsBenchmark.load(file)).frame
+    assert not frame.iloc[:, 3:].map(lambda text: "(" in text).any(axis=None)
 
 
 def test_a_fused_step_rounds_otherwise_but_hardly_differs():
