@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 DASH = "–"
 """Stands for a number that is missing."""
@@ -169,3 +169,15 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "share": share,
 }
 """What the templates may put behind a value, as in ``{{ gpu.largest.fused.call | us }}``."""
+
+
+class Span(NamedTuple):
+    """The least and the most of several numbers."""
+
+    least: float
+    most: float
+
+
+def span(values: Sequence[float]) -> Span:
+    """Of some numbers."""
+    return Span(min(values), max(values))

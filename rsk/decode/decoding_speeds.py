@@ -10,9 +10,9 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from rsk.base.folders import data_dir
+from rsk.base.numbers import Span, span
 from rsk.decode.loading import NGRAM
 from rsk.decode.speculation_length import AUTO, expected_tokens
 from rsk.measure.record_files import (
@@ -94,13 +94,6 @@ class Greedy:
     """Compared, and the same."""
     near_ties: tuple[float, ...]
     """Where two texts part: between the two best logits, below the rounding of their sums."""
-
-
-class Extremes(NamedTuple):
-    """The least and the most of several numbers."""
-
-    least: float
-    most: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,10 +193,9 @@ class DecodingSpeeds(RecordFile):
         return sum(text.tokens for text in texts) / sum(text.passes for text in texts)
 
     @property
-    def formula_error(self) -> Extremes:
+    def formula_error(self) -> Span:
         """The least and the most of :meth:`formula_errors` with the model alone."""
-        errors = self.formula_errors()
-        return Extremes(min(errors), max(errors))
+        return span(self.formula_errors())
 
     @property
     def pass_spread(self) -> float:

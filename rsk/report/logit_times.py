@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Hashable
 from typing import NamedTuple
 
+from rsk.base.numbers import Span, span
 from rsk.measure.logits_benchmark import LogitsBenchmark
 from rsk.measure.records import RecordError
 from rsk.report.measurements import Recorded
-from rsk.report.runs import Span, span
 
 
 class Shown(NamedTuple):

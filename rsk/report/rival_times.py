@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from rsk.base.numbers import Span, span
 from rsk.measure import peers
 from rsk.measure.over_runs import OverRuns
 from rsk.measure.peer_records import FOLLOWS, OURS, Found, PeersRecord
 from rsk.report.measurements import Recorded
-from rsk.report.runs import Span, span
 from rsk.sampler import registry
 
 

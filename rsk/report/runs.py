@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from rsk.base.numbers import Span, span
 from rsk.course import demo
 from rsk.course.demo import Loss
 from rsk.figures import curves
@@ -20,13 +21,6 @@ from rsk.measure.roof import data_sheet
 from rsk.report.measurements import Source
 from rsk.sampler.api import BACKENDS
 from rsk.sampler.kernels import KERNELS
-
-
-class Span(NamedTuple):
-    """The least and the most of several numbers."""
-
-    least: float
-    most: float
 
 
 class Half(NamedTuple):
@@ -323,11 +317,6 @@ def counted_at(benchmark: Benchmark, batch_size: int) -> dict[str, Operations]:
     if missing := [name for name in BACKENDS if name not in found]:
         raise RecordError(f"operations: {missing[0]} was not counted at B = {batch_size}")
     return {name: found[name] for name in BACKENDS}
-
-
-def span(values: Sequence[float]) -> Span:
-    """Of some numbers."""
-    return Span(min(values), max(values))
 
 
 def gathered(skipped: Sequence[str]) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from rsk.base.numbers import Span, span
 from rsk.measure.sharded_records import STARTS, Sharded, ShardedRecord
 from rsk.report.measurements import Recorded
-from rsk.report.runs import Span, span
 
 
 class ShardedTimes(Recorded[Sharded]):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from rsk.base.numbers import Span, span
 from rsk.measure.model_step import ModelStepRecord, Step
 from rsk.measure.over_runs import OverRuns
 from rsk.report.measurements import Recorded
-from rsk.report.runs import Span, span
 
 
 class StepShares(Recorded[ModelStepRecord]):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rsk.base.numbers import Span, span
 from rsk.course import tried_ideas
 from rsk.measure import comparison, publishable_runs
 from rsk.measure.comparison import BASELINE
@@ -23,7 +24,7 @@ from rsk.report.computed_here import Here, Shortcut, Written
 from rsk.report.logit_times import LogitTimes
 from rsk.report.measurements import Measurements
 from rsk.report.rival_times import RivalTimes
-from rsk.report.runs import Rival, Run, Span, counted_at, span
+from rsk.report.runs import Rival, Run, counted_at
 from rsk.report.sharded_times import ShardedTimes
 from rsk.report.step_shares import StepShares
 from rsk.sampler.kernels import KERNELS
