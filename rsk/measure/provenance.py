@@ -64,7 +64,9 @@ def _commit() -> str:
     commit = machine.output_of(*git, "rev-parse", "--short=12", "HEAD") if top else ""
     if not commit:
         return "none"
-    return commit + ("+changes" if machine.output_of(*git, "status", "--porcelain") else "")
+    # gpu-check writes its file between its stages: no change of what the next one runs.
+    changed = [*git, "status", "--porcelain", "--", ":/", ":(exclude,top)data/gpu-check"]
+    return commit + ("+changes" if machine.output_of(*changed) else "")
 
 
 CPU_SOURCES = (
