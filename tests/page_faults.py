@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 WIDTHS = (360, 390, 820, 1280)
 """Of two telephones, a tablet and a laptop, in CSS pixels."""
-SCHEMES = ("light", "dark")
 AXE = {"light": 1280, "dark": 360}
-"""At which width axe looks at a scheme: it takes seconds for a long page."""
+"""At which width axe looks at a colour scheme: it takes seconds for a long page."""
 ONLY_FAULTS = {"resultTypes": ["violations"]}
 """What is right need not be described, element by element."""
 QUIET = (
@@ -53,11 +52,16 @@ EMPTY_FORMULAS = """() => [...document.querySelectorAll('svg[role=img]')]
 TEXT = """() => { const copy = document.querySelector('main').cloneNode(true);
   copy.querySelectorAll('pre, code, style, .text, .where').forEach((node) => node.remove());
   return copy.textContent; }"""
-ALIKE = """() => {
+ALIKE = r"""() => {
   document.querySelectorAll('pre code').forEach((one) => { one.textContent = one.textContent; });
-  document.querySelectorAll('details.data tbody tr:nth-child(n+4)').forEach((one) => one.remove());
+  const shape = (row) => row.outerHTML.replace(/>[^<]+</g, '>x<');
+  document.querySelectorAll('tbody').forEach((body) => {
+    const known = new Set();
+    [...body.rows].forEach((row) => known.has(shape(row)) ? row.remove() : known.add(shape(row)));
+  });
 }"""
-"""Thousands of words in code's colours and of rows alike, each of which axe would weigh."""
+"""Thousands of words in code's colours and rows that differ in their words alone, each of which axe
+would weigh."""
 SOURCE_OF_A_FORMULA = re.compile(r"\\[A-Za-z]{2,}|\\\(|\$(?!\d)[^$\n]{1,80}\$|\[@[\w-]+\]")
 
 
@@ -80,42 +84,39 @@ def started() -> Iterator[Browser]:
 def faults(browser: Browser, path: Path) -> list[str]:
     """All that is wrong with a page, at all widths and in two colour schemes.
 
-    A request for anything but the page itself, a failed one, an error on the console, a formula
-    that was not drawn, a page wider than the screen, and what axe finds serious or critical.
+    A request for anything but the page itself, a failed one, an error on the console, what
+    :func:`cut_off` finds, a formula that was not drawn or not read, and what axe finds serious or
+    critical.
     """
-    found = []
-    for scheme in SCHEMES:
-        context = browser.new_context(color_scheme=scheme, offline=True)
-        page = context.new_page()
-        found += _loading(page, path)
-        page.evaluate(
-            "() => document.querySelectorAll('details').forEach((one) => { one.open = true; })"
-        )
-        for width in WIDTHS:
-            page.set_viewport_size({"width": width, "height": 900})
-            wide = page.evaluate(TOO_WIDE)
-            found += [f"{scheme}, {width} px: wider than the screen: {one}" for one in wide]
+    with _opened(browser, path) as (page, found):
+        found += _cut_off(page)
         found += [f"an empty formula: {words}" for words in page.evaluate(EMPTY_FORMULAS)]
         found += [
             f"a formula or reference that was not read: {text}"
             for text in SOURCE_OF_A_FORMULA.findall(page.evaluate(TEXT))
         ]
-        page.set_viewport_size({"width": AXE[scheme], "height": 900})
         page.evaluate(ALIKE)
-        found += [f"{scheme}, {AXE[scheme]} px: {one}" for one in _axe(page)]
-        context.close()
+        for scheme, width in AXE.items():
+            page.emulate_media(color_scheme=scheme)
+            page.set_viewport_size({"width": width, "height": 900})
+            where = f"{scheme}, {width} px"
+            found += [f"{where}: wider than the screen: {one}" for one in page.evaluate(TOO_WIDE)]
+            found += [f"{where}: {one}" for one in _axe(page)]
     return list(dict.fromkeys(found))
 
 
 def cut_off(browser: Browser, path: Path) -> list[str]:
-    """Pictures and formulas that do not fit, at all widths, with all that unfolds open or closed.
+    """What does not fit: a page wider than the screen, a picture or formula wider than its frame.
 
-    What else is too wide is one of the :func:`faults`.
+    At all widths; of pictures and formulas with all that unfolds open or closed.
     """
+    with _opened(browser, path) as (page, _):
+        return _cut_off(page)
+
+
+def _cut_off(page: Page) -> list[str]:
+    """The same of a page that is open; all that unfolds is unfolded then."""
     found = []
-    context = browser.new_context(offline=True)
-    page = context.new_page()
-    page.goto(path.resolve().as_uri(), wait_until="load")
     for is_open in ("false", "true"):
         page.evaluate(
             "() => document.querySelectorAll('details')"
@@ -123,13 +124,18 @@ def cut_off(browser: Browser, path: Path) -> list[str]:
         )
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 900})
-            found += [f"{width} px: {one}" for one in page.evaluate(CUT_PICTURES)]
-    context.close()
+            found += [f"{width} px: cut off: {one}" for one in page.evaluate(CUT_PICTURES)]
+            if is_open == "true":
+                wide = page.evaluate(TOO_WIDE)
+                found += [f"{width} px: wider than the screen: {one}" for one in wide]
     return found
 
 
-def _loading(page: Page, path: Path) -> list[str]:
-    """Open a page, and tell what it asked for and what went wrong."""
+@contextmanager
+def _opened(browser: Browser, path: Path) -> Iterator[tuple[Page, list[str]]]:
+    """A page, and what it asked for and what went wrong, which grows as it is looked at."""
+    context = browser.new_context(color_scheme="light", offline=True)
+    page = context.new_page()
     found: list[str] = []
     address = path.resolve().as_uri()
 
@@ -149,7 +155,8 @@ def _loading(page: Page, path: Path) -> list[str]:
         ),
     )
     page.goto(address, wait_until="load")
-    return found
+    yield page, found
+    context.close()
 
 
 def _axe(page: Page) -> list[str]:

@@ -142,7 +142,6 @@ def test_a_bar_is_dragged(page):
 @pytest.mark.slow
 def test_it_fits_and_all_can_read_it(chromium, report):
     assert page_faults.faults(chromium, report[0]) == []
-    assert page_faults.cut_off(chromium, report[0]) == []
 
 
 def test_without_script_and_on_paper_the_picture_stands(chromium, report, page):

@@ -46,16 +46,15 @@ def test_nothing_is_cut_off_at_any_width(chromium, tmp_path):
     save(cells, tmp_path / "notebooks" / "08_report.ipynb")
     for page in export_site(tmp_path):
         assert page_faults.cut_off(chromium, page) == []
-        assert [one for one in page_faults.faults(chromium, page) if "wider" in one] == []
 
 
 @pytest.mark.parametrize(
     ("css", "caught"),
     [
-        (".wide { overflow-x: visible; }", "faults"),
-        ("main { overflow-x: hidden; } pre { width: 90rem; }", "faults"),
-        ("figure img { min-width: 40rem; max-width: none; }", "cut_off"),
-        (".formula svg { max-width: none; width: 90em !important; }", "cut_off"),
+        (".wide { overflow-x: visible; }", "wider"),
+        ("main { overflow-x: hidden; } pre { width: 90rem; }", "wider"),
+        ("figure img { min-width: 40rem; max-width: none; }", "cut off"),
+        (".formula svg { max-width: none; width: 90em !important; }", "cut off"),
     ],
 )
 def test_what_is_cut_off_is_found(chromium, tmp_path, css, caught):
@@ -63,7 +62,7 @@ def test_what_is_cut_off_is_found(chromium, tmp_path, css, caught):
     _, page = export_site([save(cells, tmp_path / "01_a.ipynb")], tmp_path / "site")
     spoilt = page.read_text(encoding="utf-8").replace("</style>", f"{css}</style>")
     page.write_text(spoilt, encoding="utf-8")
-    assert getattr(page_faults, caught)(chromium, page)
+    assert any(caught in fault for fault in page_faults.cut_off(chromium, page))
 
 
 # --- plumbing
