@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,8 +47,12 @@ class Process:
 
     def wait_for(self, words: str, timeout: float = 60) -> None:
         """Until it has said so on standard error."""
+        self.wait_until(lambda: words in self.stderr, timeout)
+
+    def wait_until(self, holds: Callable[[], bool], timeout: float = 60) -> None:
+        """Until something holds, before it has ended."""
         deadline = time.monotonic() + timeout
-        while words not in self.stderr:
+        while not holds():
             assert self._process.is_alive() and time.monotonic() < deadline, self.stderr
             time.sleep(0.01)
 

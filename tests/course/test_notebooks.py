@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from rsk.base import folders
 from rsk.course import running
+from rsk.course.jupyter_kernel import Kernel, started
 from rsk.course.parameters import declared_parameters
 
 if TYPE_CHECKING:
@@ -124,6 +126,13 @@ def test_what_takes_sizes_runs_with_others(tmp_path: Path) -> None:
     running.run_course(TINY, only=only, output=tmp_path, export=False, console=Console(quiet=True))
 
 
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    """One for several notebooks."""
+    with started(tmp_path_factory.mktemp("kernel")) as kernel:
+        yield kernel
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -138,7 +147,7 @@ def test_what_takes_sizes_runs_with_others(tmp_path: Path) -> None:
 )
 @pytest.mark.slow
 def test_plain_papermill_refuses_a_wrong_parameter(
-    parameters: dict[str, Any], message: str, tmp_path: Path
+    parameters: dict[str, Any], message: str, tmp_path: Path, kernel: Kernel
 ) -> None:
     with pytest.raises(running.CourseError, match=message):
-        running.run_notebook(NOTEBOOKS[0], tmp_path, parameters)
+        running.run_notebook(NOTEBOOKS[0], tmp_path, parameters, kernel=kernel)
