@@ -5,11 +5,11 @@ Every backend is compared with this, so it shares no code with any of them.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
 from fractions import Fraction
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,8 +28,13 @@ def word(seed: int, t: int, stream: int) -> int:
     return mix((mix((seed + gamma) & MASK) + gamma * (4 * t + stream + 1)) & MASK)
 
 
+def fixed_point(weight: float) -> int:
+    """Times 2**42, which is exact: a float's exponent grows."""
+    return math.floor(math.ldexp(weight, 42))
+
+
 def draw(weights: list[float], random_word: int) -> int | None:
-    fixed = [math.floor(Fraction(min(max(w, 0.0), 1.0)) * 2**42) for w in weights]
+    fixed = [fixed_point(min(max(w, 0.0), 1.0)) for w in weights]
     threshold = (random_word >> 2) * sum(fixed) // 2**62
     running = 0
     for v, weight in enumerate(fixed):
@@ -126,8 +131,7 @@ COEFFICIENTS = (
 
 
 def float32(x: float) -> float:
-    with np.errstate(over="ignore"):
-        return float(np.float32(x))
+    return ctypes.c_float(x).value
 
 
 def relative_weight(x: float, maximum: float, scale: float) -> float:
@@ -155,7 +159,7 @@ def row_probabilities(
         return [float(v == x.index(maximum)) for v in range(len(x))]
     scale = float32(1.4426950408889634 / temperature)
     e = [relative_weight(value, maximum, scale) for value in x]
-    weights = [math.floor(Fraction(value) * 2**42) for value in e]
+    weights = [fixed_point(value) for value in e]
     kept = range(len(x))
     if 0 < top_k < len(x):
         least = sorted(x)[-top_k]

@@ -31,4 +31,4 @@ def test_ranks_return_the_tokens_of_one_device():
 def test_a_rank_that_fails_says_why():
     inputs = logit_inputs.make_inputs(1, 100, FILTERED, noise=0.5)
     with pytest.raises(RuntimeError, match=r"(?s)rank 0 failed: .*top_p"):
-        several_ranks.sample(*inputs[:3], top_p=7.0, seed=0)
+        several_ranks.sample(*inputs[:3], size=1, top_p=7.0, seed=0)

@@ -229,11 +229,10 @@ class TestOperators:
             OPERATORS.probabilities(rows("normal", 2, 30), *filters)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
-    def test_compiles_without_a_graph_break(self, compiler):
+    def test_compiles_without_a_graph_break(self):
         torch._dynamo.reset()
 
-        @torch.compile(fullgraph=True, backend=compiler)
+        @torch.compile(fullgraph=True)
         def step(draft, target, seed, top_p):
             filters = {"temperature": 0.8, "top_k": 5, "top_p": top_p, "backend": "fused"}
             tokens, laws = rsk.sample_from_logits(draft, seed=seed, return_laws=True, **filters)

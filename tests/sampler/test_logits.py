@@ -505,7 +505,7 @@ class TestRejectionSampleFromLogits:
 
 
 class TestEmulator:
-    """The CUDA kernel on the CPU, its threads in several orders."""
+    """The CUDA kernel on the CPU; in several orders of threads: test_from_logits_kernels.py."""
 
     @pytest.mark.parametrize("filters", FILTERS, ids=str)
     def test_against_the_reference(self, filters):
@@ -520,14 +520,6 @@ class TestEmulator:
         _, wanted = rsk.sample_from_logits(draft[:, 0], seed=5, return_laws=True, **filters)
         assert same(laws, wanted)
         assert same(rsk.probabilities(target, backend="emulator", **filters), p)
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("order", range(3))
-    def test_any_order_of_threads(self, order, monkeypatch):
-        monkeypatch.setenv("RSK_EMULATOR_SEED", str(order))
-        for seed in range(8 * order, 8 * order + 8):
-            call = random_logit_recipe(random.Random(seed), max_elements=1 << 12).make()
-            assert equal(from_logits(call, "emulator"), from_logits(call, "baseline"))
 
     def test_it_takes_cpu_tensors_only(self):
         with pytest.raises(ValueError, match="expected a tensor on cpu or cuda"):
@@ -640,9 +632,8 @@ class TestPyTorch:
             torch.library.opcheck(torch.ops.rsk.probabilities_at.default, (x, laws, *min_p, tokens))
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
     @pytest.mark.parametrize("backend", ["vectorized", "auto"])
-    def test_compiles_without_a_graph_break(self, backend, compiler):
+    def test_compiles_without_a_graph_break(self, backend):
         torch._dynamo.reset()
 
         def step(tokens, draft, target, temperature, top_k, top_p, min_p, seed):
@@ -653,7 +644,7 @@ class TestPyTorch:
             probs = rsk.probabilities(target, backend=backend, **filters)
             return got.tokens, drawn, laws, probs
 
-        compiled = torch.compile(step, fullgraph=True, backend=compiler)
+        compiled = torch.compile(step, fullgraph=True)
         each = torch.tensor([0.3, 0.0, 1.7, 0.9])
         for filters in ((0.7, 5, 0.9, 0.01), (each, torch.arange(4), each.clamp(max=1), 0.0)):
             arguments = *batch(4, 3, 40), *filters, torch.arange(4)
