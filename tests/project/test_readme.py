@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 
 import pytest
 import warm
@@ -61,10 +59,9 @@ def test_the_example_runs_and_does_what_its_comments_say(readme):
 def test_the_example_in_transformers_runs(readme):
     pytest.importorskip("transformers")
     _, example = fences(readme, "python")
-    done = subprocess.run(
-        [sys.executable, "-c", example + "\nassert texts.shape[0] == 2 and texts.shape[1] > 40\n"],
-        cwd=TOP, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = warm.run(
+        example + "\nassert texts.shape[0] == 2 and texts.shape[1] > 40\n", os.environ
+    )
     assert done.returncode == 0, done.stderr
     assert "def read(" in done.stdout and "class Queue:" in done.stdout
 
