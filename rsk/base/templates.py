@@ -148,7 +148,10 @@ def exhibit(label: str, values: Mapping[str, object], language: str = LANGUAGE) 
 
 def phrases(language: str = LANGUAGE) -> Mapping[str, Any]:
     """Words that the exports put beside numbers, such as "Figure": ``phrases.toml``."""
-    return tomllib.loads((folder(language) / "phrases.toml").read_text(encoding="utf-8"))
+    return _toml((folder(language) / "phrases.toml").read_text(encoding="utf-8"))
+
+
+_toml = cache(tomllib.loads)  # an export asks for them hundreds of times
 
 
 def labels(language: str = LANGUAGE) -> Callable[[str], str]:

@@ -59,9 +59,7 @@ def test_the_example_runs_and_does_what_its_comments_say(readme):
 def test_the_example_in_transformers_runs(readme):
     pytest.importorskip("transformers")
     _, example = fences(readme, "python")
-    done = warm.run(
-        example + "\nassert texts.shape[0] == 2 and texts.shape[1] > 40\n", os.environ
-    )
+    done = warm.run(example + "\nassert texts.shape[0] == 2 and texts.shape[1] > 40\n", os.environ)
     assert done.returncode == 0, done.stderr
     assert "def read(" in done.stdout and "class Queue:" in done.stdout
 
