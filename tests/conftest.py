@@ -82,7 +82,8 @@ def _clean_slate(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("RSK_DEBUG", raising=False)
     labels.reset()  # as in a new kernel
     torch.manual_seed(0)
-    torch.use_deterministic_algorithms(False)  # which a test may have left on
+    if torch.are_deterministic_algorithms_enabled():  # which a test may have left on
+        torch.use_deterministic_algorithms(False)
     folder = Path.cwd()
     yield
     os.chdir(folder)  # which a command called in this process may have left

@@ -39,11 +39,9 @@ class RecordFile:
             RecordError: the file does not hold such a record; names the file and the field.
         """
         try:
-            value = json.loads(Path(path).read_text(encoding="utf-8"))
+            return _parsed(cls, Path(path).read_text(encoding="utf-8"))  # type: ignore[arg-type]
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise RecordError(f"{path}: expected a JSON file: {error}") from error
-        try:
-            return parse(cls, value)
         except RecordError as error:
             raise RecordError(f"{path}: {error}") from error
 
@@ -55,6 +53,11 @@ class RecordFile:
         partial = path.with_name(path.name + ".partial")
         partial.write_text(text + "\n", encoding="utf-8")
         partial.replace(path)
+
+
+@functools.lru_cache(maxsize=32)  # a report asks for the same thousands of records again and again
+def _parsed(cls: type, text: str) -> Any:
+    return parse(cls, json.loads(text))
 
 
 def parse(cls: type[T], value: Any, where: str = "") -> T:

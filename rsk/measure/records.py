@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from rsk.measure.record_files import RecordError as RecordError
@@ -34,6 +35,9 @@ class Point(NamedTuple):
     dtype: str
     acceptance: float
     cache: str
+
+
+_of_point = attrgetter(*Point._fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +149,7 @@ class Record:
     @property
     def point(self) -> Point:
         """What was measured, whoever did it and in whichever run."""
-        return Point(*(getattr(self, name) for name in Point._fields))
+        return Point._make(_of_point(self))
 
     @property
     def roof_share(self) -> float | None:
