@@ -9,7 +9,7 @@ from measured import record, spread, story, twice
 
 from rsk.base import folders
 from rsk.measure import publishable_runs
-from rsk.measure.records import RecordError
+from rsk.measure.records import Benchmark, RecordError
 
 GOOD = twice(story())
 
@@ -119,3 +119,11 @@ def test_the_reasons_are_named_where_none_is_left(data):
 def test_what_is_shipped_may_be_published(device):
     assert publishable_runs.refusal(publishable_runs.newest(device)) == ""
     assert publishable_runs.refusal(publishable_runs.all_runs(device)[-1]) == ""
+
+
+def test_a_file_is_parsed_once_and_again_when_it_changed(tmp_path):
+    path = tmp_path / "run.json"
+    GOOD.save(path)
+    assert Benchmark.load(path) is Benchmark.load(path)
+    story().save(path)
+    assert Benchmark.load(path) == story()
