@@ -31,27 +31,138 @@ int64_t sum_part(Row<Target> p, Row<Draft> q, int32_t begin, int32_t end, Floats
   return sum.total();
 }
 
+// A row is summed in pieces, and at most MARKS times it is marked how far the sum has come. To find a
+// token is to find the mark before it, and to sum again what is behind that mark.
+constexpr int32_t PIECE = 512, MARKS = 128;
+
+// The weights max(p - q, 0) of two rows, or max(p, 0) of one if q is empty.
+template <class Target, class Draft>
+class Weights {
+ public:
+  Weights(Row<Target> p, Row<Draft> q)
+      : p_(p), q_(q), size_(std::max(p.size, q.size)),
+        stride_((size_ + PIECE * MARKS - 1) / (PIECE * MARKS) * PIECE) {}
+
+  // The sum of all weights. The marks are made on the way.
+  int64_t total() {
+    int64_t sum = 0;
 #if RSK_HAS_VECTORS
-// The same of rows with values between 0 and 1.
-template <bool has_q, class Element>
-int64_t sum_unit_part(Row<Element> p, Row<Element> q, int32_t begin, int32_t end,
-                      UnitSum<Element>& sums) {
-  UnitSum<Element> sum = sums;
-  const int32_t whole = std::min({end, p.size, has_q ? q.size : end});
-  int32_t v = begin;
-  for (; v + PAIR <= whole; v += PAIR)
-    sum.template add<has_q>(p.data + v, has_q ? q.data + v : nullptr);
-  for (; v < end; v += PAIR) {  // one row ends, or has ended: their vocabularies may differ
-    Elements<Element> target, draft;
-    const Element* from = p.place(v, target);
-    if (has_q && v < q.size) sum.template add<has_q>(from, q.place(v, draft));
-    else sum.template add<false>(from, nullptr);  // q is 0 there
-  }
-  const int64_t total = sum.take_total();
-  sums = sum;
-  return total;
-}
+    if constexpr (std::is_same_v<Target, Draft>) {
+      is_unit_ = q_.size ? sum_unit_row<true>(sum) : sum_unit_row<false>(sum);
+      if (is_unit_) return sum;
+      sum = 0;
+    }
 #endif
+    for (int32_t begin = 0; begin < size_; begin += PIECE) {
+      mark(begin, UnitSum::after(sum));
+      sum += piece(begin, std::min(size_, begin + PIECE));
+    }
+    return sum;
+  }
+
+  // The sum of a piece or less, that begins at a multiple of PAIR.
+  int64_t piece(int32_t begin, int32_t end) {
+#if RSK_HAS_VECTORS
+    if constexpr (std::is_same_v<Target, Draft>) {
+      UnitWeights<true, Target> with_q;
+      UnitWeights<false, Target> without_q;
+      if (is_unit_)
+        return q_.size ? unit_piece(begin, end, with_q) : unit_piece(begin, end, without_q);
+    }
+#endif
+    return q_.size ? sum_part<true>(p_, q_, begin, end, check_)
+                   : sum_part<false>(p_, q_, begin, end, check_);
+  }
+
+  // The token at which the running sum first exceeds `rest`. To the weight of the token `certain`, if
+  // it is not -1, `change` is added.
+  int64_t find(int64_t rest, int64_t certain, int64_t change) {
+    const auto changed = [&](int32_t begin, int32_t end) {
+      return begin <= certain && certain < end ? change : 0;
+    };
+    int32_t first = 0, last = (size_ - 1) / stride_;  // of the marks that it may be behind
+    int64_t before = 0;
+    while (first < last) {
+      const int32_t middle = (first + last + 1) / 2;
+      const int64_t sum = marks_[middle].total() + changed(0, middle * stride_);
+      if (sum <= rest) first = middle, before = sum;
+      else last = middle - 1;
+    }
+    rest -= before;
+    const int32_t begin = first * stride_, end = std::min(size_, begin + stride_);
+    int32_t v = find_pair(begin, end, rest, [&](int32_t begin, int32_t end) {
+      int64_t sum = changed(begin, end);
+      for (; begin < end; begin += PIECE) sum += piece(begin, std::min(end, begin + PIECE));
+      return sum;
+    });
+    for (;; ++v) {
+      rest -= fixed_point(p_[v] - (v == certain ? 1.0f : q_[v]));
+      if (rest < 0) return v;
+    }
+  }
+
+  // Every difference is finite if p and q are, but for overflow far outside [0, 1].
+  bool may_be_infinite() const { return any(~is_at_least(all(3e38f), absolute(check_))); }
+
+ private:
+  void mark(int32_t begin, const UnitSum& sum) {
+    if (begin % stride_ == 0) marks_[begin / stride_] = sum;
+  }
+
+#if RSK_HAS_VECTORS
+  // If all values are between 0 and 1, as those of distributions are, there is a faster way. Whether
+  // they were is known, and returned, at the end.
+  template <bool has_q>
+  bool sum_unit_row(int64_t& sum) {
+    UnitWeights<has_q, Target> weights;
+    int32_t begin = (has_q ? std::min(p_.size, q_.size) : p_.size) / PIECE * PIECE;
+    sum = whole_pieces(begin, weights);
+    for (; begin < size_; begin += PIECE) {
+      mark(begin, UnitSum::after(sum));
+      sum += unit_piece(begin, std::min(size_, begin + PIECE), weights);
+    }
+    return weights.are_exact(sum);
+  }
+
+  // The pieces before `end`. Not inline: among all else GCC keeps a sum in memory, and the loop takes
+  // twice as long.
+  template <bool has_q>
+  RSK_NOT_INLINE int64_t whole_pieces(int32_t end, UnitWeights<has_q, Target>& result) {
+    UnitWeights<has_q, Target> weights;
+    UnitSum sum = UnitSum::after(0);
+    const Target* p = p_.data;
+    const Draft* q = has_q ? q_.data : p;
+    for (int32_t begin = 0; begin < end; begin += PIECE) {
+      if (begin % (MAX_UNITS * WIDTH) == 0) sum = UnitSum::after(sum.total());
+      mark(begin, sum);
+      for (int32_t v = 0; v < PIECE; v += 2 * PAIR, p += 2 * PAIR, q += 2 * PAIR)
+        sum.add({weights.read(p, q), weights.read(p + PAIR, q + PAIR)});
+    }
+    result = weights;
+    return sum.total();
+  }
+
+  template <bool has_q>
+  RSK_NOT_INLINE int64_t unit_piece(int32_t begin, int32_t end, UnitWeights<has_q, Target>& result) {
+    UnitWeights<has_q, Target> weights = result;
+    UnitSum sum = UnitSum::after(0);
+    Elements<Target> target, draft;
+    for (; begin < end; begin += PAIR) {
+      const Target* const p = p_.place(begin, target);
+      sum.add({weights.read(p, has_q ? q_.place(begin, draft) : p)});
+    }
+    result = weights;
+    return sum.total();
+  }
+#endif
+
+  Row<Target> p_;
+  Row<Draft> q_;
+  int32_t size_, stride_;
+  bool is_unit_ = false;
+  Floats check_ = all(0.0f);  // NaN or infinite if a difference was
+  UnitSum marks_[MARKS];
+};
 
 template <class Probability>
 bool all_finite(Row<Probability> row) {
@@ -66,55 +177,16 @@ bool all_finite(Row<Probability> row) {
 // token and the row q is empty.
 template <class Target, class Draft>
 int64_t draw(uint64_t word, Row<Target> p, Row<Draft> q, int64_t certain) {
-  // The row is summed a block at a time, so that only one block is read again to find the token.
-  constexpr int32_t BLOCK = std::max(MAX_ADDED * WIDTH, 512);
-  const int32_t size = std::max(p.size, q.size);
-  int64_t block_total[(1 << 20) / BLOCK], total = 0;
-  Floats check = all(0.0f);
-  const auto sum = [&](int32_t begin, int32_t end) {
-    return q.size ? sum_part<true>(p, q, begin, end, check)
-                  : sum_part<false>(p, q, begin, end, check);
-  };
-  const auto sum_blocks = [&](auto sum) {
-    total = 0;
-    for (int32_t begin = 0; begin < size; begin += BLOCK)
-      total += block_total[begin / BLOCK] = sum(begin, std::min(size, begin + BLOCK));
-  };
-  bool is_summed = false;
-#if RSK_HAS_VECTORS
-  if constexpr (std::is_same_v<Target, Draft>) {
-    UnitSum<Target> sums;
-    sum_blocks([&](int32_t begin, int32_t end) {
-      return q.size ? sum_unit_part<true>(p, q, begin, end, sums)
-                    : sum_unit_part<false>(p, q, begin, end, sums);
-    });
-    is_summed = sums.is_exact();
-  }
-#endif
-  if (!is_summed) sum_blocks(sum);
-  // Every difference is finite if p and q are, but for overflow far outside [0, 1], also of the
-  // check: look twice before refusing.
-  if (any(~is_at_least(all(3e38f), absolute(check))) && !(all_finite(p) && all_finite(q)))
-    return -1;
-  const int64_t change =
-      certain < 0 ? 0 : fixed_point(p[certain] - 1.0f) - fixed_point(p[certain]);
-  if (certain >= 0) block_total[certain / BLOCK] += change;
+  Weights<Target, Draft> weights(p, q);
+  int64_t total = weights.total(), change = 0;
+  if (weights.may_be_infinite() && !(all_finite(p) && all_finite(q))) return -1;
+  if (certain >= 0) change = fixed_point(p[certain] - 1.0f) - fixed_point(p[certain]);
   total += change;
   if (total == 0) {
     const bool is_residual = q.size || certain >= 0;
     return is_residual ? draw(word, p, Row<Draft>{}, -1) : -1;
   }
-  int64_t rest = threshold(word, total);
-  int32_t i = 0;
-  while (rest >= block_total[i]) rest -= block_total[i++];
-  const auto sum_with_certain = [&](int32_t begin, int32_t end) {
-    return sum(begin, end) + (begin <= certain && certain < end ? change : 0);
-  };
-  const int32_t end = std::min(size, (i + 1) * BLOCK);
-  for (int32_t v = find_pair(i * BLOCK, end, rest, sum_with_certain);; ++v) {
-    rest -= fixed_point(p[v] - (v == certain ? 1.0f : q[v]));
-    if (rest < 0) return v;
-  }
+  return weights.find(threshold(word, total), certain, change);
 }
 
 // Behind the end of a row of probabilities there are zeros.

@@ -79,6 +79,18 @@ def newest(device: str) -> Benchmark:
     )
 
 
+def of_other_instructions(run: Benchmark) -> Benchmark | None:
+    """The newest whole recorded run on the same CPU with other vector instructions, if any."""
+    made = run.provenance
+    found = [
+        one
+        for one in all_runs("cpu")
+        if one.provenance.cpu == made.cpu and one.provenance.instructions != made.instructions
+        if one.complete and not one.refused and comparison.usual_line(one)
+    ]
+    return found[-1] if found else None
+
+
 def refusal(run: Benchmark, *, here: bool = False) -> str:
     """Why a run may not be published; empty if it may.
 

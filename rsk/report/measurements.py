@@ -81,6 +81,8 @@ class Measurements:
     """Decoding steps of models at real scale, if they were recorded."""
     public_model: list[DecodingSpeeds]
     """Of a public model with the draft that ships for it, by machine."""
+    narrower: Benchmark | None = None
+    """A sweep on the CPU with other vector instructions than its own, if one was recorded."""
     set_aside: tuple[str, ...] = ()
     """What this run measured and may not be published, each with its reason."""
 
@@ -97,6 +99,8 @@ class Measurements:
             "small models": self.study.value,
             "kernels compared": self.grid,
         }
+        if self.narrower:
+            found[f"sweep, CPU ({self.narrower.provenance.instructions})"] = self.narrower
         for one in self.public_model:
             found[f"public model, {one.provenance.kind}"] = one
         made = {name: one.provenance for name, one in found.items() if one is not None}
@@ -151,6 +155,7 @@ def gather(results: Path | None = None) -> Measurements:
         peers=recorded_peers(),
         steps=recorded_steps(),
         public_model=decoding_speeds.recorded(),
+        narrower=publishable_runs.of_other_instructions(runs["cpu"].value),
         set_aside=tuple(set_aside),
     )
 

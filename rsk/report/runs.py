@@ -86,6 +86,11 @@ class Run:
         return self.benchmark.provenance.machine
 
     @property
+    def instructions(self) -> str:
+        """The widest vector instructions of a CPU."""
+        return self.benchmark.provenance.instructions
+
+    @property
     def cache_bytes(self) -> int:
         """Of the device's last-level cache."""
         return self.benchmark.provenance.cache_bytes

@@ -22,7 +22,7 @@ from rsk.measure.over_runs import Series, ratio
 from rsk.measure.records import TOLERANCE, Operations, Provenance, RecordError, parse
 from rsk.report.computed_here import Here, Shortcut, Written
 from rsk.report.logit_times import LogitTimes
-from rsk.report.measurements import Measurements
+from rsk.report.measurements import Measurements, Source
 from rsk.report.rival_times import RivalTimes
 from rsk.report.runs import Rival, Run, counted_at
 from rsk.report.sharded_times import ShardedTimes
@@ -61,6 +61,7 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
     """What the report's chapters may name, beside :func:`shared`.
 
     * ``here``: :class:`Here`;
+    * ``narrower``: a :class:`Run` on the CPU with other vector instructions, or ``None``;
     * ``grid``: the comparison of the kernels with the baseline on a GPU;
     * ``set_aside``: what this run measured and may not be published, each with its reason;
     * ``logits``: :class:`rsk.report.logit_times.LogitTimes`;
@@ -76,6 +77,7 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
     return {
         **shared(found),
         "here": here,
+        "narrower": Run(Source(found.narrower, recorded=True)) if found.narrower else None,
         "grid": found.grid,
         "set_aside": found.set_aside,
         "logits": LogitTimes(found.logits),
@@ -161,6 +163,7 @@ def talk(found: Measurements, written: Written) -> dict[str, object]:
 
     * ``story``: :class:`Story`;
     * ``shortcut``: :class:`Shortcut`, ``written``: :class:`Written`;
+    * ``narrower``: a :class:`Run` on the CPU with other vector instructions, or ``None``;
     * ``grid``: the comparison of the kernels on a GPU, ``resources``: what they were compiled to;
     * ``sharded``, ``step``, ``public_model``: as in :func:`report`;
     * ``gpus``: all GPUs that a run was recorded on;
@@ -174,6 +177,7 @@ def talk(found: Measurements, written: Written) -> dict[str, object]:
         "story": Story.of(Run(found.gpu), Run(found.cpu)),
         "shortcut": Shortcut.watch(torch.device("cpu")),
         "written": written,
+        "narrower": Run(Source(found.narrower, recorded=True)) if found.narrower else None,
         "grid": found.grid,
         "resources": found.resources,
         "sharded": ShardedTimes(found.sharded),

@@ -108,6 +108,22 @@ def test_the_newest_that_may_be_published(data):
     assert publishable_runs.newest("cuda").provenance.device == "cuda"
 
 
+def test_the_run_with_other_instructions_is_of_the_same_processor(data):
+    def made(date, **fields):
+        run = dated(twice(story()), date)
+        provenance = dataclasses.replace(run.provenance, **fields)
+        dataclasses.replace(run, provenance=provenance).save(data / f"{date}.json")
+
+    assert publishable_runs.of_other_instructions(GOOD) is None
+    made("2026-01-01")
+    made("2026-01-02", instructions="NONE", cpu="another one")
+    assert publishable_runs.of_other_instructions(GOOD) is None
+    made("2026-01-03", instructions="NONE")
+    made("2026-01-04", instructions="MORE")
+    dated(dataclasses.replace(GOOD, complete=False), "2026-01-05").save(data / "unfinished.json")
+    assert publishable_runs.of_other_instructions(GOOD).provenance.date.startswith("2026-01-04")
+
+
 def test_the_reasons_are_named_where_none_is_left(data):
     dated(story(), "2026-03-01").save(data / "c.json")
     with pytest.raises(RecordError, match=r"refused: a processor.*2026-03-01: it is 1 run"):

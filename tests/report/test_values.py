@@ -44,8 +44,16 @@ def found(cpu=None, gpu=None, study=None, **changes) -> Measurements:
         "peers": measurements.recorded_peers(),
         "steps": steps_record(),
         "public_model": decoding_speeds.recorded(),
+        "narrower": of_instructions("AVX512"),
     }
     return Measurements(**{**fields, **changes})
+
+
+def of_instructions(name):
+    """A whole run on the CPU, as if with these vector instructions."""
+    benchmark = twice(story())
+    made = dataclasses.replace(benchmark.provenance, instructions=name)
+    return dataclasses.replace(benchmark, provenance=made)
 
 
 def slower(benchmark, name, factor):
@@ -426,9 +434,10 @@ def test_the_table_of_runs_has_a_row_for_each_record():
     assert list(got.provenances) == [
         *("sweep, CPU", "sweep, GPU", "from logits", "several GPUs", "other projects"),
         *("decoding steps", "small models"),
-        "kernels compared",
+        *("kernels compared", "sweep, CPU (AVX512)"),
         *(f"public model, {'GPU' if s.provenance.gpu else 'CPU'}" for s in got.public_model),
         "ideas tried",
     ]
     assert got.provenances["other projects"] is got.peers.provenance
     assert "decoding steps" not in found(steps=None).provenances
+    assert "sweep, CPU (AVX512)" not in found(narrower=None).provenances

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 import rsk
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-SIZES = [1, 31, 257, 5000]  # shorter than a vector, and several blocks with an end
+SIZES = [1, 31, 257, 5000]  # shorter than a vector, and several pieces with an end
+LARGE = [65536, 140_001]  # as many pieces as there are marks, and more
+IN_LARGE = ["distributions", "rests that all add up", "negative"]
 
 
 def _rows(kind: str, size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -16,8 +20,19 @@ def _rows(kind: str, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     noise = torch.Generator().manual_seed(size)
     p, q = torch.rand(2, 4, size, generator=noise)
     match kind:
-        case "in the unit interval":
+        case "in the unit interval":  # whose sums are beyond those of distributions
             pass
+        case "distributions":
+            p, q = ((x.log() * 3).softmax(-1) for x in (p, q))
+        case "all at one token":
+            p, q = p * 0, q * 0
+            p[:, size // 2], q[:, size // 3] = 1, 1
+        case "weights between one and two":
+            p[:, ::3] += 0.99
+            q = q / 2
+        case "a little more than one in all":
+            p = (p + 0.1) / (p + 0.1).sum(-1, keepdim=True) * 1.01
+            q = q * 0
         case "all ones":  # a lane's sum is beyond what a float holds
             p, q = torch.ones_like(p), torch.zeros_like(q)
         case "tiny":  # about 2^-42, where a weight is rounded down, and below what a weight is
@@ -27,6 +42,8 @@ def _rows(kind: str, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         case "halves of a unit":  # ties of every addition
             p = torch.randint(0, 64, p.shape, generator=noise) * 2.0**-24
             q = q * 0
+        case "rests that all add up":  # so a lane's must be taken out before they overflow
+            p, q = p * 0 + 2.0**-23 * 0.98, q * 0
         case "above one":
             p[:, ::3] += 1.5
         case "negative":
@@ -44,14 +61,18 @@ def _rows(kind: str, size: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 KINDS = [
-    *("in the unit interval", "all ones", "tiny", "subnormal", "halves of a unit", "above one"),
-    *("negative", "minus zero", "one large value at the end", "one negative value at the end"),
+    *("distributions", "all at one token", "a little more than one in all"),
+    *("weights between one and two", "in the unit interval", "all ones", "tiny", "subnormal"),
+    *("halves of a unit", "rests that all add up", "above one", "negative", "minus zero"),
+    *("one large value at the end", "one negative value at the end"),
 ]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [*itertools.product(KINDS, SIZES), *itertools.product(IN_LARGE, LARGE)],
+)
 def test_every_sum_is_exact(kind: str, size: int, dtype: torch.dtype) -> None:
     p, q = (rows.to(dtype) for rows in _rows(kind, size))
     drafts = torch.zeros(4, 1, dtype=torch.int64)
@@ -68,8 +89,23 @@ def test_every_sum_is_exact(kind: str, size: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [31, 5000, *LARGE])
+def test_a_certain_draft_takes_its_weight_out(size: int, dtype: torch.dtype) -> None:
+    p, _ = _rows("distributions", size)
+    p[:, size // 3] += 0.5
+    target = (p / p.sum(-1, keepdim=True)).to(dtype).unsqueeze(1).repeat(1, 2, 1)
+    drafts = torch.full((4, 1), size // 3)
+    for seed in range(20):
+        results = [
+            rsk.rejection_sample(drafts, None, target, seed=seed, backend=backend)
+            for backend in ("baseline", "fused")
+        ]
+        assert results[0].tokens.tolist() == results[1].tokens.tolist()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("sizes", [(5000, 300), (300, 5000), (5000, 4999), (33, 1)])
-@pytest.mark.parametrize("kind", ["in the unit interval", "negative", "one large value at the end"])
+@pytest.mark.parametrize("kind", ["distributions", "negative", "one large value at the end"])
 def test_every_sum_of_rows_of_different_length_is_exact(
     kind: str, sizes: tuple[int, int], dtype: torch.dtype
 ) -> None:
