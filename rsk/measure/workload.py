@@ -22,7 +22,7 @@ WARM_REQUESTS = 16
 COLD_ROTATION = 2
 """With a cold one, what a rotation touches, at least, as a multiple of the last-level cache."""
 MAX_SETS = 256
-ATTEMPTS = 3
+ATTEMPTS = 6
 """How often what other programs disturb is measured, before the least disturbed is kept."""
 MEMORY_SHARE = 0.6
 """The inputs may take this share of the free memory; the rest is for the samplers."""
