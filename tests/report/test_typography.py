@@ -86,7 +86,7 @@ def test_an_english_sentence_is_found():
 NAMES = {
     *registry.OURS, *registry.RIVALS, "transformers", "FlashInfer", "SGLang", "vLLM", "V1", "V2",
     "RuntimeError", "AcceleratorError", "NaN", "NVIDIA", "H100", "H200", "AMD", "EPYC", "rsk",
-    "argmax", "mat", "floor", "sofa", "bed", "roof",
+    "argmax", "mat", "floor", "sofa", "bed", "roof", "AVX2", "AVX512",
     "table", "chair", "dog", "warp", "logits", "top", "CPU", "GPU", "CUDA", "PyTorch", "Python",
     "rank", "graph", "UTC", "commit", "min", "max", "ms", "float32", "bfloat16", "torch", "MB",
     "kB", "GB", "miniature",
