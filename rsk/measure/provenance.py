@@ -69,6 +69,8 @@ def _commit() -> str:
     return commit + ("+changes" if machine.output_of(*changed) else "")
 
 
+CPU_ONLY = ("fused_cpu.cpp", "fused_cpu_logits.cpp", "unit_sum.h", "vectors.h", "roof_cpu.cpp")
+"""What no library for a GPU is compiled from, in ``cuda/``."""
 CPU_SOURCES = (
     *("binding.cpp", "binding_logits.cpp", "binding_sharded.cpp", "binding.h", "arguments.h"),
     *("kernels.h", "kernel_list.h", "sharded.h"),
@@ -95,4 +97,5 @@ def source_files(device_type: str) -> list[Path]:
     files = list(Path(sampler.__path__[0]).glob("*.py"))
     if device_type == "cpu":
         return files + [cuda_dir() / name for name in CPU_SOURCES]
-    return files + [p for p in cuda_dir().rglob("*") if p.suffix in (".h", ".cpp", ".cu")]
+    kernels = [p for p in cuda_dir().rglob("*") if p.suffix in (".h", ".cpp", ".cu")]
+    return files + [p for p in kernels if p.name not in CPU_ONLY]

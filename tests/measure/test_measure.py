@@ -312,6 +312,14 @@ def test_the_checksum_covers_what_the_cpu_kernel_is_compiled_from() -> None:
     assert len({provenance.sources("cpu"), provenance.sources("cuda")}) == 2
 
 
+def test_the_checksum_of_a_gpu_leaves_out_what_is_compiled_for_a_cpu_alone() -> None:
+    covered = {p for p in provenance.source_files("cuda") if p.suffix != ".py"}
+    assert len(covered) > 30
+    included = re.findall(r'#include "(.+?)"', "".join(p.read_text() for p in covered))
+    assert set(included) & set(provenance.CPU_ONLY) == set()
+    assert all((cuda_dir() / name).is_file() for name in provenance.CPU_ONLY)
+
+
 @pytest.mark.parametrize("backend", rsk.BACKENDS)
 def test_the_checksum_covers_what_a_sampler_executes(backend: str) -> None:
     """From probabilities and from logits; ``rsk.base`` reads files and names machines."""
