@@ -218,11 +218,12 @@ def _compile(device_type: str, library: Path) -> None:
     """Compile into a folder of our own, then move the library to its name in one step."""
     cpp_extension = _cpp_extension()
     # An interrupted build leaves its folder, with a lock of PyTorch's on which load_inline would
-    # wait for ever. We hold the lock of this library, so nobody is working in it.
-    folder = library.with_suffix(".building")
-    if folder.exists():
-        say(f"removing what an interrupted build left: {folder}")
-        shutil.rmtree(folder)
+    # wait for ever. We hold the lock of this library, so nobody is working in it; but the compilers
+    # of a build that was killed may still write there, so our folder is another one.
+    for left in _folders_of_builds(library):
+        say(f"removing what an interrupted build left: {left}")
+        shutil.rmtree(left, ignore_errors=True)
+    folder = library.with_suffix(f".{os.getpid()}.building")
     # The sources go there too: compilers then see no path but "cuda", whatever ours are called.
     try:
         shutil.copytree(cuda_dir(), folder / "cuda")
@@ -252,8 +253,14 @@ def _compile(device_type: str, library: Path) -> None:
         what, why = f"the {device_type} kernels did not compile", str(error.__cause__ or error)
         raise failure(what, str(error) if "FAILED: " in str(error) else why) from error
     keep(built, library)
-    shutil.rmtree(folder, ignore_errors=True)
+    for left in _folders_of_builds(library):
+        shutil.rmtree(left, ignore_errors=True)
     say(f"compiled in {time.perf_counter() - start:.1f} s into {library}")
+
+
+def _folders_of_builds(library: Path) -> list[Path]:
+    """Those of this library, whichever process made them."""
+    return sorted(library.parent.glob(f"{library.stem}.*building"))
 
 
 @contextlib.contextmanager
