@@ -90,6 +90,8 @@ def faults(browser: Browser, path: Path) -> list[str]:
     """
     with _opened(browser, path) as (page, found):
         found += _cut_off(page)
+        page.emulate_media(color_scheme="dark")
+        found += [f"dark, {one}" for one in _too_wide(page)]
         found += [f"an empty formula: {words}" for words in page.evaluate(EMPTY_FORMULAS)]
         found += [
             f"a formula or reference that was not read: {text}"
@@ -99,9 +101,7 @@ def faults(browser: Browser, path: Path) -> list[str]:
         for scheme, width in AXE.items():
             page.emulate_media(color_scheme=scheme)
             page.set_viewport_size({"width": width, "height": 900})
-            where = f"{scheme}, {width} px"
-            found += [f"{where}: wider than the screen: {one}" for one in page.evaluate(TOO_WIDE)]
-            found += [f"{where}: {one}" for one in _axe(page)]
+            found += [f"{scheme}, {width} px: {one}" for one in _axe(page)]
     return list(dict.fromkeys(found))
 
 
@@ -125,9 +125,15 @@ def _cut_off(page: Page) -> list[str]:
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 900})
             found += [f"{width} px: cut off: {one}" for one in page.evaluate(CUT_PICTURES)]
-            if is_open == "true":
-                wide = page.evaluate(TOO_WIDE)
-                found += [f"{width} px: wider than the screen: {one}" for one in wide]
+    return found + _too_wide(page)
+
+
+def _too_wide(page: Page) -> list[str]:
+    found = []
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        wide = page.evaluate(TOO_WIDE)
+        found += [f"{width} px: wider than the screen: {one}" for one in wide]
     return found
 
 
@@ -155,8 +161,10 @@ def _opened(browser: Browser, path: Path) -> Iterator[tuple[Page, list[str]]]:
         ),
     )
     page.goto(address, wait_until="load")
-    yield page, found
-    context.close()
+    try:
+        yield page, found
+    finally:
+        context.close()
 
 
 def _axe(page: Page) -> list[str]:

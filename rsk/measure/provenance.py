@@ -69,12 +69,13 @@ def _commit() -> str:
     return commit + ("+changes" if machine.output_of(*changed) else "")
 
 
-CPU_ONLY = ("fused_cpu.cpp", "fused_cpu_logits.cpp", "unit_sum.h", "vectors.h", "roof_cpu.cpp")
+_CPU_KERNEL = "fused_cpu.cpp", "fused_cpu_logits.cpp", "unit_sum.h", "vectors.h"
+CPU_ONLY = (*_CPU_KERNEL, "roof_cpu.cpp")
 """What no library for a GPU is compiled from, in ``cuda/``."""
 CPU_SOURCES = (
     *("binding.cpp", "binding_logits.cpp", "binding_sharded.cpp", "binding.h", "arguments.h"),
     *("kernels.h", "kernel_list.h", "sharded.h"),
-    *("fused_cpu.cpp", "fused_cpu_logits.cpp", "unit_sum.h", "vectors.h"),
+    *_CPU_KERNEL,
     *("specification.h", "host_device.h", "random_words.h", "row_law.h", "logits_batch.h"),
 )
 """What the CPU's kernel is compiled from, in ``cuda/``."""

@@ -163,7 +163,6 @@ def talk(found: Measurements, written: Written) -> dict[str, object]:
 
     * ``story``: :class:`Story`;
     * ``shortcut``: :class:`Shortcut`, ``written``: :class:`Written`;
-    * ``narrower``: a :class:`Run` on the CPU with other vector instructions, or ``None``;
     * ``grid``: the comparison of the kernels on a GPU, ``resources``: what they were compiled to;
     * ``sharded``, ``step``, ``public_model``: as in :func:`report`;
     * ``gpus``: all GPUs that a run was recorded on;
@@ -177,7 +176,6 @@ def talk(found: Measurements, written: Written) -> dict[str, object]:
         "story": Story.of(Run(found.gpu), Run(found.cpu)),
         "shortcut": Shortcut.watch(torch.device("cpu")),
         "written": written,
-        "narrower": Run(Source(found.narrower, recorded=True)) if found.narrower else None,
         "grid": found.grid,
         "resources": found.resources,
         "sharded": ShardedTimes(found.sharded),

@@ -105,7 +105,9 @@ def test_a_certain_draft_takes_its_weight_out(size: int, dtype: torch.dtype) -> 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("sizes", [(5000, 300), (300, 5000), (5000, 4999), (33, 1)])
-@pytest.mark.parametrize("kind", ["distributions", "negative", "one large value at the end"])
+@pytest.mark.parametrize(
+    "kind", ["distributions", "in the unit interval", "negative", "one large value at the end"]
+)
 def test_every_sum_of_rows_of_different_length_is_exact(
     kind: str, sizes: tuple[int, int], dtype: torch.dtype
 ) -> None:
