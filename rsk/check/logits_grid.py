@@ -87,9 +87,11 @@ def make_call(
 
 
 def differences(call: Call) -> list[str]:
-    """What disagrees with ``vectorized`` on this call."""
+    """What disagrees with ``vectorized`` on this call; and whether it has no valid request."""
     expected = call.run(_VECTORIZED)
-    wrong = [] if _equal(call.run(_FUSED), expected) else ["fused"]
+    wrong = grid.nothing_valid(expected[1])
+    if not _equal(call.run(_FUSED), expected):
+        wrong.append("fused")
     for index in torch.randperm(call.shape[0])[: grid.BASELINE_REQUESTS].split(1):
         index = index.to(call.draft_tokens.device)
         alone, wanted = call.rows(index), [result[index] for result in expected]
@@ -199,7 +201,7 @@ def _kinds(call: Call, other: torch.dtype) -> dict[str, Call]:
         ),
     }
     for shift in (1, 8):
-        moved = torch.nn.functional.pad(target, (shift, 8 - shift), value=math.nan)[..., shift:]
+        moved = torch.nn.functional.pad(target, (shift, 8 - shift), value=math.nan)
         found[f"moved by {shift}"] = replace(
             call, target_rows=moved[..., shift : vocab_size + shift]
         )
