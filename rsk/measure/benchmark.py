@@ -24,13 +24,13 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from rsk.base import machine
+from rsk.base import machine, terminal
 from rsk.measure import implementations, peers, provenance
 from rsk.measure.implementations import Implementation
 from rsk.measure.records import SCHEMA, Benchmark, Operations, Point, Record, RecordError
 from rsk.measure.run_files import place, unfinished
 from rsk.measure.sweep import OUT_OF_TIME, Sweep, pool_of
-from rsk.measure.timing import measure, operations
+from rsk.measure.timing import MeasurementError, measure, operations
 from rsk.measure.workload import ATTEMPTS, Pool, Workload, WorkloadError
 from rsk.sampler import registry
 from rsk.sampler.build import BuildError
@@ -231,9 +231,11 @@ class _Steps:
             record = self._least_disturbed(one, workload, pool, options)
         except (BuildError, torch.OutOfMemoryError) as error:
             self.skip(f"{one.name}: {str(error).splitlines()[0]}")
-        except (RecordError, RuntimeError) as error:  # MeasurementError is one
+        except Exception as error:  # of ours MeasurementError and RecordError; of peers, any
+            is_ours = isinstance(error, MeasurementError | RecordError)
+            said = str(error) if is_ours else f"{one.name}: {terminal.error_line(error)}"
             where = f"B={workload.batch_size} K={workload.spec_len} V={workload.vocab_size}"
-            self.refuse(f"{where} {workload.dtype}: {error}")
+            self.refuse(f"{where} {workload.dtype}: {said}")
         else:
             self.done.add((run, record.point, one.name))
             records = (*self.benchmark.records, record)

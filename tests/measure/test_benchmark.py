@@ -275,6 +275,25 @@ def test_a_wrong_implementation_is_refused_and_the_others_measured(
     assert "refused" in console.export_text()
 
 
+def test_what_a_peer_raises_is_refused_and_the_others_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = implementations.backend
+
+    def bind(inputs: Any) -> Any:
+        raise TypeError("unexpected keyword argument")
+
+    def backend(name: str) -> Any:
+        one = real(name)
+        return dataclasses.replace(one, bind=bind) if name == "vectorized" else one
+
+    monkeypatch.setattr(implementations, "backend", backend)
+    result = run(Sweep(batch_sizes=(1,), spec_lens=(1,), vocab_sizes=(64,)))
+    assert {r.implementation for r in result.records} == {"baseline", "fused"}
+    line = "B=1 K=1 V=64 float32: vectorized: TypeError: unexpected keyword argument"
+    assert result.refused == (line,)
+
+
 def test_a_cold_cache_that_cannot_be_had_is_skipped() -> None:
     result = run(
         Sweep(batch_sizes=(1,), spec_lens=(1,), vocab_sizes=(64,), caches=("warm", "cold"))
