@@ -62,23 +62,28 @@ def choose(
         implementation that is not there.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: a name that is unknown, or of what is not there.
     """
     device = torch.device(device)
     known, missing = implementations.ours(device)
     versions: dict[str, str] = {}
     if chosen is not None:
         known += [implementations.rival(name) for name in registry.RIVALS if name in chosen]
-    if chosen is None or set(chosen) - {one.name for one in known}:
-        found, versions, absent = peers.find(device)
+    names = None if chosen is None else [name for name in peers.MAKERS if name in chosen]
+    if names is None or names:
+        found, versions, absent = peers.find(device, names)
         known += found
         missing += absent
     if chosen is None:
         return known, versions, missing
     by_name = {one.name: one for one in known}
     for name in chosen:
-        if name not in by_name:
-            raise ValueError(f"implementation: expected one of {', '.join(by_name)}, got {name!r}")
+        if name in by_name:
+            continue
+        if why := [line for line in missing if line.startswith(f"{name}: ")]:
+            raise ValueError(f"implementation: {why[0]}")
+        there = ", ".join(dict.fromkeys([*by_name, *registry.RIVALS, *peers.MAKERS]))
+        raise ValueError(f"implementation: expected one of {there}, got {name!r}")
     return [one for one in known if one.name in chosen], versions, []
 
 
