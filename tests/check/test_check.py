@@ -703,6 +703,20 @@ class TestCommand:
         assert command.main(["--sampler", "wrong_one:sampler"]) == 1
         assert "not lossless: the bonus token is wrong" in capsys.readouterr().out
 
+    def test_a_sampler_that_raises_is_wrong_and_the_others_are_still_checked(
+        self, capsys, monkeypatch, tmp_path
+    ):
+        monkeypatch.chdir(tmp_path)
+        text = "def sampler(*call, **more):\n    raise IndexError('out of bounds\\nmore')\n"
+        (tmp_path / "raising_one.py").write_text(text)
+        monkeypatch.setattr(command.check, "assert_lossless", lambda *call, **more: None)
+        names = ["raising_one:sampler", "rsk:rejection_sample"]
+        assert command.main([word for name in names for word in ("--sampler", name)]) == 1
+        said = capsys.readouterr().out
+        assert said.count("    IndexError: out of bounds\n") == 2
+        assert said.count("  WRONG   ") == 3 and "it raises IndexError: out of bounds" in said
+        assert len(re.findall(r"^rsk:rejection_sample .*  passes  ", said, re.M)) == 4
+
     @pytest.mark.slow
     def test_a_sampler_that_is_not_there(self):
         done = subprocess.run(
