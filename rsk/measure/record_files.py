@@ -46,13 +46,22 @@ class RecordFile:
             raise RecordError(f"{path}: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file; one that was there before stays whole until the new one is complete."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)  # type: ignore[call-overload]
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
+        """Write the file, as :func:`write_json` does."""
+        write_json(path, dataclasses.asdict(self))  # type: ignore[call-overload]
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write a file, its folder too; one that was there before stays whole until it is complete.
+
+    Raises:
+        ValueError: JSON cannot hold the value.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(value, indent=1, allow_nan=False)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 @functools.lru_cache(maxsize=32)  # a report asks for the same thousands of records again and again

@@ -104,7 +104,7 @@ class Measurements:
         for one in self.public_model:
             found[f"public model, {one.provenance.kind}"] = one
         made = {name: one.provenance for name, one in found.items() if one is not None}
-        return made | {"ideas tried": parse(Provenance, self.tried.provenance)}
+        return made | {"ideas tried": self.tried.provenance}
 
     @property
     def epoch(self) -> int:
