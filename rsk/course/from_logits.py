@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from rsk.base import folders
 from rsk.course import publish
 from rsk.course.python_kernels.selection import Selection
 from rsk.figures import from_logits as pictures
@@ -16,6 +15,7 @@ from rsk.figures import record_tables
 from rsk.measure import clocks
 from rsk.measure.logit_inputs import FILTERED, TEMPERATURE, LogitInputs, draw
 from rsk.measure.logits_benchmark import LogitsBenchmark
+from rsk.measure.record_files import by_date
 from rsk.measure.records import Spread
 from rsk.sampler import api, build, fused, logits
 from rsk.sampler.row_law import fixed_point, relative_weight, to_float32
@@ -95,13 +95,12 @@ def show_passes(found: Selection) -> None:
 
 def show_recorded() -> None:
     """Publish the newest recorded times, or say that there are none."""
-    files = sorted((folders.data_dir() / "logits").glob("*.json"))
-    if not files:
+    recorded = by_date(LogitsBenchmark.load, "logits")
+    if not recorded:
         publish.passage("course.md#logits-not-recorded")
         return
-    found = LogitsBenchmark.load(files[-1])
-    publish.banner("recorded", found.provenance)
-    publish.table(**record_tables.from_logits(found)._asdict())
+    publish.banner("recorded", recorded[-1].provenance)
+    publish.table(**record_tables.from_logits(recorded[-1])._asdict())
 
 
 def emulated(

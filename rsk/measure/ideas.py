@@ -28,7 +28,7 @@ from rsk.base import terminal
 from rsk.base.folders import cuda_dir, data_dir
 from rsk.measure.implementations import backend
 from rsk.measure.provenance import provenance
-from rsk.measure.record_files import write_json
+from rsk.measure.record_files import by_date, write_json
 from rsk.measure.records import Point, Provenance, RecordError, parse
 from rsk.measure.run_files import made_here
 from rsk.measure.timing import MeasurementError, measure
@@ -234,10 +234,10 @@ def load(path: Path | None = None) -> Ideas:
         ValueError: the file is not such a run; the message names the file.
     """
     if path is None:
-        found = sorted((data_dir() / "kernels").glob("ideas-*.json"))
+        found = by_date(load, "kernels", "ideas-*.json")
         if not found:
             raise FileNotFoundError("no run of rsk.measure.ideas is recorded in data/kernels")
-        path = found[-1]
+        return found[-1]
     try:
         data = json.loads(path.read_text())
         if data["schema"] != SCHEMA:

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from rsk.base.folders import cuda_dir
+from rsk.base.folders import cuda_dir, data_dir
 from rsk.measure import ideas
 from rsk.measure.implementations import backend
 from rsk.measure.records import Point
@@ -88,7 +88,7 @@ def test_a_run_is_saved_where_no_folder_is_yet(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["ideas", "--save", str(path)])
     assert ideas.main() == 0
     assert ideas.load(path) == measured and list(path.parent.iterdir()) == [path]
-    shipped = sorted((ideas.data_dir() / "kernels").glob("ideas-*.json"))
+    shipped = sorted((data_dir() / "kernels").glob("ideas-*.json"))
     assert path.read_bytes() in [each.read_bytes() for each in shipped], "the format is the same"
 
     def stopped(self, target):
@@ -112,7 +112,7 @@ def test_a_run_is_saved_where_no_folder_is_yet(tmp_path, monkeypatch):
     ],
 )
 def test_a_spoilt_record_is_refused(change, message, tmp_path):
-    path = next(iter(sorted((ideas.data_dir() / "kernels").glob("ideas-*.json"))))
+    path = next(iter(sorted((data_dir() / "kernels").glob("ideas-*.json"))))
     spoilt = tmp_path / "ideas.json"
     spoilt.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match=message):
