@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from rsk.base import machine
 from rsk.measure import clocks, roof
-from rsk.measure.records import Spread
+from rsk.measure.records import RecordError, Spread
 from rsk.measure.samples import Samples
 from rsk.measure.sharded_records import Link
 from rsk.sampler.api import RejectionSamples
@@ -94,7 +95,6 @@ def measure_link(ranks: int, device: torch.device) -> Link:
     large_us = time_graph(gathering(large), 1, 256)[0].median_us
     read = 1 << 28
     reading = roof.measure(read, 1, device, budget_s=0.3).time
-    query = machine.output_of("nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader")
     return Link(
         ranks=ranks,
         gather_us=gather_us,
@@ -103,5 +103,18 @@ def measure_link(ranks: int, device: torch.device) -> Link:
         memory_bytes_us=read / reading.median_us,
         launch_us=clocks.launch_floor(device),
         lanes=128 * torch.cuda.get_device_properties(device).multi_processor_count,
-        clock_mhz=float(query.split()[0]),
+        clock_mhz=clock_mhz(),
     )
+
+
+def clock_mhz() -> float:
+    """The highest clock of the first GPU's multiprocessors.
+
+    Raises:
+        RecordError: nvidia-smi is missing, or does not tell it.
+    """
+    told = machine.output_of("nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader")
+    found = re.match(r"\d+(\.\d+)? MHz", told)
+    if found is None:
+        raise RecordError(f"clock_mhz: expected a clock in MHz from nvidia-smi, got {told!r}")
+    return float(found[0].split()[0])

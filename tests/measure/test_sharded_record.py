@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -12,10 +15,11 @@ from typer.testing import CliRunner
 
 from rsk.base.folders import data_dir
 from rsk.cli import app
-from rsk.measure import sharded, sharded_model
+from rsk.measure import sharded, sharded_clocks, sharded_model
 from rsk.measure.records import RecordError
 from rsk.measure.sharded_model import ShardedPoint
 from rsk.measure.sharded_records import STARTS, Link, Sharded
+from rsk.sampler import build
 
 RECORDS = sorted((data_dir() / "sharded").glob("*.json"))
 LINK = Link(
@@ -60,6 +64,44 @@ def test_the_command_line(over_gloo, monkeypatch, tmp_path):
 def test_no_ranks():
     with pytest.raises(ValueError, match="--sharded: expected at least 1 rank, got 0"):
         sharded.run(0)
+
+
+def test_no_compiler_is_needed_on_a_cpu(tmp_path):
+    """In a process that has loaded no kernel: without one, its operators do not exist."""
+    code = (
+        "from rsk.measure import sharded, sharded_rank\n"
+        "if __name__ == '__main__':\n"
+        "    sharded.spawn = lambda measure_on, arguments, nprocs: measure_on(0, *arguments)\n"
+        "    sharded_rank.CALLS = 1\n"
+        "    found = sharded.run(1, quick=True)\n"
+        "    print(found.rival, all(one.equal for one in found.records), len(found.records))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"RSK_CACHE_DIR": str(tmp_path), "CXX": "no-such-compiler"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "vectorized True 6\n", done.stderr
+
+
+@pytest.mark.parametrize("told", ["", "[N/A]", "No devices were found"])
+def test_a_clock_that_is_not_told_is_known_before_ranks_are_started(told, monkeypatch):
+    started = []
+    monkeypatch.setattr(sharded_clocks.machine, "output_of", lambda *command: told)
+    monkeypatch.setattr(build, "load", lambda library: None)
+    monkeypatch.setattr(sharded, "spawn", lambda *arguments, **more: started.append(arguments))
+    monkeypatch.setattr(sharded.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sharded.torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(RecordError, match="clock_mhz: expected a clock in MHz from nvidia-smi, go"):
+        sharded.run(2)
+    assert not started
+
+
+def test_the_clock_is_that_of_the_first_gpu(monkeypatch):
+    told = "1980 MHz\n1755 MHz"
+    monkeypatch.setattr(sharded_clocks.machine, "output_of", lambda *command: told)
+    assert sharded_clocks.clock_mhz() == 1980.0
 
 
 @pytest.mark.slow
