@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from rsk.base.folders import data_dir
 from rsk.cli import app
 from rsk.measure import sharded, sharded_clocks, sharded_model
+from rsk.measure.record_files import RecordFile
 from rsk.measure.records import RecordError
 from rsk.measure.sharded_model import ShardedPoint
 from rsk.measure.sharded_records import STARTS, Link, Sharded
@@ -122,6 +123,21 @@ def test_a_time_of_gloo_is_refused(over_gloo, tmp_path):
     (tmp_path / "x.json").write_text(json.dumps(data))
     with pytest.raises(RecordError, match="times are of nccl"):
         Sharded.load(tmp_path / "x.json")
+
+
+def test_a_file_of_a_newer_version_is_told_so_before_its_fields(tmp_path):
+    data = json.loads(RECORDS[-1].read_text()) | {"schema": "rsk-sharded/2", "another": 1}
+    (tmp_path / "x.json").write_text(json.dumps(data))
+    with pytest.raises(RecordError, match="'rsk-sharded/2'; it was written by a newer rsk"):
+        Sharded.load(tmp_path / "x.json")
+
+
+def test_every_kind_of_record_file_has_its_version():
+    every = [kind for one in RecordFile.__subclasses__() for kind in (one, *one.__subclasses__())]
+    ours = [kind for kind in every if kind.__module__.startswith("rsk.")]
+    without = {kind.__name__ for kind in ours if not getattr(kind, "SCHEMA", None)}
+    # The first is no file of its own; the second has never had one, and has no machine either.
+    assert Sharded in ours and without <= {"PartsRecord", "ResourceTable"}, without
 
 
 class TestTheModel:
