@@ -38,8 +38,7 @@ def time_graph(
     with clocks.capturing(graph):
         outputs = [way(i % sets) for i in range(calls)]
     for output in outputs:
-        for tensor in output:
-            tensor.fill_(-7)
+        clocks.poison(output)
     samples = []
     for i in range(SAMPLES + 3):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -70,18 +69,28 @@ def _spread(samples: list[float], clock: str) -> Spread:
     return Samples([(sample,) for sample in samples], 0.0).spread(clock)
 
 
+def gather(own: Tensor, received: Tensor) -> None:
+    """Write what all ranks have into one tensor; newer versions of PyTorch have a new name for it.
+
+    Args:
+        own: a tensor of the same size on every rank.
+        received: as many times as large as there are ranks, whose own follow each other in it.
+    """
+    call = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    call(received, own)
+
+
 def measure_link(ranks: int, device: torch.device) -> Link:
     """What the GPUs and the link do: latencies of the shortest messages, and rates."""
     short = torch.zeros(WORDS, dtype=torch.int64, device=device)
     half = torch.zeros(WORDS // 2, dtype=torch.int64, device=device)
     large = torch.zeros(16 << 20, dtype=torch.int64, device=device)
-    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
     def gathering(message: Tensor) -> Callable[[int], tuple[Tensor]]:
         received = message.new_empty(ranks * len(message))
 
         def call(_: int) -> tuple[Tensor]:
-            gather(received, message)
+            gather(message, received)
             return (received,)
 
         return call
