@@ -27,7 +27,7 @@ from rsk.base.numbers import us
 from rsk.check.sharded import compare_random_calls, compare_random_logit_calls
 from rsk.check.synthetic import make_batch
 from rsk.measure.sharded_clocks import gather, measure_link, time_calls, time_graph
-from rsk.measure.sharded_model import LISTED, ShardedPoint
+from rsk.measure.sharded_point import LISTED, ShardedPoint
 from rsk.measure.sharded_records import STARTS, ShardedRecord, Times
 from rsk.sampler import sharded
 from rsk.sampler.api import RejectionSamples

@@ -167,7 +167,6 @@ def test_the_interval_of_a_median_holds_it_in_19_of_20_cases() -> None:
     assert 0.94 < sum(held) / len(held) < 0.99
 
 
-
 def test_sampling_stops_when_settled_and_not_before() -> None:
     steady = samples.sample_until_settled(lambda: (10.0,), 60.0, watch=False)
     assert len(steady.times_us) == 4 * samples.MIN_SAMPLES

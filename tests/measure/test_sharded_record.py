@@ -10,15 +10,16 @@ import subprocess
 import sys
 
 import pytest
+import sharded_cost
 from rich.console import Console
 from typer.testing import CliRunner
 
 from rsk.base.folders import data_dir
 from rsk.cli import app
-from rsk.measure import sharded, sharded_clocks, sharded_model
+from rsk.measure import sharded, sharded_clocks
 from rsk.measure.record_files import RecordFile
 from rsk.measure.records import RecordError
-from rsk.measure.sharded_model import ShardedPoint
+from rsk.measure.sharded_point import ShardedPoint
 from rsk.measure.sharded_records import STARTS, Link, Sharded
 from rsk.sampler import build
 
@@ -111,8 +112,8 @@ def test_the_bytes_on_paper_are_those_that_were_sent(over_gloo):
         item_bytes = 4 if record.dtype == "float32" else 2
         sizes = record.batch_size, record.spec_len, record.vocab_size
         point = ShardedPoint(record.start, *sizes, over_gloo.ranks, item_bytes)
-        assert record.sent_bytes == point.sent_bytes
-        assert record.collectives == point.gathers + 1
+        assert record.sent_bytes == sharded_cost.sent_bytes(point)
+        assert record.collectives == sharded_cost.gathers(point) + 1
 
 
 @pytest.mark.slow
@@ -144,23 +145,24 @@ class TestTheModel:
     def test_bytes_grow_with_requests_not_with_the_vocabulary(self):
         for start in STARTS:
             small = ShardedPoint(start, 64, 4, 32000, 8, 2)
-            assert small.sent_bytes == small._replace(vocab_size=262144).sent_bytes
-            assert small.gathered_bytes * 8 < small._replace(vocab_size=262144).gathered_bytes
-            assert small.sent_bytes < small._replace(batch_size=1024).sent_bytes
+            wide, many = small._replace(vocab_size=262144), small._replace(batch_size=1024)
+            sent = sharded_cost.sent_bytes
+            assert sent(small) == sent(wide) < sent(many)
+            assert small.gathered_bytes * 8 < wide.gathered_bytes
 
     def test_more_ranks_read_less_and_wait_longer(self):
         two = ShardedPoint("probabilities", 64, 4, 128256, 2, 4)
         eight = two._replace(ranks=8)
-        ours, theirs = sharded_model.sharded(two, LINK), sharded_model.sharded(eight, LINK)
+        ours, theirs = sharded_cost.sharded(two, LINK), sharded_cost.sharded(eight, LINK)
         assert theirs.reading_us < ours.reading_us
         assert theirs.collectives_us > ours.collectives_us
 
     def test_rows_read_without_and_with_other_ranks(self):
         alone = ShardedPoint("probabilities", 1, 4, 1000, 1, 4, acceptance=0.5)
-        pairs, bonus = sharded_model.rows_read(alone)
+        pairs, bonus = sharded_cost.rows_read(alone)
         # As on one device: a pair where a draft is rejected, else the bonus row.
         assert pairs == pytest.approx(1 - 0.5**4) and bonus == pytest.approx(0.5**4)
-        pairs, bonus = sharded_model.rows_read(alone._replace(ranks=1000))
+        pairs, bonus = sharded_cost.rows_read(alone._replace(ranks=1000))
         assert pairs == pytest.approx(4, rel=0.01) and bonus == pytest.approx(1, rel=0.01)
 
     @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
@@ -172,13 +174,13 @@ class TestTheModel:
             item_bytes = 4 if record.dtype == "float32" else 2
             sizes = record.batch_size, record.spec_len, record.vocab_size
             point = ShardedPoint(record.start, *sizes, result.ranks, item_bytes, record.acceptance)
-            assert record.sent_bytes == point.sent_bytes
+            assert record.sent_bytes == sharded_cost.sent_bytes(point)
             assert record.gathered_bytes == point.gathered_bytes
-            predicted = sum(sharded_model.sharded(point, result.link))
+            predicted = sum(sharded_cost.sharded(point, result.link))
             measured = record.sharded.graph.median_us
             assert 0.6 < predicted / measured < 1.5, (record.start, *sizes, predicted, measured)
             if not point.from_logits:
-                predicted = sum(sharded_model.gathered(point, result.link))
+                predicted = sum(sharded_cost.gathered(point, result.link))
                 measured = record.gathered.graph.median_us
                 assert 0.6 < predicted / measured < 1.5, (*sizes, predicted, measured)
 
