@@ -17,7 +17,7 @@ from rsk.measure.logit_inputs import FILTERED, TEMPERATURE, LogitInputs, draw
 from rsk.measure.logits_benchmark import LogitsBenchmark
 from rsk.measure.record_files import by_date
 from rsk.measure.records import Spread
-from rsk.sampler import api, build, fused, logits
+from rsk.sampler import api, build, fused, logits, row_law
 from rsk.sampler.row_law import fixed_point, relative_weight, to_float32
 
 SOFTMAX = "softmax"
@@ -60,10 +60,11 @@ def fused_weight(x: torch.Tensor, maximum: torch.Tensor, scale: torch.Tensor) ->
     y = (x.float() - maximum) * scale
     i = y.round()
     f = (y - i).double()
-    r = torch.full_like(y, float.fromhex("0x1.5bba14p-10"))
-    for constant in ("0x1.3cea88p-7", "0x1.c6b752p-5", "0x1.ebf9bcp-3", "0x1.62e42ap-1", "0x1p0"):
-        r = (r.double() * f + float.fromhex(constant)).float()
-    return torch.where(y < -42, 0.0, r * torch.exp2(i))
+    first, *others = row_law._HORNER
+    r = torch.full_like(y, first)
+    for coefficient in (*others, 1.0):
+        r = (r.double() * f + coefficient).float()
+    return torch.where(y < row_law.LOWEST_EXPONENT, 0.0, r * torch.exp2(i))
 
 
 def show_bound(found: Selection, k: int) -> None:
