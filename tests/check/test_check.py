@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
-import subprocess
-import sys
 from fractions import Fraction
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import warm
 from scipy import stats
 
 import rsk
@@ -267,7 +267,7 @@ class TestErrorRates:
     def test_two_hundred_seeds_of_a_correct_sampler(self):
         level = 0.1
         alarms = sum(
-            not check.examine(fused, cases=ONE_CASE, bias=0.2, level=level, seed=seed).lossless
+            not check.examine(fused, cases=ONE_CASE, bias=0.3, level=level, seed=seed).lossless
             for seed in range(200)
         )
         assert consistent(alarms, 200, level)
@@ -687,6 +687,20 @@ class TestCommand:
         assert command.main(["--minutes", "0.005", "--sampler", "rsk:rejection_sample"]) == 0
         assert re.search(r"rsk:rejection_sample  agrees  \d+ calls", capsys.readouterr().out)
 
+    def test_a_sampler_that_raises_is_wrong_and_the_others_are_still_checked(
+        self, capsys, monkeypatch, tmp_path
+    ):
+        monkeypatch.chdir(tmp_path)
+        text = "def sampler(*call, **more):\n    raise IndexError('out of bounds\\nmore')\n"
+        (tmp_path / "raising_one.py").write_text(text)
+        monkeypatch.setattr(command.check, "assert_lossless", lambda *call, **more: None)
+        names = ["raising_one:sampler", "rsk:rejection_sample"]
+        assert command.main([word for name in names for word in ("--sampler", name)]) == 1
+        said = capsys.readouterr().out
+        assert said.count("    IndexError: out of bounds\n") == 2
+        assert said.count("  WRONG   ") == 3 and "it raises IndexError: out of bounds" in said
+        assert len(re.findall(r"^rsk:rejection_sample .*  passes  ", said, re.M)) == 4
+
     def test_checks_of_a_given_sampler(self, capsys):
         assert command.main(["--sampler", "rsk:rejection_sample"]) == 0
         lines = capsys.readouterr().out.splitlines()
@@ -702,28 +716,9 @@ class TestCommand:
         assert command.main(["--sampler", "wrong_one:sampler"]) == 1
         assert "not lossless: the bonus token is wrong" in capsys.readouterr().out
 
-    def test_a_sampler_that_raises_is_wrong_and_the_others_are_still_checked(
-        self, capsys, monkeypatch, tmp_path
-    ):
-        monkeypatch.chdir(tmp_path)
-        text = "def sampler(*call, **more):\n    raise IndexError('out of bounds\\nmore')\n"
-        (tmp_path / "raising_one.py").write_text(text)
-        monkeypatch.setattr(command.check, "assert_lossless", lambda *call, **more: None)
-        names = ["raising_one:sampler", "rsk:rejection_sample"]
-        assert command.main([word for name in names for word in ("--sampler", name)]) == 1
-        said = capsys.readouterr().out
-        assert said.count("    IndexError: out of bounds\n") == 2
-        assert said.count("  WRONG   ") == 3 and "it raises IndexError: out of bounds" in said
-        assert len(re.findall(r"^rsk:rejection_sample .*  passes  ", said, re.M)) == 4
-
-    @pytest.mark.slow
-    def test_a_sampler_that_is_not_there(self):
-        done = subprocess.run(
-            [sys.executable, "-m", "rsk.check", "--sampler", "wrong:sampler"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 1
-        assert "--sampler wrong:sampler: expected MODULE:NAME" in done.stderr
+    def test_a_sampler_that_is_not_there(self, capsys):
+        assert command.main(["--sampler", "wrong:sampler"]) == 1
+        assert "--sampler wrong:sampler: expected MODULE:NAME" in capsys.readouterr().err
 
     def test_bad_arguments(self, capsys):
         with pytest.raises(SystemExit):
@@ -731,11 +726,9 @@ class TestCommand:
         assert "expected a positive number" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_the_rest_of_the_package_does_not_need_it():
     code = "import sys, rsk; print([m for m in sys.modules if m.startswith('rsk.check')])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert warm.run(code, os.environ).stdout == "[]\n"
 
 
 def test_calls_are_rows_of_tensors():
