@@ -235,8 +235,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("it runs in a checkout of the project, which has its tests")
     os.chdir(top)
     place = provenance(check_device(options.device), versions())
-    name = re.sub(r"[^a-z0-9]+", "-", (place.gpu or "cpu").lower()).strip("-")
-    file = options.save or top / "data" / "gpu-check" / f"{name}.json"
+    file = options.save or top / "data" / "gpu-check" / f"{place.slug}.json"
     logs = (options.logs or top / "report" / "build" / "gpu-check").resolve()
     for folder in (file.parent, logs):
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ import itertools
 import random
 import secrets
 import textwrap
-import time
 from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
@@ -31,7 +30,6 @@ def assert_agrees(
     mixed: bool = False,
     reference: Sampler | None = None,
     examples: int = 200,
-    seconds: float | None = None,
     seed: int | None = None,
     max_elements: int = 1 << 15,
     large_vocabulary: bool = True,
@@ -51,8 +49,7 @@ def assert_agrees(
         mixed: whether draft and target may have different dtypes and vocabularies. With logits
             they always may.
         reference: what to compare with, by default the baseline.
-        examples: number of calls, if ``seconds`` is not given.
-        seconds: how long to go on instead.
+        examples: number of calls.
         seed: of the random calls; ``None``: fresh ones every time. The message tells it.
         max_elements: most target probabilities in a random call.
         large_vocabulary: whether to include the calls with 128256 words.
@@ -70,7 +67,6 @@ def assert_agrees(
         function = rejection_sample_from_logits if from_logits else rejection_sample
         reference = partial(function, backend="baseline")
     rng = random.Random(seed)
-    start = time.monotonic()
     compared = 0
     recipes: Iterator[Recipe] = (
         random_logit_recipe(rng, max_elements)
@@ -79,7 +75,7 @@ def assert_agrees(
         for _ in itertools.count()
     )
     for call in _calls(recipes, from_logits, large_vocabulary, device):
-        if compared >= examples if seconds is None else time.monotonic() - start >= seconds:
+        if compared >= examples:
             break
         difference = _difference(sampler, reference, call)
         if difference:

@@ -202,7 +202,7 @@ def good_operator_calls(device: str) -> Operators:
 def _call_sharded(
     tokens: Tensor, draft: Tensor, target: Tensor, filters: Filters, seed: Tensor
 ) -> None:
-    """ShardedCall every kernel of the sharded sampler, as a group of one rank does."""
+    """Call every kernel of the sharded sampler, as a group of one rank does."""
     store = dist.HashStore()  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -13,6 +14,11 @@ from torch import Tensor
 Sampler = Callable[..., Any]
 """Anything with the arguments of :func:`rsk.rejection_sample`, or, where it is said to begin with
 logits, of :func:`rsk.rejection_sample_from_logits`; ``backend`` and ``validate`` aside."""
+
+FILTERS: Mapping[str, float] = MappingProxyType(
+    {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+)
+"""Their names and what leaves the probabilities as they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +33,8 @@ class Call:
     seed: int | Tensor = 0
     position: int | Tensor = 0
     filters: Mapping[str, Any] | None = None
-    """Temperature, top_k, top_p and min_p, those that are not the default, if the rows are logits;
-    ``None`` if they are probabilities."""
+    """Those of :data:`FILTERS` that are not the default, if the rows are logits; ``None`` if they
+    are probabilities."""
 
     def run(self, sampler: Sampler) -> tuple[Tensor, Tensor]:
         """Tokens [B, K+1] and num_accepted [B] of a sampler.

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rsk.check.calls import FILTERS
 from rsk.check.cases import Case
-
-_OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 
 def filtered_softmax(
@@ -57,7 +56,7 @@ def make_case(
         return torch.stack([filtered_softmax(row, **filters[r]) for row in logits[r]])
 
     columns = {
-        key: torch.tensor([each.get(key, off) for each in filters]) for key, off in _OFF.items()
+        key: torch.tensor([each.get(key, off) for each in filters]) for key, off in FILTERS.items()
     }
     laws = {kind: (probs(draft, r), probs(target, r)) for r, kind in enumerate(rows)}
     case = Case.make(name, laws, **options)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rsk.check.calls import Call
+from rsk.check.calls import FILTERS, Call
 from rsk.check.recipes import Pair, Recipe, random_choices
 from rsk.sampler.logits import probabilities
 
@@ -160,11 +160,6 @@ class LogitRecipe(Recipe):
         spread[:, 1] = tensor
         return tensor if self.layout == "contiguous" else spread[:, 1]
 
-
-FILTERS: Mapping[str, float] = MappingProxyType(
-    {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
-)
-"""Their names and what leaves the probabilities as they are."""
 
 _TEMPERATURES = (0.0, 2.0**-20, 0.1, 0.7, 0.8, 1.0, 1.3, 5.0, 2.0**20)
 _SHARES = (0.0, 2.0**-149, 1e-6, 0.1, 0.5, 0.9, 0.95, 0.999, 1 - 2.0**-24, 1.0)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rsk.check import grid
-from rsk.check.calls import Call
+from rsk.check.calls import FILTERS, Call
 from rsk.check.synthetic import make_batch
 from rsk.sampler.fused import tensor_and_int
 from rsk.sampler.logits import probabilities, rejection_sample_from_logits, sample_from_logits
@@ -87,9 +87,11 @@ def make_call(
 
 
 def differences(call: Call) -> list[str]:
-    """What disagrees with ``vectorized`` on this call."""
+    """What disagrees with ``vectorized`` on this call; and whether it has no valid request."""
     expected = call.run(_VECTORIZED)
-    wrong = [] if _equal(call.run(_FUSED), expected) else ["fused"]
+    wrong = grid.nothing_valid(expected[1])
+    if not _equal(call.run(_FUSED), expected):
+        wrong.append("fused")
     for index in torch.randperm(call.shape[0])[: grid.BASELINE_REQUESTS].split(1):
         index = index.to(call.draft_tokens.device)
         alone, wanted = call.rows(index), [result[index] for result in expected]
@@ -199,7 +201,7 @@ def _kinds(call: Call, other: torch.dtype) -> dict[str, Call]:
         ),
     }
     for shift in (1, 8):
-        moved = torch.nn.functional.pad(target, (shift, 8 - shift), value=math.nan)[..., shift:]
+        moved = torch.nn.functional.pad(target, (shift, 8 - shift), value=math.nan)
         found[f"moved by {shift}"] = replace(
             call, target_rows=moved[..., shift : vocab_size + shift]
         )
@@ -210,13 +212,13 @@ def _kinds(call: Call, other: torch.dtype) -> dict[str, Call]:
         tokens[1::5, 1] += 1  # perhaps none
         name = f"{more:+} columns of {str(other).removeprefix('torch.')}"
         found[name] = replace(call, draft_tokens=tokens, draft_rows=rows)
-    for name, off, values in (
-        ("temperature", 1.0, (math.nan, -1.0, 2.0**-21)),
-        ("top_p", 1.0, (math.nan, 1.5, 0.0)),
-        ("min_p", 0.0, (math.nan, -0.5, 1.0)),
-        ("top_k", 0, (-1, 1, 2**31 - 1)),
+    for name, values in (
+        ("temperature", (math.nan, -1.0, 2.0**-21)),
+        ("top_p", (math.nan, 1.5, 0.0)),
+        ("min_p", (math.nan, -0.5, 1.0)),
+        ("top_k", (-1, 1, 2**31 - 1)),
     ):
-        each = torch.full((batch_size,), off, device=target.device)
+        each = torch.full((batch_size,), FILTERS[name], device=target.device)
         each[: len(values)] = torch.tensor(values, device=target.device)[:batch_size]
         found[f"{name} at its limits"] = replace(call, filters={**(call.filters or {}), name: each})
     return found
@@ -286,10 +288,8 @@ def check_operators(device: str) -> dict[str, list[str]]:
     found = []
     for name in ("all", "per request"):
         call = make_call((6, 3, 1000), name, device=device)
-        chosen: list[Any] = []
-        for key, off in (("temperature", 1.0), ("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)):
-            value = (call.filters or {}).get(key, off)
-            chosen += tensor_and_int(value)
+        given: dict[str, Any] = {**FILTERS, **(call.filters or {})}
+        chosen = [part for value in given.values() for part in tensor_and_int(value)]
         words = *chosen, *tensor_and_int(call.seed), *tensor_and_int(call.position)
         rows = call.draft_rows, None, call.target_rows
         for operator, arguments in (

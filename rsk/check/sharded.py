@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rsk.check.calls import Call
-from rsk.check.logit_recipes import FILTERS, random_logit_recipe
+from rsk.check.calls import FILTERS, Call
+from rsk.check.logit_recipes import random_logit_recipe
 from rsk.check.recipes import random_recipe
 from rsk.sampler import sharded
 from rsk.sampler.api import rejection_sample, sample

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from rsk.base import folders
 from rsk.course import publish
 from rsk.course.python_kernels.selection import Selection
 from rsk.figures import from_logits as pictures
@@ -16,8 +15,9 @@ from rsk.figures import record_tables
 from rsk.measure import clocks
 from rsk.measure.logit_inputs import FILTERED, TEMPERATURE, LogitInputs, draw
 from rsk.measure.logits_benchmark import LogitsBenchmark
+from rsk.measure.record_files import by_date
 from rsk.measure.records import Spread
-from rsk.sampler import api, build, fused, logits
+from rsk.sampler import api, build, fused, logits, row_law
 from rsk.sampler.row_law import fixed_point, relative_weight, to_float32
 
 SOFTMAX = "softmax"
@@ -60,10 +60,11 @@ def fused_weight(x: torch.Tensor, maximum: torch.Tensor, scale: torch.Tensor) ->
     y = (x.float() - maximum) * scale
     i = y.round()
     f = (y - i).double()
-    r = torch.full_like(y, float.fromhex("0x1.5bba14p-10"))
-    for constant in ("0x1.3cea88p-7", "0x1.c6b752p-5", "0x1.ebf9bcp-3", "0x1.62e42ap-1", "0x1p0"):
-        r = (r.double() * f + float.fromhex(constant)).float()
-    return torch.where(y < -42, 0.0, r * torch.exp2(i))
+    first, *others = row_law._HORNER
+    r = torch.full_like(y, first)
+    for coefficient in (*others, 1.0):
+        r = (r.double() * f + coefficient).float()
+    return torch.where(y < row_law.LOWEST_EXPONENT, 0.0, r * torch.exp2(i))
 
 
 def show_bound(found: Selection, k: int) -> None:
@@ -95,13 +96,12 @@ def show_passes(found: Selection) -> None:
 
 def show_recorded() -> None:
     """Publish the newest recorded times, or say that there are none."""
-    files = sorted((folders.data_dir() / "logits").glob("*.json"))
-    if not files:
+    recorded = by_date(LogitsBenchmark.load, "logits")
+    if not recorded:
         publish.passage("course.md#logits-not-recorded")
         return
-    found = LogitsBenchmark.load(files[-1])
-    publish.banner("recorded", found.provenance)
-    publish.table(**record_tables.from_logits(found)._asdict())
+    publish.banner("recorded", recorded[-1].provenance)
+    publish.table(**record_tables.from_logits(recorded[-1])._asdict())
 
 
 def emulated(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rsk.measure.comparison import BASELINE
+from rsk.measure.samples import median_interval
 
 CERTAINTY = 0.1
 """How far a ratio's interval may reach to either side, over the ratio."""
@@ -42,13 +43,8 @@ class Timed(NamedTuple):
         """Summarise rounds, at least one."""
         ordered = sorted(rounds)
         n = len(ordered)
-        reach = 1.96 * math.sqrt(n) / 2
-        return cls(
-            ordered[n // 10],
-            ordered[max(math.floor(n / 2 - reach), 0)],
-            ordered[n // 2],
-            ordered[min(math.ceil(n / 2 + reach), n - 1)],
-        )
+        low, high = median_interval(ordered)
+        return cls(ordered[n // 10], low, ordered[n // 2], high)
 
     @classmethod
     def known(cls, microseconds: float) -> Timed:

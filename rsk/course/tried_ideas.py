@@ -9,7 +9,7 @@ from rsk.base.numbers import change, digits
 from rsk.course import publish
 from rsk.figures.tables import Table
 from rsk.measure import ideas, provenance
-from rsk.measure.records import Point, Provenance, parse
+from rsk.measure.records import Point
 
 SAME = 0.03
 """Times that differ by no more than this share are called the same."""
@@ -97,7 +97,7 @@ def table(tried: ideas.Ideas) -> Table:
         "within": within(tried),
         "same": same,
         "fails": any(one.failed for one in outcomes(tried)),
-        "label": parse(Provenance, tried.provenance).label,
+        "label": tried.provenance.label,
         "other_sources": is_of_other_sources(tried),
     }
     return Table(frame, "tab-ideas", values)
@@ -105,7 +105,7 @@ def table(tried: ideas.Ideas) -> Table:
 
 def is_of_other_sources(tried: ideas.Ideas) -> bool:
     """Whether the kernels have changed since the ideas were tried."""
-    return bool(tried.provenance["sources"] != provenance.sources("cuda"))
+    return tried.provenance.sources != provenance.sources("cuda")
 
 
 def noise(tried: ideas.Ideas) -> float:

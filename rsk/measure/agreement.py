@@ -18,6 +18,7 @@ import torch
 from rsk.base import folders, terminal
 from rsk.check import grid, logits_grid
 from rsk.measure.provenance import provenance, sources
+from rsk.measure.record_files import write_json
 from rsk.measure.records import Provenance, RecordError, parse
 from rsk.measure.run_files import made_here
 
@@ -77,6 +78,7 @@ def main() -> int:
     if content and "from_logits" in content and not _wrong(content):
         print(f"{arguments.save} is of these sources and this GPU; delete it to compare again")
         return 0
+    arguments.save.parent.mkdir(parents=True, exist_ok=True)  # before the long work
     result = grid.run(arguments.seconds, arguments.gib)
     from_logits = logits_grid.run(arguments.seconds)
     saved = {
@@ -84,8 +86,7 @@ def main() -> int:
         **result,
         "from_logits": from_logits,
     }
-    arguments.save.parent.mkdir(parents=True, exist_ok=True)
-    arguments.save.write_text(json.dumps(saved, indent=1) + "\n")
+    write_json(arguments.save, saved)
     print(grid.summary(result))
     print(f"from logits, {grid.summary(from_logits)}")
     return 1 if _wrong(saved) else 0

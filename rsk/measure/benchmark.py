@@ -24,13 +24,13 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from rsk.base import machine
+from rsk.base import machine, terminal
 from rsk.measure import implementations, peers, provenance
 from rsk.measure.implementations import Implementation
 from rsk.measure.records import SCHEMA, Benchmark, Operations, Point, Record, RecordError
 from rsk.measure.run_files import place, unfinished
 from rsk.measure.sweep import OUT_OF_TIME, Sweep, pool_of
-from rsk.measure.timing import measure, operations
+from rsk.measure.timing import MeasurementError, measure, operations
 from rsk.measure.workload import ATTEMPTS, Pool, Workload, WorkloadError
 from rsk.sampler import registry
 from rsk.sampler.build import BuildError
@@ -62,23 +62,28 @@ def choose(
         implementation that is not there.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: a name that is unknown, or of what is not there.
     """
     device = torch.device(device)
     known, missing = implementations.ours(device)
     versions: dict[str, str] = {}
     if chosen is not None:
         known += [implementations.rival(name) for name in registry.RIVALS if name in chosen]
-    if chosen is None or set(chosen) - {one.name for one in known}:
-        found, versions, absent = peers.find(device)
+    names = None if chosen is None else [name for name in peers.MAKERS if name in chosen]
+    if names is None or names:
+        found, versions, absent = peers.find(device, names)
         known += found
         missing += absent
     if chosen is None:
         return known, versions, missing
     by_name = {one.name: one for one in known}
     for name in chosen:
-        if name not in by_name:
-            raise ValueError(f"implementation: expected one of {', '.join(by_name)}, got {name!r}")
+        if name in by_name:
+            continue
+        if why := [line for line in missing if line.startswith(f"{name}: ")]:
+            raise ValueError(f"implementation: {why[0]}")
+        there = ", ".join(dict.fromkeys([*by_name, *registry.RIVALS, *peers.MAKERS]))
+        raise ValueError(f"implementation: expected one of {there}, got {name!r}")
     return [one for one in known if one.name in chosen], versions, []
 
 
@@ -231,9 +236,11 @@ class _Steps:
             record = self._least_disturbed(one, workload, pool, options)
         except (BuildError, torch.OutOfMemoryError) as error:
             self.skip(f"{one.name}: {str(error).splitlines()[0]}")
-        except (RecordError, RuntimeError) as error:  # MeasurementError is one
+        except Exception as error:  # of ours MeasurementError and RecordError; of peers, any
+            is_ours = isinstance(error, MeasurementError | RecordError)
+            said = str(error) if is_ours else f"{one.name}: {terminal.error_line(error)}"
             where = f"B={workload.batch_size} K={workload.spec_len} V={workload.vocab_size}"
-            self.refuse(f"{where} {workload.dtype}: {error}")
+            self.refuse(f"{where} {workload.dtype}: {said}")
         else:
             self.done.add((run, record.point, one.name))
             records = (*self.benchmark.records, record)

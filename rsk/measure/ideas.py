@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -28,7 +28,8 @@ from rsk.base import terminal
 from rsk.base.folders import cuda_dir, data_dir
 from rsk.measure.implementations import backend
 from rsk.measure.provenance import provenance
-from rsk.measure.records import Point, RecordError
+from rsk.measure.record_files import by_date, write_json
+from rsk.measure.records import Point, Provenance, RecordError, parse
 from rsk.measure.run_files import made_here
 from rsk.measure.timing import MeasurementError, measure
 from rsk.measure.workload import Pool
@@ -84,11 +85,19 @@ class Ideas:
         ideas: what was tried.
     """
 
-    provenance: dict[str, Any]
+    provenance: Provenance
     points: tuple[Point, ...]
     unchanged_us: tuple[float, ...]
     again_us: tuple[float, ...]
     ideas: tuple[Idea, ...]
+
+    def save(self, path: Path) -> None:
+        """Write the file that :func:`load` reads: without the changes, which are in here."""
+        data = dataclasses.asdict(self)
+        data["points"] = [point._asdict() for point in self.points]
+        for idea in data["ideas"]:
+            del idea["changes"]
+        write_json(path, {"schema": SCHEMA, **data})
 
 
 _LETTER = (
@@ -225,16 +234,16 @@ def load(path: Path | None = None) -> Ideas:
         ValueError: the file is not such a run; the message names the file.
     """
     if path is None:
-        found = sorted((data_dir() / "kernels").glob("ideas-*.json"))
+        found = by_date(load, "kernels", "ideas-*.json")
         if not found:
             raise FileNotFoundError("no run of rsk.measure.ideas is recorded in data/kernels")
-        path = found[-1]
+        return found[-1]
     try:
         data = json.loads(path.read_text())
         if data["schema"] != SCHEMA:
             raise ValueError(f"expected schema {SCHEMA}, got {data['schema']!r}")
         result = Ideas(
-            provenance=data["provenance"],
+            provenance=parse(Provenance, data["provenance"], "provenance"),
             points=tuple(Point(**point) for point in data["points"]),
             unchanged_us=tuple(data["unchanged_us"]),
             again_us=tuple(data["again_us"]),
@@ -341,7 +350,7 @@ def run() -> Ideas:
     if None in first or None in again:
         raise RuntimeError("the unchanged kernel did not run or gave wrong tokens")
     return Ideas(
-        provenance=dataclasses.asdict(provenance("cuda")),
+        provenance=provenance("cuda"),
         points=POINTS,
         unchanged_us=first,  # type: ignore[arg-type]
         again_us=again,  # type: ignore[arg-type]
@@ -371,16 +380,13 @@ def main() -> int:
     if arguments.save and made_here(arguments.save, provenance("cuda")):
         print(f"{arguments.save} is of these sources and this GPU; delete it to measure again")
         return 0
+    if arguments.save:  # now: a folder that cannot be made would be seen after all the measuring
+        arguments.save.parent.mkdir(parents=True, exist_ok=True)
     result = run()
     print("unchanged", *result.unchanged_us)
     print("again", *result.again_us)
     if arguments.save:
-        data = dataclasses.asdict(result)
-        data["points"] = [point._asdict() for point in result.points]
-        for idea in data["ideas"]:
-            del idea["changes"]
-        text = json.dumps({"schema": SCHEMA, **data}, indent=1)
-        arguments.save.write_text(text + "\n")
+        result.save(arguments.save)
     return 0
 
 

@@ -16,10 +16,12 @@ import math
 import os
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Protocol, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from rsk.base import folders
 
 T = TypeVar("T")
 
@@ -46,13 +48,45 @@ class RecordFile:
             raise RecordError(f"{path}: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file; one that was there before stays whole until the new one is complete."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)  # type: ignore[call-overload]
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
+        """Write the file, as :func:`write_json` does."""
+        write_json(path, dataclasses.asdict(self))  # type: ignore[call-overload]
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write a file, its folder too; one that was there before stays whole until it is complete.
+
+    Raises:
+        ValueError: JSON cannot hold the value.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(value, indent=1, allow_nan=False)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+class Made(Protocol):
+    """What a file holds of a measurement: with where and when it was made."""
+
+    @property
+    def provenance(self) -> Any:
+        """Its ``date`` is in UTC, in ISO 8601."""
+
+
+M = TypeVar("M", bound=Made)
+
+
+def by_date(load: Callable[[Path], M], folder: str, pattern: str = "*.json") -> list[M]:
+    """What the files of a folder hold, the newest last: by their dates, as any name may be theirs.
+
+    Args:
+        load: reads one; what it raises for a damaged file is passed on.
+        folder: in ``data/``.
+        pattern: of the files' names.
+    """
+    found = [load(path) for path in sorted((folders.data_dir() / folder).glob(pattern))]
+    return sorted(found, key=lambda one: one.provenance.date)
 
 
 @functools.lru_cache(maxsize=32)  # a report asks for the same thousands of records again and again

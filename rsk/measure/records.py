@@ -7,6 +7,7 @@ read; one with a missing, unknown or impossible field is refused with that field
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
@@ -245,6 +246,12 @@ class Provenance:
         if self.gpu is not None and self.device == "cuda":
             return self.gpu
         return f"{self.cpu}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+    @property
+    def slug(self) -> str:
+        """The device's name as it stands in names of files."""
+        name = self.gpu if self.device == "cuda" else f"cpu {self.cpu}"
+        return re.sub(r"[^a-z0-9]+", "-", str(name).lower()).strip("-")
 
     @property
     def kind(self) -> str:

@@ -10,7 +10,6 @@ import argparse
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from rsk.base import terminal
 from rsk.base.folders import cuda_dir, data_dir
-from rsk.measure.records import RecordError, parse
+from rsk.measure.record_files import RecordError, RecordFile
 from rsk.sampler import build, registry
 
 ARCHITECTURES = ("75", "80", "86", "89", "90a", "100")
@@ -52,7 +51,7 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class ResourceTable:
+class ResourceTable(RecordFile):
     """The file that ``--save`` writes."""
 
     nvcc: str
@@ -76,15 +75,14 @@ def load() -> ResourceTable:
     Raises:
         RecordError: it is missing, or not what it should be; names the file and the field.
     """
-    path = data_dir() / "kernels" / "resources.json"
-    try:
-        return parse(ResourceTable, json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise RecordError(
-            f"{path} is missing; python -m rsk.measure.resources --save makes it"
-        ) from None
-    except (json.JSONDecodeError, RecordError) as error:
-        raise RecordError(f"{path}: {error}") from error
+    path = _path()
+    if not path.is_file():
+        raise RecordError(f"{path} is missing; python -m rsk.measure.resources --save makes it")
+    return ResourceTable.load(path)
+
+
+def _path() -> Path:
+    return data_dir() / "kernels" / "resources.json"
 
 
 def supported(nvcc: str) -> list[str]:
@@ -146,8 +144,8 @@ def _capability(architecture: str) -> tuple[int, int]:
     return divmod(int(architecture.rstrip("a")), 10)
 
 
-def measure() -> dict[str, object]:
-    """Compile every kernel; return the table and the compiler's version.
+def measure() -> ResourceTable:
+    """Compile every kernel for every architecture that the compiler knows.
 
     Raises:
         rsk.BuildError: there is no ``nvcc``, or a kernel does not compile.
@@ -160,11 +158,9 @@ def measure() -> dict[str, object]:
     order = list(registry.KERNELS)
     rows = [row for name in order for row in compile_resources(name, supported(nvcc), nvcc)]
     rows.sort(key=lambda x: (order.index(x.kernel), _capability(x.architecture), x.dtype))
-    return {
-        "nvcc": release[1] if release else "unknown",
-        "flags": " ".join(build.CUDA_FLAGS),
-        "kernels": [asdict(row) for row in rows],
-    }
+    return ResourceTable(
+        release[1] if release else "unknown", " ".join(build.CUDA_FLAGS), tuple(rows)
+    )
 
 
 def main() -> None:
@@ -173,14 +169,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Registers, shared memory and spills.")
     parser.add_argument("--save", action="store_true", help="write data/kernels/resources.json")
     save = parser.parse_args().save
-    text = json.dumps(measure(), indent=1) + "\n"
+    table = measure()
     if save:
-        path = data_dir() / "kernels" / "resources.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        print(f"wrote {path}")
+        table.save(_path())
+        print(f"wrote {_path()}")
     else:
-        sys.stdout.write(text)
+        print(json.dumps(asdict(table), indent=1))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -79,9 +78,7 @@ def save_path(save: str | os.PathLike[str], provenance: Provenance) -> Path:
     path = Path(save)
     if path.suffix == ".json":
         return path
-    name = provenance.gpu if provenance.device == "cuda" else f"cpu {provenance.cpu}"
-    slug = re.sub(r"[^a-z0-9]+", "-", str(name).lower()).strip("-")
-    stem = f"{slug}-{provenance.date[:10]}"
+    stem = f"{provenance.slug}-{provenance.date[:10]}"
     names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
     return next(file for file in (path / f"{name}.json" for name in names) if not file.exists())
 

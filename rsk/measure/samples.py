@@ -115,14 +115,19 @@ def _waited_ns() -> int:
     return total
 
 
-def _precision(samples: Sequence[float]) -> float:
-    """Half the 95 % confidence interval of the median, over the median.
+def median_interval(ordered: Sequence[float]) -> tuple[float, float]:
+    """The ends of the 95 % confidence interval of the median of samples in rising order.
 
     The number of samples below the true median is binomial, so two order statistics bound it.
     """
-    ordered = sorted(samples)
     n = len(ordered)
     reach = 1.96 * math.sqrt(n) / 2
-    low = ordered[max(math.floor(n / 2 - reach), 0)]
-    high = ordered[min(math.ceil(n / 2 + reach), n - 1)]
-    return (high - low) / 2 / ordered[n // 2]
+    low, high = math.floor(n / 2 - reach), math.ceil(n / 2 + reach)
+    return ordered[max(low, 0)], ordered[min(high, n - 1)]
+
+
+def _precision(samples: Sequence[float]) -> float:
+    """Half the median's interval, over the median."""
+    ordered = sorted(samples)
+    low, high = median_interval(ordered)
+    return (high - low) / 2 / ordered[len(ordered) // 2]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -92,14 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = (chosen.folder or top / "data").resolve()  # type: ignore[operator]
     logs = (chosen.logs or top / "report" / "build" / "session").resolve()  # type: ignore[operator]
     place = provenance("cpu" if chosen.dry else "cuda")
-    slug = re.sub(r"[^a-z0-9]+", "-", (place.gpu or "cpu").lower()).strip("-")
-    known = parts(slug, chosen.dry)
+    known = parts(place.slug, chosen.dry)
     names = chosen.only.split(",") if chosen.only else [part.name for part in known]
     if unknown := set(names) - {part.name for part in known}:
         parser.error(f"--only: expected {', '.join(p.name for p in known)}, got "
                      f"{', '.join(sorted(unknown))}")  # fmt: skip
     logs.mkdir(parents=True, exist_ok=True)
-    states = logs / f"{slug}.json"
+    states = logs / f"{place.slug}.json"
     done = _passed(states, place.sources)
     failed = left = False
     for part in known:

@@ -24,6 +24,7 @@ from rsk.base.numbers import byte_size, us
 from rsk.measure import sharded_rank
 from rsk.measure.provenance import provenance
 from rsk.measure.records import parse
+from rsk.measure.sharded_clocks import clock_mhz
 from rsk.measure.sharded_records import SCHEMA, Sharded
 from rsk.sampler import build, fused
 
@@ -41,14 +42,20 @@ def run(ranks: int, *, quick: bool = False, console: Console | None = None) -> S
         console: where to say what is being done.
 
     Raises:
-        ValueError: less than one rank.
+        ValueError: less than one rank; or GPUs whose clock nvidia-smi does not tell.
+        rsk.BuildError: the kernels for the GPUs do not compile.
         RankError: a rank failed.
     """
     if ranks < 1:
         raise ValueError(f"--sharded: expected at least 1 rank, got {ranks}")
     on_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= ranks
-    for library in ("cuda", "sharded cuda", "roof cpu", "roof cuda") if on_gpu else ("cpu",):
-        build.load(library)  # once, before any rank waits for another
+    device_type = "cuda" if on_gpu else "cpu"
+    # Once, before any rank waits for another.
+    if on_gpu:
+        for library in ("cuda", "sharded cuda", "roof cpu", "roof cuda"):
+            build.load(library)
+        clock_mhz()  # what it raises is better known now than after everything was compared
+    is_built = build.available(device_type)  # what is compared on a CPU needs no compiler
     if console is not None:
         console.print(describe(ranks, on_gpu))
     with tempfile.TemporaryDirectory() as folder:
@@ -59,12 +66,12 @@ def run(ranks: int, *, quick: bool = False, console: Console | None = None) -> S
         found = json.loads((Path(folder) / sharded_rank.RESULT).read_text())
     data = {
         "schema": SCHEMA,
-        "provenance": dataclasses.asdict(provenance("cuda" if on_gpu else "cpu")),
+        "provenance": dataclasses.asdict(provenance(device_type)),
         "backend": "nccl" if on_gpu else "gloo",
         "ranks": ranks,
         "nccl": ".".join(map(str, torch.cuda.nccl.version())) if on_gpu else None,
         "topology": _topology() if on_gpu else "one host",
-        "rival": "fused" if fused.takes_logits("cuda" if on_gpu else "cpu") else "vectorized",
+        "rival": "fused" if is_built and fused.takes_logits(device_type) else "vectorized",
         **found,
     }
     return parse(Sharded, data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from rsk.base import machine
 from rsk.measure import clocks, roof
-from rsk.measure.records import Spread
+from rsk.measure.records import RecordError, Spread
 from rsk.measure.samples import Samples
 from rsk.measure.sharded_records import Link
 from rsk.sampler.api import RejectionSamples
@@ -37,8 +38,7 @@ def time_graph(
     with clocks.capturing(graph):
         outputs = [way(i % sets) for i in range(calls)]
     for output in outputs:
-        for tensor in output:
-            tensor.fill_(-7)
+        clocks.poison(output)
     samples = []
     for i in range(SAMPLES + 3):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -69,18 +69,28 @@ def _spread(samples: list[float], clock: str) -> Spread:
     return Samples([(sample,) for sample in samples], 0.0).spread(clock)
 
 
+def gather(own: Tensor, received: Tensor) -> None:
+    """Write what all ranks have into one tensor; newer versions of PyTorch have a new name for it.
+
+    Args:
+        own: a tensor of the same size on every rank.
+        received: as many times as large as there are ranks, whose own follow each other in it.
+    """
+    call = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    call(received, own)
+
+
 def measure_link(ranks: int, device: torch.device) -> Link:
     """What the GPUs and the link do: latencies of the shortest messages, and rates."""
     short = torch.zeros(WORDS, dtype=torch.int64, device=device)
     half = torch.zeros(WORDS // 2, dtype=torch.int64, device=device)
     large = torch.zeros(16 << 20, dtype=torch.int64, device=device)
-    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
     def gathering(message: Tensor) -> Callable[[int], tuple[Tensor]]:
         received = message.new_empty(ranks * len(message))
 
         def call(_: int) -> tuple[Tensor]:
-            gather(received, message)
+            gather(message, received)
             return (received,)
 
         return call
@@ -94,7 +104,6 @@ def measure_link(ranks: int, device: torch.device) -> Link:
     large_us = time_graph(gathering(large), 1, 256)[0].median_us
     read = 1 << 28
     reading = roof.measure(read, 1, device, budget_s=0.3).time
-    query = machine.output_of("nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader")
     return Link(
         ranks=ranks,
         gather_us=gather_us,
@@ -103,5 +112,18 @@ def measure_link(ranks: int, device: torch.device) -> Link:
         memory_bytes_us=read / reading.median_us,
         launch_us=clocks.launch_floor(device),
         lanes=128 * torch.cuda.get_device_properties(device).multi_processor_count,
-        clock_mhz=float(query.split()[0]),
+        clock_mhz=clock_mhz(),
     )
+
+
+def clock_mhz() -> float:
+    """The highest clock of the first GPU's multiprocessors.
+
+    Raises:
+        RecordError: nvidia-smi is missing, or does not tell it.
+    """
+    told = machine.output_of("nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader")
+    found = re.match(r"\d+(\.\d+)? MHz", told)
+    if found is None:
+        raise RecordError(f"clock_mhz: expected a clock in MHz from nvidia-smi, got {told!r}")
+    return float(found[0].split()[0])

@@ -26,8 +26,8 @@ import rsk
 from rsk.base.numbers import us
 from rsk.check.sharded import compare_random_calls, compare_random_logit_calls
 from rsk.check.synthetic import make_batch
-from rsk.measure.sharded_clocks import measure_link, time_calls, time_graph
-from rsk.measure.sharded_model import LISTED, ShardedPoint
+from rsk.measure.sharded_clocks import gather, measure_link, time_calls, time_graph
+from rsk.measure.sharded_point import LISTED, ShardedPoint
 from rsk.measure.sharded_records import STARTS, ShardedRecord, Times
 from rsk.sampler import sharded
 from rsk.sampler.api import RejectionSamples
@@ -228,8 +228,7 @@ def _gather_columns(own: Tensor, point: ShardedPoint) -> Tensor:
     missing = max(sizes) - own.shape[2]  # a collective takes them of one size
     filled = F.pad(own, (0, missing)) if missing else own.contiguous()
     received = filled.new_empty((point.ranks * len(filled), *filled.shape[1:]))
-    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    gather(received, filled)
+    gather(filled, received)
     columns = received.view(point.ranks, *filled.shape)
     if len(set(sizes)) == 1:
         return columns.movedim(0, 2).flatten(2)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from rsk.measure.record_files import RecordError, RecordFile, at_least, one_of, positive
+from rsk.measure.record_files import (
+    RecordError,
+    RecordFile,
+    at_least,
+    check_schema,
+    one_of,
+    positive,
+)
 from rsk.measure.records import Provenance, Spread
 
 SCHEMA = "rsk-sharded/1"
@@ -92,6 +99,7 @@ class ShardedRecord:
 class Sharded(RecordFile):
     """One file of ``data/sharded``: a run of ``rsk benchmark --sharded N`` on one machine."""
 
+    SCHEMA = SCHEMA
     schema: str
     provenance: Provenance
     backend: str
@@ -106,7 +114,7 @@ class Sharded(RecordFile):
     records: tuple[ShardedRecord, ...]
 
     def __post_init__(self) -> None:
-        one_of("schema", self.schema, (SCHEMA,))
+        check_schema(self.schema, SCHEMA)
         one_of("backend", self.backend, ("gloo", "nccl"))
         at_least("ranks", self.ranks, 1)
         for i, record in enumerate(self.records):

@@ -24,6 +24,7 @@ from rsk.measure.logits_benchmark import LogitsBenchmark
 from rsk.measure.model_step import ModelStepRecord
 from rsk.measure.peer_records import PeersRecord
 from rsk.measure.quoted import Quoted
+from rsk.measure.record_files import by_date
 from rsk.measure.records import Benchmark, Provenance, RecordError, parse
 from rsk.measure.resources import ResourceTable
 from rsk.measure.sharded_records import Sharded
@@ -104,7 +105,7 @@ class Measurements:
         for one in self.public_model:
             found[f"public model, {one.provenance.kind}"] = one
         made = {name: one.provenance for name, one in found.items() if one is not None}
-        return made | {"ideas tried": parse(Provenance, self.tried.provenance)}
+        return made | {"ideas tried": self.tried.provenance}
 
     @property
     def epoch(self) -> int:
@@ -227,8 +228,7 @@ def _newest(kind: type[F], folder: str, is_of_gpus: Callable[[F], bool]) -> F:
 
 def _of_gpus(kind: type[F], folder: str, is_of_gpus: Callable[[F], bool]) -> list[F]:
     """The records in a folder of ``data/`` that are of GPUs, the newest last."""
-    found = [kind.load(path) for path in sorted((folders.data_dir() / folder).glob("*.json"))]
-    return sorted(filter(is_of_gpus, found), key=lambda one: one.provenance.date)
+    return list(filter(is_of_gpus, by_date(kind.load, folder)))
 
 
 def _read_study(path: Path) -> Study:

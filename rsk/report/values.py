@@ -19,7 +19,7 @@ from rsk.course import tried_ideas
 from rsk.measure import comparison, publishable_runs
 from rsk.measure.comparison import BASELINE
 from rsk.measure.over_runs import Series, ratio
-from rsk.measure.records import TOLERANCE, Operations, Provenance, RecordError, parse
+from rsk.measure.records import TOLERANCE, Operations, RecordError
 from rsk.report.computed_here import Here, Shortcut, Written
 from rsk.report.logit_times import LogitTimes
 from rsk.report.measurements import Measurements, Source
@@ -86,7 +86,7 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
         "step": StepShares(found.steps) if found.steps else None,
         "public_model": found.public_model,
         "tried": tried_ideas.outcomes(found.tried),
-        "tried_on": parse(Provenance, found.tried.provenance).machine,
+        "tried_on": found.tried.provenance.machine,
         "tried_earlier": tried_ideas.is_of_other_sources(found.tried),
     }
 

@@ -465,7 +465,6 @@ class TestAgrees:
     def test_backends(self):
         assert check.assert_agrees(partial(rsk.rejection_sample, backend="vectorized")) == 200
         assert check.assert_agrees(fused, examples=30, seed=3, max_elements=1 << 12) == 30
-        assert check.assert_agrees(fused, seconds=0.2, large_vocabulary=False) > 1
 
     def test_the_smallest_call_is_found_and_can_be_repeated(self):
         def sampler(draft_tokens, draft_probs, target_probs, *, seed, position):
@@ -687,6 +686,20 @@ class TestCommand:
     def test_fuzz(self, capsys):
         assert command.main(["--minutes", "0.005", "--sampler", "rsk:rejection_sample"]) == 0
         assert re.search(r"rsk:rejection_sample  agrees  \d+ calls", capsys.readouterr().out)
+
+    def test_a_sampler_that_raises_is_wrong_and_the_others_are_still_checked(
+        self, capsys, monkeypatch, tmp_path
+    ):
+        monkeypatch.chdir(tmp_path)
+        text = "def sampler(*call, **more):\n    raise IndexError('out of bounds\\nmore')\n"
+        (tmp_path / "raising_one.py").write_text(text)
+        monkeypatch.setattr(command.check, "assert_lossless", lambda *call, **more: None)
+        names = ["raising_one:sampler", "rsk:rejection_sample"]
+        assert command.main([word for name in names for word in ("--sampler", name)]) == 1
+        said = capsys.readouterr().out
+        assert said.count("    IndexError: out of bounds\n") == 2
+        assert said.count("  WRONG   ") == 3 and "it raises IndexError: out of bounds" in said
+        assert len(re.findall(r"^rsk:rejection_sample .*  passes  ", said, re.M)) == 4
 
     def test_checks_of_a_given_sampler(self, capsys):
         assert command.main(["--sampler", "rsk:rejection_sample"]) == 0

@@ -9,6 +9,7 @@ import pytest
 
 import rsk
 from rsk.check import grid
+from rsk.check.synthetic import make_batch
 
 AXES = {
     "batch_size": (1, 3),
@@ -25,6 +26,21 @@ def test_the_cases_hold_every_pair_of_values():
         too_large = {(1024, 128)} if (a, b) == ("batch_size", "spec_len") else set()
         assert set(itertools.product(x, y)) - found <= too_large
     assert max(map(grid.bytes_of, cases)) <= 60 << 30
+
+
+def test_counts_are_compared_with_the_baseline_too(monkeypatch):
+    """All the others may agree on a wrong count."""
+    batch = make_batch(4, 3, 33)
+    monkeypatch.setattr(grid, "KERNELS", {})
+    assert grid.differences(*batch, 0) == []
+
+    def wrong(*batch, backend="fused", **keys):
+        result = rsk.rejection_sample(*batch, backend=backend, **keys)
+        more = int(backend != "baseline")
+        return result._replace(num_accepted=result.num_accepted + more)
+
+    monkeypatch.setattr(grid, "rejection_sample", wrong)
+    assert grid.differences(*batch, 0) == ["vectorized"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the emulator needs Linux or macOS")

@@ -11,6 +11,7 @@ import torch
 import rsk
 from rsk.check import grid, logits_grid
 from rsk.check.logit_mutants import LOGIT_MUTANTS
+from rsk.check.synthetic import make_batch
 
 AXES = {
     "batch_size": (1, 3),
@@ -44,6 +45,36 @@ def test_every_backend_agrees_on_a_small_grid(monkeypatch):
     assert grid.wrong(result) == {}
     assert result["grid"]["done"] == result["grid"]["planned"] > 15
     assert len(result["inputs"]) > 100
+
+
+@pytest.mark.parametrize("name", logits_grid.KINDS_FILTERS)
+@pytest.mark.parametrize("batch_size", [4, 48])
+def test_every_kind_of_input_has_valid_requests(name, batch_size):
+    for dtype, other in itertools.permutations(logits_grid.DTYPES, 2):
+        call = logits_grid.make_call((batch_size, 5, 129), name, dtype=dtype, device="cpu")
+        for kind, changed in logits_grid._kinds(call, other).items():
+            assert (changed.run(logits_grid._VECTORIZED)[1] >= 0).any(), (kind, dtype)
+
+
+@pytest.mark.parametrize("dtype", logits_grid.DTYPES)
+def test_moved_rows_are_the_same_ones_elsewhere(dtype):
+    call = logits_grid.make_call((3, 5, 129), dtype=dtype, device="cpu")
+    kinds = logits_grid._kinds(call, dtype)
+    for shift in (1, 8):
+        rows = kinds[f"moved by {shift}"].target_rows
+        assert torch.equal(rows, call.target_rows) and rows.stride(1) == 129 + 8
+        assert rows.storage_offset() == shift
+    assert kinds["moved by 1"].target_rows.data_ptr() % 16 == dtype.itemsize
+
+
+def test_a_case_without_a_valid_request_is_a_fault(monkeypatch):
+    call = logits_grid.make_call((3, 2, 40), device="cpu")
+    call = dataclasses.replace(call, target_rows=call.target_rows * torch.nan)
+    assert logits_grid.differences(call) == ["no request is valid"]
+    monkeypatch.setattr(grid, "KERNELS", {})
+    draft_tokens, draft, target = make_batch(3, 2, 40)
+    found = grid.differences(draft_tokens, draft, target * torch.nan, 0)
+    assert found == ["no request is valid"]
 
 
 def test_per_request_filters_are_of_every_sort():

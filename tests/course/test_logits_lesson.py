@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -35,8 +36,12 @@ def test_recorded_times_are_shown_with_where_they_are_from(shown, monkeypatch, t
     monkeypatch.setattr(logits_benchmark, "DRY_SHAPES", ((2, 300),))
     file = tmp_path / "logits" / "cpu.json"
     logits_benchmark.main(["--save", str(file), "--runs", "2", "--dry"])
+    found = LogitsBenchmark.load(file)
+    older = dataclasses.replace(found.provenance, date="2020-01-01T00:00:00+00:00", torch="1.0")
+    dataclasses.replace(found, provenance=older).save(file.with_stem("z"))  # last by its name
     from_logits.show_recorded()
     banner, table = shown
+    assert "PyTorch 1.0" not in banner["text/plain"]
     assert banner["text/plain"].startswith("Recorded")
     assert "over 2 whole runs" in table[publish.MIME]["caption"]
     monkeypatch.setattr(record_tables, "NEAR", -1.0)  # ranges are shown, however narrow

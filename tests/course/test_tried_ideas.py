@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("pandas")
 from measured import GPU_PROVENANCE
 
-from rsk.base import templates
+from rsk.base import folders, templates
 from rsk.course import labels, tried_ideas
 from rsk.measure import ideas
 
@@ -50,7 +50,7 @@ def test_the_outcomes_over_several_points_in_words():
 
 
 def test_ideas_are_shown_with_prediction_and_outcome(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(ideas, "data_dir", lambda: tmp_path)
+    monkeypatch.setattr(folders, "data_dir", lambda: tmp_path)
     with pytest.raises(FileNotFoundError, match="no run of"):
         tried_ideas.show()
     labels.reset()
@@ -89,7 +89,9 @@ def test_ideas_are_shown_with_prediction_and_outcome(tmp_path, monkeypatch, caps
 
     text["again_us"] = [5.2, 200.0]  # a difference of 30 % is noise, then
     text["ideas"][1]["times_us"] = [3.0, 200.0]
-    (tmp_path / "kernels" / "ideas-b-gpu.json").write_text(json.dumps(text))
+    text["provenance"]["date"] = "2026-01-03T00:00:00+00:00"
+    # The newest by its date, whatever its name.
+    (tmp_path / "kernels" / "ideas-1-gpu.json").write_text(json.dumps(text))
     labels.reset()
     tried_ideas.show()
     said = " ".join(capsys.readouterr().out.split(" ")).replace(chr(10), " ")

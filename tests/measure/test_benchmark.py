@@ -23,6 +23,7 @@ from rsk.measure import (
     benchmark,
     comparison,
     implementations,
+    peers,
     publishable_runs,
     result_tables,
     run_files,
@@ -32,6 +33,7 @@ from rsk.measure import (
 from rsk.measure.quoted import EARLIER_WORK, Quoted
 from rsk.measure.records import Benchmark, Record, RecordError, parse
 from rsk.measure.sweep import Sweep, full_sweep
+from rsk.sampler.registry import RIVALS
 
 TINY = Sweep(batch_sizes=(1, 3), spec_lens=(2, 1), vocab_sizes=(100, 40), runs=2)
 FILES = sorted((data_dir() / "benchmarks").glob("*.json"))
@@ -276,6 +278,25 @@ def test_a_wrong_implementation_is_refused_and_the_others_measured(
     assert "refused" in console.export_text()
 
 
+def test_what_a_peer_raises_is_refused_and_the_others_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = implementations.backend
+
+    def bind(inputs: Any) -> Any:
+        raise TypeError("unexpected keyword argument")
+
+    def backend(name: str) -> Any:
+        one = real(name)
+        return dataclasses.replace(one, bind=bind) if name == "vectorized" else one
+
+    monkeypatch.setattr(implementations, "backend", backend)
+    result = run(Sweep(batch_sizes=(1,), spec_lens=(1,), vocab_sizes=(64,)))
+    assert {r.implementation for r in result.records} == {"baseline", "fused"}
+    line = "B=1 K=1 V=64 float32: vectorized: TypeError: unexpected keyword argument"
+    assert result.refused == (line,)
+
+
 def test_a_cold_cache_that_cannot_be_had_is_skipped() -> None:
     result = run(
         Sweep(batch_sizes=(1,), spec_lens=(1,), vocab_sizes=(64,), caches=("warm", "cold"))
@@ -332,10 +353,31 @@ def test_isolated_launches_are_asked_for_along_the_line_of_batch_sizes(
     assert len(asked) > len(line)
 
 
-@pytest.mark.slow
+def test_only_the_peers_that_were_asked_for_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def find(device: torch.device, names: Any = None) -> Any:
+        asked.append(names)
+        ones = peers.MAKERS if names is None else names
+        found = [dataclasses.replace(implementations.backend("fused"), name=one) for one in ones]
+        return found[:1], {"of": "1.0"}, [f"{one.name}: not installed" for one in found[1:]]
+
+    monkeypatch.setattr(peers, "find", find)
+    names = [one.name for one in benchmark.choose("cpu", ["fused", "transformers"])[0]]
+    assert (names, asked.pop()) == (["fused", "transformers"], ["transformers"])
+    assert len(benchmark.choose("cpu", ["fused", "idiomatic"])[0]) == 2
+    assert not asked
+    assert benchmark.choose("cpu")[2] and asked.pop() is None
+    with pytest.raises(ValueError, match="^implementation: SGLang: not installed$"):
+        benchmark.choose("cpu", ["transformers", "SGLang"])
+
+
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="implementation: expected one of baseline, .*'fastest'"):
+    """Without a look at the peers, some of which take minutes to be imported."""
+    with pytest.raises(ValueError, match="implementation: expected one of baseline, ") as caught:
         run(chosen=["fastest"])
+    assert "got 'fastest'" in str(caught.value)
+    assert all(name in str(caught.value) for name in (*RIVALS, *peers.MAKERS))
     for device in ("gpu", "mps"):
         with pytest.raises(ValueError, match=f"device: expected 'cpu' or 'cuda', got '{device}'"):
             run(device=device)

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from rsk.base.folders import cuda_dir
+from rsk.base.folders import cuda_dir, data_dir
 from rsk.measure import ideas
 from rsk.measure.implementations import backend
 from rsk.measure.records import Point
@@ -70,7 +70,35 @@ def test_the_shipped_record():
     record = ideas.load()
     assert record.points == ideas.POINTS
     assert [one.name for one in record.ideas] == [one.name for one in ideas.IDEAS]
-    assert record.provenance["device"] == "cuda"
+    assert record.provenance.device == "cuda"
+
+
+def test_a_run_is_saved_where_no_folder_is_yet(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "ideas.json"
+    measured = ideas.load()
+
+    def run():
+        assert path.parent.is_dir(), "a place that cannot be written is found out before"
+        return measured
+
+    monkeypatch.setattr(ideas, "run", run)
+    monkeypatch.setattr(ideas, "runs_on", lambda name, device: True)
+    monkeypatch.setattr(ideas, "provenance", lambda device: measured.provenance)
+    monkeypatch.setattr(ideas.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("sys.argv", ["ideas", "--save", str(path)])
+    assert ideas.main() == 0
+    assert ideas.load(path) == measured and list(path.parent.iterdir()) == [path]
+    shipped = sorted((data_dir() / "kernels").glob("ideas-*.json"))
+    assert path.read_bytes() in [each.read_bytes() for each in shipped], "the format is the same"
+
+    def stopped(self, target):
+        raise KeyboardInterrupt
+
+    again = dataclasses.replace(measured, again_us=measured.unchanged_us)
+    monkeypatch.setattr(type(path), "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        again.save(path)
+    assert ideas.load(path) == measured, "what was there is whole until the new one is"
 
 
 @pytest.mark.parametrize(
@@ -78,12 +106,13 @@ def test_the_shipped_record():
     [
         ({"schema": 99}, "expected schema 1, got 99"),
         ({"points": [{"batch_size": 1}]}, "not a run of rsk.measure.ideas"),
+        ({"provenance": {}}, r"not a run of rsk.measure.ideas: provenance.date: missing"),
         ({"unchanged_us": [1.0]}, "expected a positive time for each point"),
         ({"unchanged_us": [-1.0] * len(ideas.POINTS)}, "expected a positive time"),
     ],
 )
 def test_a_spoilt_record_is_refused(change, message, tmp_path):
-    path = next(iter(sorted((ideas.data_dir() / "kernels").glob("ideas-*.json"))))
+    path = next(iter(sorted((data_dir() / "kernels").glob("ideas-*.json"))))
     spoilt = tmp_path / "ideas.json"
     spoilt.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match=message):

@@ -159,6 +159,14 @@ def test_spread_is_the_median_with_quartiles() -> None:
     assert (found.samples, found.disturbed, found.relative) == (5, 0.25, 4 / 6)
 
 
+def test_the_interval_of_a_median_holds_it_in_19_of_20_cases() -> None:
+    assert samples.median_interval(range(100)) == (40, 60)
+    assert samples.median_interval([7.0]) == (7.0, 7.0)
+    drawn = torch.rand(2000, 33, generator=torch.Generator().manual_seed(0)).sort(1).values
+    held = [low <= 0.5 <= high for low, high in map(samples.median_interval, drawn.tolist())]
+    assert 0.94 < sum(held) / len(held) < 0.99
+
+
 def test_sampling_stops_when_settled_and_not_before() -> None:
     steady = samples.sample_until_settled(lambda: (10.0,), 60.0, watch=False)
     assert len(steady.times_us) == 4 * samples.MIN_SAMPLES

@@ -66,6 +66,40 @@ def test_find_says_what_is_there_and_what_is_not(
     assert lines == [f"one: not installed{wanted}: pip install absent", "two: needs a GPU"]
 
 
+@pytest.mark.parametrize("error", [RuntimeError("nvcc: no such file\nmore"), AssertionError()])
+def test_a_peer_that_raises_is_absent_and_the_others_are_found(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is that other people's code raises: when made, bound or called, or after."""
+
+    def broken(*call: object) -> object:
+        raise error
+
+    def peer(**changes: object) -> object:
+        right = dataclasses.replace(traits.ours(), **changes)
+        return lambda device: right
+
+    peers_of = {
+        "made": broken,
+        "bound": peer(bind=broken),
+        "called": peer(bind=lambda inputs, seeds: broken),
+        "read": peer(result=broken),
+        "odd": peer(result=lambda output: output.tokens),
+        "right": peer(),
+    }
+    makers = {name: ("torch", of_flashinfer.ENTRY, one) for name, one in peers_of.items()}
+    monkeypatch.setattr(peers, "MAKERS", makers)
+    found, versions, lines = peers.find(CPU)
+    assert len(found) == 1 and list(versions) == ["torch"]
+    said = type(error).__name__ + (": nvcc: no such file" if str(error) else "")
+    assert lines[:4] == [
+        f"made: cannot be made: {said}",
+        *(f"{name}: it was called and raised {said}" for name in ("bound", "called", "read")),
+    ]
+    (line,) = lines[4:]
+    assert line.startswith("odd: it was called and raised TypeError: the sampler's result: expect")
+
+
 def test_another_signature_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers.generation import utils
 
@@ -350,6 +384,26 @@ def test_a_peer_that_undercuts_the_roof_from_logits_is_refused(
         assert one.bytes_moved is not None and one.roof is not None
         assert 64 * 32000 * 2 < one.bytes_moved < 64 * 6 * 32000 * 2
         assert one.roof.median_us < one.device.median_us
+
+
+def test_the_program_records_what_a_peer_raises(tmp_path, no_trials, monkeypatch) -> None:
+    def bind(inputs: Inputs, seeds: torch.Tensor | None):
+        raise AssertionError("a shape that it does not take")
+
+    def peer(name: str, device: torch.device) -> Peer:
+        return dataclasses.replace(program._ours(), bind=bind)
+
+    monkeypatch.setattr(peers, "make", peer)
+    monkeypatch.setattr(program, "DRY_LOGIT_SHAPES", ())
+    monkeypatch.setattr(program._Run, "is_timed", lambda self, name, batch_size, how: True)
+    path = tmp_path / "cpu.json"
+    arguments = ["--dry", "--runs", "1", "--only", "SGLang", "--save", str(path)]
+    assert program.main(arguments) == 1
+    found = program.PeersRecord.load(path)
+    raised = "AssertionError: a shape that it does not take"
+    assert found.found[1].law == f"PeerError: it was called and raised {raised}"
+    assert found.failed == (f"SGLang, from probabilities, (2, 3, 97), run 0: {raised}",)
+    assert found.complete and len(found.from_probs) == 1
 
 
 def test_a_record_with_a_time_from_logits_below_its_roof_is_not_read() -> None:

@@ -11,6 +11,7 @@ import pytest
 import rsk
 from rsk.base.folders import data_dir
 from rsk.measure import resources
+from rsk.measure.record_files import RecordError
 from rsk.sampler import build, registry
 
 nvcc = build.find_nvcc()
@@ -50,6 +51,37 @@ def test_the_recorded_table_is_complete():
     assert {row["architecture"] for row in rows} == set(resources.ARCHITECTURES)
     assert not any(row["spill_stores"] or row["spill_loads"] for row in rows)
     assert recorded()["flags"] == " ".join(build.CUDA_FLAGS)
+
+
+def test_a_table_that_is_saved_is_read_again(tmp_path, monkeypatch, capsys):
+    shipped = data_dir() / "kernels" / "resources.json"
+    table = resources.load()
+    monkeypatch.setattr(resources, "data_dir", lambda: tmp_path / "data")
+    with pytest.raises(RecordError, match="resources.json is missing; python -m"):
+        resources.load()
+    monkeypatch.setattr(resources, "measure", lambda: table)
+    monkeypatch.setattr("sys.argv", ["resources", "--save"])
+    resources.main()
+    assert resources.load() == table
+    saved = tmp_path / "data" / "kernels" / "resources.json"
+    assert saved.read_text() == shipped.read_text() and list(saved.parent.iterdir()) == [saved]
+    saved.write_bytes(b"\xff")
+    with pytest.raises(RecordError, match="resources.json: expected a JSON file"):
+        resources.load()
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["resources"])
+    resources.main()
+    assert capsys.readouterr().out == shipped.read_text()
+
+
+@pytest.mark.skipif(nvcc is None, reason="nvcc is not installed")
+def test_what_is_measured_is_such_a_table(monkeypatch):
+    numbers = 1, 2, 3, 4, 5
+    rows = {k: resources.Resources(k, "float32", "90a", *numbers) for k in rsk.KERNELS}
+    monkeypatch.setattr(resources, "compile_resources", lambda name, *more: [rows[name]])
+    found = resources.measure()
+    assert found.kernels == tuple(rows.values()) and found.spilled_bytes == 9 * len(rows)
+    assert found.nvcc != "unknown" and found.flags == " ".join(build.CUDA_FLAGS)
 
 
 @pytest.mark.skipif(nvcc is None, reason="nvcc is not installed")

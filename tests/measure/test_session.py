@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rsk.measure import session
+from rsk.measure.provenance import provenance
 from rsk.measure.session import Part
 
 PROGRAM = """
@@ -53,8 +54,10 @@ def test_refused_arguments_are_a_failure(run, capsys) -> None:
     assert "part 0: failed" in capsys.readouterr().out
 
 
-def test_what_has_passed_is_not_run_again(run, capsys) -> None:
+def test_what_has_passed_is_not_run_again(run, tmp_path, capsys) -> None:
     assert run(("0",), ("3",)) == 3
+    machine = provenance("cpu").slug
+    assert (tmp_path / "logs" / f"{machine}.json").is_file() and machine.startswith("cpu-")
     assert "part 1: unfinished" in capsys.readouterr().out
     assert run(("0",), ("0",)) == 0
     printed = capsys.readouterr().out

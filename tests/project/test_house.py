@@ -224,7 +224,7 @@ ROOMS = {
         "peers.of_flashinfer peers.of_sglang peers.of_transformers peers.of_vllm_v1 "
         "peers.of_vllm_v2 peers.peer peers.traits provenance publishable_runs quoted "
         "record_files records resources "
-        "result_tables roof run_files samples session sharded sharded_clocks sharded_model "
+        "result_tables roof run_files samples session sharded sharded_clocks sharded_point "
         "sharded_rank sharded_records step_models sweep timing whole_runs workload"
     ),
     "decode": (

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from rsk.base import terminal
 from rsk.measure.implementations import Implementation
 from rsk.measure.peers import of_flashinfer, of_sglang, of_transformers, of_vllm_v1, of_vllm_v2
 from rsk.measure.peers.checking import check_distribution
@@ -50,6 +51,10 @@ def make(name: str, device: torch.device) -> Peer:
         raise PeerError(f"not installed{wanted}: pip install {package}") from error
     except (ImportError, AttributeError) as error:
         raise PeerError(f"another version of {package} than is known here: {error}") from error
+    except PeerError:
+        raise
+    except Exception as error:  # other people's code: what its import does is not ours to foresee
+        raise PeerError(f"cannot be made: {terminal.error_line(error)}") from error
 
 
 def _modules_of(package: str) -> tuple[str, str]:

@@ -47,7 +47,6 @@ from rsk.measure.records import RecordError, Spread
 from rsk.measure.roof import Roof
 from rsk.measure.run_files import Recorder
 from rsk.sampler import logits
-from rsk.sampler.build import BuildError
 
 SHAPES = (
     *((1, 4, 32000), (16, 5, 32000), (64, 4, 32000), (1024, 4, 32000)),
@@ -58,8 +57,6 @@ LOGIT_SHAPES = (1, 32000), (64, 32000), (1, 128256), (64, 128256), (256, 128256)
 """B and V, from logits."""
 DRY_SHAPES, DRY_LOGIT_SHAPES = ((2, 3, 97),), ((2, 97),)
 WAYS = {"temperature": TEMPERATURE, "temperature, top-k, top-p": FILTERED}
-FAILURES = (PeerError, RecordError, BuildError, timing.MeasurementError, RuntimeError, ValueError)
-"""What one measurement may raise, out of memory included, without ending the others."""
 
 
 class _Run(Recorder[PeersRecord]):
@@ -84,7 +81,7 @@ class _Run(Recorder[PeersRecord]):
             return
         try:
             tried = traits.traits_of(name, self.device)
-        except FAILURES as error:
+        except Exception as error:
             self.fail(f"{name}, traits", error)
             tried = None
         law = self.law_of(lambda: checking.check_distribution(peer.implementation, self.device))
@@ -106,7 +103,7 @@ class _Run(Recorder[PeersRecord]):
         """What a check says, in words."""
         try:
             check()
-        except FAILURES as error:
+        except Exception as error:
             return terminal.error_line(error)
         return FOLLOWS
 
@@ -130,7 +127,7 @@ class _Run(Recorder[PeersRecord]):
                 one = implementations.backend(OURS) if name == OURS else peer.implementation
                 record = timing.measure(one, case, budget_s=self.budget_s, run=run)
                 alone = self.isolated(one.capturable, [one.bind(x) for x in case.inputs])
-            except FAILURES as error:
+            except Exception as error:
                 self.fail(f"{name}, from probabilities, {shape}, run {run}", error)
             else:
                 self.add(from_probs=FromProbs(record=record, isolated=alone))
@@ -170,7 +167,7 @@ class _Run(Recorder[PeersRecord]):
                     bytes_moved=moved,
                     roof=floor.least(moved),
                 )
-            except FAILURES as error:
+            except Exception as error:
                 self.fail(f"{name}, from logits, {shape}, {how}, run {run}", error)
                 continue
             self.add(from_logits=found)
@@ -285,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 break
             try:
                 case()
-            except FAILURES as error:
+            except Exception as error:
                 run.fail(f"{what}, run {index}", error)
     run.end(not is_late)
     return 1 if run.record.failed else UNFINISHED if is_late else 0

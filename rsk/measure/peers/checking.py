@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from rsk.base import terminal
 from rsk.check import Case, Verdict, examine
 from rsk.measure.clocks import Thunk
 from rsk.measure.implementations import Implementation
@@ -42,7 +43,8 @@ def check_distribution(
         The verdict, with its error rates.
 
     Raises:
-        PeerError: the output does not follow the target, or is malformed.
+        PeerError: the output does not follow the target or is malformed, or the peer raised
+            something; the message says what.
     """
 
     def sampler(
@@ -56,16 +58,20 @@ def check_distribution(
         inputs = Inputs(draft_tokens, draft_probs, target_probs, int(seed[0]))
         return peer.result(peer.bind(inputs)())
 
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        verdict = examine(
-            sampler,
-            cases=[_small_case()],
-            level=LEVEL,
-            bias=bias,
-            seed=seed,
-            batch_size=1 if peer.max_batch_size == 1 else 4096,
-            device=device,
-        )
+    cuda = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=cuda):
+            verdict = examine(
+                sampler,
+                cases=[_small_case()],
+                level=LEVEL,
+                bias=bias,
+                seed=seed,
+                batch_size=1 if peer.max_batch_size == 1 else 4096,
+                device=device,
+            )
+    except Exception as error:  # other people's code: a kernel that does not compile, a wrong type
+        raise PeerError(f"it was called and raised {terminal.error_line(error)}") from error
     if not verdict.lossless:
         found = verdict.culprit.aspect if verdict.culprit else "output"
         why = verdict.impossible or f"the {found} is wrong"

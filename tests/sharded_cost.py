@@ -17,69 +17,40 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from rsk.measure.sharded_point import ShardedPoint
 from rsk.measure.sharded_records import Link
 from rsk.sampler.channel import GROWTH, WORDS
 from rsk.sampler.headers import HEADER
 
-LISTED = 50
-"""k of the calls with top-k."""
 STEP_US = 3.0
 """What a kernel that waits for the one before it adds to a chain, fitted."""
 # Instructions for each element, counted in the kernels' SASS for sm_90.
 _OF_A_PAIR, _OF_A_LOGIT_PAIR, _OF_AN_OPENING, _OF_A_WEIGHT = 22, 78, 8, 32
 
 
-class ShardedPoint(NamedTuple):
-    """What a call is of."""
+def gathers(point: ShardedPoint) -> int:
+    """all_gathers of a call; one all_reduce follows."""
+    if not point.from_logits:
+        return 1
+    return 2 if point.listed else 3
 
-    start: str
-    batch_size: int
-    spec_len: int
-    vocab_size: int
-    ranks: int
-    item_bytes: int
-    acceptance: float = 0.7
 
-    @property
-    def from_logits(self) -> bool:
-        """Whether the laws of the rows are to be found."""
-        return self.start != "probabilities"
+def words_of(point: ShardedPoint) -> int:
+    """Length of a message: the least that holds the longest of the call."""
+    rows = point.batch_size * (2 * point.spec_len + 1)
+    needed = point.batch_size * (2 * point.spec_len + 2)
+    if point.from_logits:
+        needed = max(needed, rows * (1 + (point.listed + 2) // 2 * bool(point.listed)))
+    words = WORDS
+    while words - HEADER < needed:
+        words *= GROWTH
+    return words
 
-    @property
-    def listed(self) -> int:
-        """Length of the lists that find the thresholds."""
-        return LISTED if "top-k" in self.start else 0
 
-    @property
-    def gathers(self) -> int:
-        """all_gathers of a call; one all_reduce follows."""
-        if not self.from_logits:
-            return 1
-        return 2 if self.listed else 3
-
-    @property
-    def words(self) -> int:
-        """Length of a message: the least that holds the longest of the call."""
-        rows = self.batch_size * (2 * self.spec_len + 1)
-        needed = self.batch_size * (2 * self.spec_len + 2)
-        if self.from_logits:
-            needed = max(needed, rows * (1 + (self.listed + 2) // 2 * bool(self.listed)))
-        words = WORDS
-        while words - HEADER < needed:
-            words *= GROWTH
-        return words
-
-    @property
-    def sent_bytes(self) -> int:
-        """What one rank sends in all collectives of a call."""
-        return 8 * (self.words * self.gathers + self.words // 2)
-
-    @property
-    def gathered_bytes(self) -> int:
-        """What one rank receives if the rows are gathered."""
-        rows = self.batch_size * (2 * self.spec_len + 1)
-        columns = math.ceil(self.vocab_size / self.ranks)  # of the largest slice
-        return rows * columns * self.item_bytes * (self.ranks - 1)
+def sent_bytes(point: ShardedPoint) -> int:
+    """What one rank sends in all collectives of a call."""
+    words = words_of(point)
+    return 8 * (words * gathers(point) + words // 2)
 
 
 class Cost(NamedTuple):
@@ -93,9 +64,10 @@ class Cost(NamedTuple):
 def sharded(point: ShardedPoint, link: Link) -> Cost:
     """What a sharded call takes."""
     steps = max(1.0, math.log2(point.ranks)) if point.ranks > 1 else 0.0
-    received = 8 * point.words * (point.ranks - 1)
+    words = words_of(point)
+    received = 8 * words * (point.ranks - 1)
     gather = link.gather_us * steps + received / link.gather_bytes_us
-    reduce = link.reduce_us * steps + 8 * point.words / link.gather_bytes_us
+    reduce = link.reduce_us * steps + 8 * words / link.gather_bytes_us
     columns = point.vocab_size / point.ranks
     pairs, bonus = rows_read(point)
     elements = point.batch_size * columns
@@ -117,7 +89,7 @@ def sharded(point: ShardedPoint, link: Link) -> Cost:
         for read, instructions in passes
     )
     kernels = 4 if not point.from_logits else 8
-    return Cost(point.gathers * gather + reduce, reading, kernels * (link.launch_us + STEP_US))
+    return Cost(gathers(point) * gather + reduce, reading, kernels * (link.launch_us + STEP_US))
 
 
 def gathered(point: ShardedPoint, link: Link) -> Cost:
