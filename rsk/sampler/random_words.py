@@ -101,7 +101,9 @@ def per_request(value: int | Tensor, batch_size: int, device: torch.device, step
     """One int64 per request: the tensor itself, or ``value + b * step``, wrapping at 2^64."""
     if isinstance(value, Tensor):
         return value
-    return torch.arange(batch_size, device=device) * step + value
+    # Sums of numbers that it knows, torch.compile forms without wrapping, and then cannot write
+    # them; behind an operation on bits it knows none.
+    return (torch.arange(batch_size, device=device) * step).bitwise_xor_(0) + value
 
 
 def _compute(state: Tensor, counter: Tensor, upper: int = 64) -> Tensor:
