@@ -72,11 +72,11 @@ def study(
         continued(pair, pair.draft, prompts[:1], 8, USUAL_SPEC_LEN, 1.0, seed)  # first passes: slow
         trials: list[Trial] = []
         reading: dict[str, dict[str, float]] = {}
-        for draft, spec_len, temperature, backend in _settings(spec_lens, temperatures):
+        for setting in _settings(spec_lens, temperatures, pair.target.device.type):
+            draft, spec_len, temperature, backend = setting
             progress(f"{draft} draft, K = {spec_len}, temperature {temperature:g}, {backend}")
             if draft not in reading:
                 reading[draft] = reading_seconds(pair, _drafts(pair)[draft], prompts)
-            setting = (draft, spec_len, temperature, backend)
             trials.append(trial(pair, prompts, *setting, new_tokens, seed, reading[draft]))
         progress("plain and speculative decoding in turn")
         races = race(pair, prompts, sorted({*spec_lens, USUAL_SPEC_LEN}), new_tokens, rounds, seed)
@@ -94,7 +94,7 @@ def study(
 
 
 def _settings(
-    spec_lens: Sequence[int], temperatures: Sequence[float]
+    spec_lens: Sequence[int], temperatures: Sequence[float], device_type: str
 ) -> Iterator[tuple[str, int, float, str]]:
     """Draft, K, temperature and backend of each trial."""
     for spec_len in sorted({*spec_lens, USUAL_SPEC_LEN}):
@@ -106,7 +106,7 @@ def _settings(
         yield "ngram", USUAL_SPEC_LEN, temperature, "auto"
     yield "target", USUAL_SPEC_LEN, USUAL_TEMPERATURE, "auto"
     for backend in BACKENDS:
-        if backend != "fused" or build.available("cpu"):
+        if backend != "fused" or build.available(device_type):
             yield "model", USUAL_SPEC_LEN, USUAL_TEMPERATURE, backend
 
 

@@ -123,6 +123,27 @@ def test_a_study_measures_every_setting(study):
     assert all(race.passes < 24 for race in study.speculative)
 
 
+@pytest.mark.parametrize("compiled", ["cpu", "cuda"])
+def test_fused_is_measured_where_it_was_compiled_for_the_models_device(monkeypatch, compiled):
+    monkeypatch.setattr(trials.build, "available", lambda device_type: device_type == compiled)
+    for device_type in ("cpu", "cuda"):
+        backends = {backend for *_, backend in trials._settings([4], [1.0], device_type)}
+        assert ("fused" in backends) == (device_type == compiled)
+
+
+def test_a_study_asks_for_the_kernels_of_the_models_device(pair, monkeypatch):
+    asked = []
+
+    def stop(*arguments):
+        asked.append(arguments[-1])
+        return iter(())
+
+    monkeypatch.setattr(trials, "_settings", stop)
+    with pytest.raises(RecordError, match="trials: expected one of the draft model"):
+        trials.study(pair, PROMPTS, spec_lens=(), new_tokens=1, rounds=1)
+    assert asked == [pair.target.device.type]
+
+
 def test_a_study_counts_what_happened(pair, study):
     again = speculative_generate(
         pair.target, pair.draft, PROMPTS, pair.tokenizer, seed=0, max_new_tokens=24, stop_tokens=()
