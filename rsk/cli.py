@@ -86,6 +86,24 @@ Language = Annotated[str, typer.Option(help="Of the words: the name of a folder 
 Seed = Annotated[int, typer.Option(help="Seed of the synthetic data.")]
 
 
+def _refuse_others(ctx: typer.Context, mode: str, *allowed: str) -> None:
+    """Refuse options that were given and that one way of using a command has no use for.
+
+    Args:
+        ctx: of the command.
+        mode: the option that chooses this way.
+        allowed: the options that go with it.
+    """
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name or "")
+        option = parameter.opts[0]
+        if source is None or source.name != "COMMANDLINE" or option in (mode, *allowed):
+            continue
+        if parameter.param_type_name == "option":
+            than = f" than {' and '.join(allowed)}" if allowed else ""
+            raise ValueError(f"{mode} goes with no other option{than}, got {option}")
+
+
 def _console() -> Console:
     """The terminal, or a page wide enough for the tables."""
     console = Console()
@@ -121,6 +139,7 @@ def demo(
 
 @app.command()
 def benchmark(
+    ctx: typer.Context,
     files: Annotated[
         list[Path] | None, typer.Argument(help="With --compare: records to compare.")
     ] = None,
@@ -180,54 +199,70 @@ def benchmark(
     seed: Seed = 0,
 ) -> None:
     """Measure the implementations; save and compare records."""
-    from rsk.measure import benchmark as bench
-    from rsk.measure import publishable_runs, result_tables, run_files
-    from rsk.measure.records import Benchmark
-    from rsk.measure.sweep import Sweep, full_sweep
-
-    console = _console()
     if compare != bool(files):
         raise ValueError("records to compare are given as: rsk benchmark --compare FILE...")
     if files:
-        found = [Benchmark.load(path) for path in files]
-        console.print(result_tables.compare(found, [path.stem for path in files]))
+        _refuse_others(ctx, "--compare")
+        _compare(files)
         return
     if sharded is not None:
-        from rsk.measure import sharded as over_ranks
-
-        result = over_ranks.run(sharded, quick=not full, console=console)
-        over_ranks.show(result, console)
-        if save is not None:
-            result.save(run_files.save_path(save, result.provenance))
+        _refuse_others(ctx, "--sharded", "--full", "--save")
+        _measure_sharded(sharded, full, save)
         return
-    where = options.device(device)
-    chosen: dict[str, Any] = {
-        "batch_sizes": options.entries(batch_sizes, int, "--batch-sizes"),
-        "spec_lens": options.entries(spec_lens, int, "--spec-lens"),
-        "vocab_sizes": options.entries(vocab_sizes, int, "--vocab-sizes"),
-        "dtypes": options.entries(dtypes, str, "--dtypes"),
-        "acceptances": options.entries(acceptances, float, "--acceptances"),
-        "caches": options.entries(caches, str, "--caches"),
-        "grid": grid,
-        "runs": runs,
-        "seed": seed,
-    }
+    _measure_sweep(
+        {
+            "batch_sizes": options.entries(batch_sizes, int, "--batch-sizes"),
+            "spec_lens": options.entries(spec_lens, int, "--spec-lens"),
+            "vocab_sizes": options.entries(vocab_sizes, int, "--vocab-sizes"),
+            "dtypes": options.entries(dtypes, str, "--dtypes"),
+            "acceptances": options.entries(acceptances, float, "--acceptances"),
+            "caches": options.entries(caches, str, "--caches"),
+            "grid": grid,
+            "runs": runs,
+            "seed": seed,
+        },
+        full,
+        device=options.device(device),
+        chosen=options.entries(only, str, "--only"),
+        threads=threads,
+        budget_s=budget,
+        time_limit_s=time_limit,
+        save=save,
+    )
+
+
+def _compare(files: list[Path]) -> None:
+    from rsk.measure import result_tables
+    from rsk.measure.records import Benchmark
+
+    found = [Benchmark.load(path) for path in files]
+    _console().print(result_tables.compare(found, [path.stem for path in files]))
+
+
+def _measure_sharded(ranks: int, full: bool, save: Path | None) -> None:
+    from rsk.measure import run_files, sharded
+
+    console = _console()
+    result = sharded.run(ranks, quick=not full, console=console)
+    sharded.show(result, console)
+    if save is not None:
+        result.save(run_files.save_path(save, result.provenance))
+
+
+def _measure_sweep(changes: dict[str, Any], full: bool, *, device: str, **settings: Any) -> None:
+    """Measure a sweep, changed where a change is not ``None``, and show what was found."""
+    from rsk.measure import benchmark as bench
+    from rsk.measure import publishable_runs, result_tables
+    from rsk.measure.sweep import Sweep, full_sweep
+
+    console = _console()
     sweep = dataclasses.replace(
-        full_sweep(where) if full else Sweep(),
-        **{name: value for name, value in chosen.items() if value is not None},
+        full_sweep(device) if full else Sweep(),
+        **{name: value for name, value in changes.items() if value is not None},
     )
     interruption = None
     try:
-        measured = bench.run(
-            sweep,
-            device=where,
-            chosen=options.entries(only, str, "--only"),
-            threads=threads,
-            budget_s=budget,
-            time_limit_s=time_limit,
-            save=save,
-            console=console,
-        )
+        measured = bench.run(sweep, device=device, console=console, **settings)
     except bench.Interrupted as error:
         measured, interruption = error.benchmark, error
     result_tables.show(measured, console, publishable_runs.earlier_work())
@@ -296,6 +331,7 @@ def generate(
 
 @app.command()
 def report(
+    ctx: typer.Context,
     param: Annotated[
         list[str] | None,
         typer.Option(
@@ -337,10 +373,7 @@ def report(
     if family or fonts.is_needed(presenter):
         fonts.find(family or fonts.CHINESE)  # or say now what is missing, not after the notebooks
     if publish:
-        if param or only or quick is not None or not export:
-            raise ValueError("--publish goes with no other option than --output and --lang")
-        if presenter:
-            raise ValueError("--presenter is for a talk of your own, not for the published one")
+        _refuse_others(ctx, "--publish", "--output", "--lang")
         published.rebuild(output, _console(), lang)
         return
     parameters = parse_parameters(param or [])

@@ -363,6 +363,23 @@ def test_benchmark_says_what_it_expected(arguments, expected):
     assert len(result.output.splitlines()) == 1
 
 
+def test_every_option_of_a_sweep_is_refused_by_the_other_ways_of_benchmarking():
+    command = cli.typer.main.get_command(cli.app).commands["benchmark"]
+    for mode, allowed in (
+        (["--compare", "a.json"], {"--compare"}),
+        (["--sharded", "2"], {"--sharded", "--full", "--save", "--compare"}),
+    ):
+        for parameter in command.params:
+            option = parameter.opts[0]
+            if parameter.param_type_name != "option" or option in allowed:
+                continue
+            value = [] if parameter.is_flag else ["1"]
+            result = run("benchmark", *mode, option, *value)
+            assert result.exit_code == 2, option
+            assert f"{mode[0]} goes with no other option" in result.output, option
+            assert result.output.endswith(f"got {option}\n")
+
+
 def test_a_benchmark_is_saved_and_compared(tmp_path):
     path = tmp_path / "record.json"
     arguments = "--batch-sizes 2 --spec-lens 2 --vocab-sizes 50 --budget 0.01 --device cpu"
