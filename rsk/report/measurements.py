@@ -111,8 +111,8 @@ class Measurements:
         """The date of the newest, in seconds, or ``$SOURCE_DATE_EPOCH``."""
         if given := os.environ.get("SOURCE_DATE_EPOCH"):
             return int(given)
-        dates = (one.value.provenance.date for one in (self.cpu, self.gpu, self.study))
-        return max(int(datetime.fromisoformat(date).timestamp()) for date in dates)
+        dates = (datetime.fromisoformat(made.date) for made in self.provenances.values())
+        return int(max(dates).timestamp())
 
 
 def gather(results: Path | None = None) -> Measurements:

@@ -364,9 +364,15 @@ def test_a_damaged_record_is_named(data):
 
 
 def test_the_date_is_that_of_the_newest(monkeypatch):
-    newer = dataclasses.replace(GPU_PROVENANCE, date="2026-05-01T00:00:00+00:00")
-    got = found(gpu=dataclasses.replace(story(gpu=True), provenance=newer))
-    assert got.epoch == 1777593600
+    newer = dataclasses.replace(GPU_PROVENANCE, date="2031-05-01T00:00:00+00:00")
+    for change in (
+        {"gpu": dataclasses.replace(story(gpu=True), provenance=newer)},
+        {"peers": dataclasses.replace(measurements.recorded_peers(), provenance=newer)},
+        {"grid": Grid(newer, planned=20, done=20)},
+        {"narrower": dataclasses.replace(of_instructions("AVX512"), provenance=newer)},
+    ):
+        got = found(**change)
+        assert got.epoch == 1935360000, change.keys()
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
     assert got.epoch == 86400
 
