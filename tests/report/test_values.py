@@ -110,20 +110,24 @@ def test_sixteen_bit_probabilities_and_other_projects_samplers(run):
         record("fused", 7.0, batch_size=16, dtype="bfloat16", roof=spread(5.0)),
         record("transformers", 300.0, batch_size=1),
         record("transformers", 200.0, batch_size=4),
+        record("vLLM V2", 150.0, batch_size=4),
     ]
     base = run.benchmark
     other = dataclasses.replace(
         base,
         records=(*base.records, *more),
-        provenance=dataclasses.replace(base.provenance, packages={"transformers": "5.0"}),
+        provenance=dataclasses.replace(
+            base.provenance, packages={"transformers": "5.0", "vllm": "0.33"}
+        ),
     )
     run = Run(Source(other, recorded=True))
     assert run.bfloat16.ratio.median == pytest.approx(7 / 30)
     assert run.bfloat16.point.batch_size == 16
-    (peer,) = run.peers
+    peer, another = run.peers  # of a package whose name is its own, and of one that is not
     assert (peer.version, peer.one.batch_size) == ("5.0", 4)
     assert peer.ours.median == pytest.approx(15.6)
-    assert [rival.gain.median for rival in run.over_peers] == pytest.approx([25, 200 / 15.6])
+    assert (another.version, another.one.implementation) == ("0.33", "vLLM V2")
+    assert [rival.gain.median for rival in run.over_peers] == pytest.approx([25, 150 / 15.6])
 
 
 def test_times_from_logits_are_told_by_dtype():
