@@ -75,48 +75,63 @@ class Report:
             self._prose(text[at : match.start()])
             at = match.end()
             try:
-                self._exhibit(match[1], match[2], match[3] or "")
+                show = self._exhibit(match[1], match[2], match[3] or "")
             except KeyError:
                 source = (templates.folder(self.language) / f"{name}.md").read_text("utf-8")
                 line = source[: source.index(match[0])].count("\n") + 1
                 raise TemplateError(
                     f"report/{self.language}/{name}.md, line {line}: {match[0]} stands for nothing"
                 ) from None
+            show()
         self._prose(text[at:])
 
     def _prose(self, text: str) -> None:
         if text.strip():
             publish.markdown(text.strip("\n"), self.language)
 
-    def _exhibit(self, kind: str, name: str, about: str) -> None:
+    def _exhibit(self, kind: str, name: str, about: str) -> Callable[[], None]:
+        """What publishes an exhibit.
+
+        Raises:
+            KeyError: there is none of that kind and name.
+        """
         given: dict[str, Any] = {"language": self.language}
         match kind:
             case "figure":
-                publish.figure(**self._figures[name]()._asdict(), **given)
+                draw = self._figures[name]
+                return lambda: publish.figure(**draw()._asdict(), **given)
             case "table":
-                publish.table(**self._tables[name]()._asdict(), **given)
+                make = self._tables[name]
+                return lambda: publish.table(**make()._asdict(), **given)
             case "source":
                 pairs = dict(pair.split("=", 1) for pair in shlex.split(about))
-                caption = templates.exhibit(pairs["label"], {}, self.language).caption
-                publish.source(name, pairs["part"], label=pairs["label"], caption=caption, **given)
+                part, label = pairs["part"], pairs["label"]
+                caption = templates.exhibit(label, {}, self.language).caption
+                return lambda: publish.source(name, part, label=label, caption=caption, **given)
             case "undone":
-                obstacle = {"kernels": self.here}[name].kernels.obstacle
-                publish.undone("cuda/*.cu", obstacle, **given)
+                compared = {"kernels": self.here}[name]
+                return lambda: publish.undone("cuda/*.cu", compared.kernels.obstacle, **given)
             case "tokens":
-                written = {"lst-text": self.here}[name].written
-                shown = templates.exhibit(name, {"written": written}, self.language)
-                publish.tokens(written.runs, label=name, caption=shown.caption, **given)
+                return functools.partial(self._tokens, {"lst-text": self.here}[name], name)
             case "banner":
                 sources: Mapping[str, measurements.Source[Any]] = {
                     "cpu": self.found.cpu,
                     "gpu": self.found.gpu,
                     "study": self.found.study,
                 }
-                made = sources[name].value.provenance
+                source = sources[name]
+                made = source.value.provenance
                 mode = "gpu" if made.device == "cuda" else "cpu"
-                publish.banner("recorded" if sources[name].recorded else mode, made, **given)
+                return lambda: publish.banner(
+                    "recorded" if source.recorded else mode, made, **given
+                )
             case _:
                 raise KeyError(kind)
+
+    def _tokens(self, here: Here, label: str) -> None:
+        written = here.written
+        caption = templates.exhibit(label, {"written": written}, self.language).caption
+        publish.tokens(written.runs, label=label, caption=caption, language=self.language)
 
 
 def _who_reads(kernel: str) -> Picture:

@@ -190,6 +190,21 @@ def test_what_stands_for_nothing_is_named_with_its_line(second, monkeypatch):
         report.show("problem")
 
 
+def test_a_fault_in_a_drawing_is_not_told_as_a_name_that_stands_for_nothing(second, monkeypatch):
+    def damaged():
+        raise KeyError("B = 64")
+
+    monkeypatch.setattr(measurements, "gather", lambda results=None: found())
+    monkeypatch.setattr(publish, "_display", lambda bundle: None)
+    for kind, of_kind in (("figure", "_figures"), ("table", "_tables")):
+        second("problem.md", "## The problem\n", f"![]({kind}:damaged)\n\n## The problem\n")
+        report = Report(CPU, language="xx")
+        getattr(report, of_kind)["damaged"] = damaged
+        with pytest.raises(KeyError, match="B = 64"):
+            report.show("problem")
+        second("problem.md", f"![]({kind}:damaged)\n\n", "")
+
+
 @pytest.mark.parametrize("language", templates.languages())
 def test_no_number_is_typed_that_could_be_computed(language):
     units = "(?:µs|ms|s|MB|GB|TB/s|times|×|%)(?![A-Za-z0-9_%])|倍"
