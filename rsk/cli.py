@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 import rsk
 from rsk import options
-from rsk.base import fonts, templates, terminal
+from rsk.base import fonts, machine, templates, terminal
 
 DEBUG_VARIABLE = "RSK_DEBUG"
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -86,24 +86,6 @@ Language = Annotated[str, typer.Option(help="Of the words: the name of a folder 
 Seed = Annotated[int, typer.Option(help="Seed of the synthetic data.")]
 
 
-def _refuse_others(ctx: typer.Context, mode: str, *allowed: str) -> None:
-    """Refuse options that were given and that one way of using a command has no use for.
-
-    Args:
-        ctx: of the command.
-        mode: the option that chooses this way.
-        allowed: the options that go with it.
-    """
-    for parameter in ctx.command.params:
-        source = ctx.get_parameter_source(parameter.name or "")
-        option = parameter.opts[0]
-        if source is None or source.name != "COMMANDLINE" or option in (mode, *allowed):
-            continue
-        if parameter.param_type_name == "option":
-            than = f" than {' and '.join(allowed)}" if allowed else ""
-            raise ValueError(f"{mode} goes with no other option{than}, got {option}")
-
-
 def _console() -> Console:
     """The terminal, or a page wide enough for the tables."""
     console = Console()
@@ -130,7 +112,7 @@ def demo(
         spec_len=spec_len,
         vocab_size=vocab_size,
         figure=figure,
-        device=options.device(device),
+        device=device,
         seed=seed,
         console=_console(),
         language=lang,
@@ -202,11 +184,11 @@ def benchmark(
     if compare != bool(files):
         raise ValueError("records to compare are given as: rsk benchmark --compare FILE...")
     if files:
-        _refuse_others(ctx, "--compare")
+        options.refuse_others(ctx, "--compare")
         _compare(files)
         return
     if sharded is not None:
-        _refuse_others(ctx, "--sharded", "--full", "--save")
+        options.refuse_others(ctx, "--sharded", "--full", "--save")
         _measure_sharded(sharded, full, save)
         return
     _measure_sweep(
@@ -222,7 +204,7 @@ def benchmark(
             "seed": seed,
         },
         full,
-        device=options.device(device),
+        device=device,
         chosen=options.entries(only, str, "--only"),
         threads=threads,
         budget_s=budget,
@@ -255,14 +237,15 @@ def _measure_sweep(changes: dict[str, Any], full: bool, *, device: str, **settin
     from rsk.measure import publishable_runs, result_tables
     from rsk.measure.sweep import Sweep, full_sweep
 
+    where = machine.device(device)
     console = _console()
     sweep = dataclasses.replace(
-        full_sweep(device) if full else Sweep(),
+        full_sweep(where) if full else Sweep(),
         **{name: value for name, value in changes.items() if value is not None},
     )
     interruption = None
     try:
-        measured = bench.run(sweep, device=device, console=console, **settings)
+        measured = bench.run(sweep, device=where, console=console, **settings)
     except bench.Interrupted as error:
         measured, interruption = error.benchmark, error
     result_tables.show(measured, console, publishable_runs.earlier_work())
@@ -324,7 +307,7 @@ def generate(
         min_p=min_p,
         seed=seed,
         backend=backend,
-        device=options.device(device),
+        device=device,
         plain=plain,
     )
 
@@ -373,7 +356,7 @@ def report(
     if family or fonts.is_needed(presenter):
         fonts.find(family or fonts.CHINESE)  # or say now what is missing, not after the notebooks
     if publish:
-        _refuse_others(ctx, "--publish", "--output", "--lang")
+        options.refuse_others(ctx, "--publish", "--output", "--lang")
         published.rebuild(output, _console(), lang)
         return
     parameters = parse_parameters(param or [])

@@ -24,7 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
 
-from rsk.base import terminal
+from rsk.base import machine, terminal
 from rsk.base.programs import (
     FAILED,
     LINE,
@@ -215,7 +215,6 @@ def main(arguments: list[str] | None = None) -> int:
     from rich.table import Table
 
     from rsk.base.folders import checkout
-    from rsk.measure.benchmark import check_device
     from rsk.measure.provenance import provenance
 
     terminal.accept_any_text()
@@ -234,7 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
     if top is None:
         parser.error("it runs in a checkout of the project, which has its tests")
     os.chdir(top)
-    place = provenance(check_device(options.device), versions())
+    place = provenance(machine.device(options.device), versions())
     name = re.sub(r"[^a-z0-9]+", "-", (place.gpu or "cpu").lower()).strip("-")
     file = options.save or top / "data" / "gpu-check" / f"{name}.json"
     logs = (options.logs or top / "report" / "build" / "gpu-check").resolve()

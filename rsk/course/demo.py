@@ -20,7 +20,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rsk.base import fonts, templates
+from rsk.base import fonts, machine, templates
 from rsk.base.numbers import digits, duration
 from rsk.check.synthetic import make_batch
 from rsk.course import race
@@ -68,7 +68,7 @@ class Demo:
 
 def run(
     *,
-    device: str = "cpu",
+    device: torch.device | str = "cpu",
     batch_sizes: Sequence[int] = Sweep.batch_sizes,
     spec_len: int = 4,
     vocab_size: int = 32000,
@@ -80,7 +80,7 @@ def run(
     """Show that the implementations agree, time them in turns, and say why one is fast.
 
     Args:
-        device: ``"cpu"`` or ``"cuda"``.
+        device: as for :func:`rsk.base.machine.device`.
         batch_sizes: B, several.
         spec_len: K.
         vocab_size: V.
@@ -100,12 +100,12 @@ def run(
         raise ValueError(f"figure: expected a name in .png, .svg or .pdf, got {figure}")
     if figure is not None and (family := templates.phrases(language)["font"]):
         fonts.find(family)
-    benchmark.check_device(device)
+    device = machine.device(device)
     console = console or Console()
     sweep = Sweep(
         batch_sizes=tuple(batch_sizes), spec_lens=(spec_len,), vocab_sizes=(vocab_size,), seed=seed
     )
-    on_gpu = device.startswith("cuda")
+    on_gpu = device.type == "cuda"
     say = partial(_say, console, language)
     say("opening", spec_len=spec_len, vocab_size=vocab_size, on_gpu=on_gpu)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rsk.base import machine
 from rsk.decode import fetching
 from rsk.decode.errors import LoadError
 from rsk.decode.generation import ACCEPTED, BONUS, RECOVERED, Emission, Generation
@@ -74,11 +75,12 @@ def run(
             :func:`rsk.decode.loop.speculative_generate`); by default another one each time, and it
             is printed.
         backend: of the sampler.
-        device: "auto", "cpu" or "cuda".
+        device: as for :func:`rsk.base.machine.device`.
         plain: no colours, only text.
 
     Raises:
-        ValueError: see :func:`rsk.decode.loop.speculative_generate`.
+        ValueError: see :func:`rsk.decode.loading.load_pair` and
+            :func:`rsk.decode.loop.speculative_generate`.
         LoadError: a model cannot be loaded, or there is not enough memory for it.
     """
     from rich.console import Console
@@ -88,11 +90,12 @@ def run(
     if seed is None:
         seed = secrets.randbits(31)
     console = Console(highlight=False, no_color=plain or None, soft_wrap=True)
+    where = machine.device(device)  # before anything is fetched
     for source in (target, draft):
         if source is not None and missing(source):
             _offer(source)
     with _enough_memory():
-        pair = load_pair(*_sources(target, draft), device=device)
+        pair = load_pair(*_sources(target, draft), device=where)
         settings: dict[str, Any] = {
             "spec_len": spec_len,
             "temperature": temperature,

@@ -14,7 +14,7 @@ from urllib.request import getproxies
 
 import torch
 
-from rsk.base.machine import pinned_threads
+from rsk.base import machine
 from rsk.decode import distilled_draft
 from rsk.decode.arguments import shown
 from rsk.decode.errors import LoadError
@@ -73,21 +73,18 @@ def load_pair(
     Args:
         target: folder or hub id, or the name of a public model that ``rsk fetch`` fetched.
         draft: the same, or "ngram" or ``None``, which are passed on.
-        device: "auto" is the GPU if there is one, else the CPU.
+        device: as for :func:`rsk.base.machine.device`.
         dtype: of the weights; by default as stored (usually 16 bits) on a GPU, and float32 on a
             CPU, where a large model's weights are packed (:mod:`rsk.decode.packing`).
 
     Raises:
         LoadError: not found, not reachable, not safetensors, or not a model transformers knows.
-        ValueError: the two have different vocabularies; names the first token that differs.
-            Vocabularies that are padded to different sizes are one.
+        ValueError: another device, or one that is not there; or the two have different
+            vocabularies; names the first token that differs. Vocabularies that are padded to
+            different sizes are one.
     """
-    if str(device) == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    device = machine.device(device)
     target, draft = resolved(target), None if draft is None else resolved(draft)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: 'cuda' was asked for, but PyTorch finds no GPU; use 'cpu'")
     tokenizer = load_tokenizer(target)
     borrows = draft is not None and draft != NGRAM and distilled_draft.is_one(draft)
     has_model = draft is not None and draft != NGRAM
@@ -133,7 +130,7 @@ def parameters(model: PreTrainedModel) -> int:
 def fitting_threads(pair: Pair) -> Iterator[None]:
     """One thread for a small model on a CPU: it loses more by sharing its work than it gains."""
     small = pair.target.device.type == "cpu" and parameters(pair.target) < SMALL_MODEL
-    with pinned_threads(1 if small else None):
+    with machine.pinned_threads(1 if small else None):
         yield
 
 

@@ -898,7 +898,7 @@ def test_another_tokenizer_of_another_size_is_refused_by_its_first_token(tmp_pat
 
 def test_a_gpu_that_is_not_there(hub_folders, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="PyTorch finds no GPU"):
+    with pytest.raises(ValueError, match="PyTorch finds no NVIDIA GPU"):
         loading.load_pair(hub_folders / "target", None, device="cuda")
 
 

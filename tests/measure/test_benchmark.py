@@ -336,7 +336,9 @@ def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="implementation: expected one of baseline, .*'fastest'"):
         run(chosen=["fastest"])
     for device in ("gpu", "mps"):
-        with pytest.raises(ValueError, match=f"device: expected 'cpu' or 'cuda', got '{device}'"):
+        with pytest.raises(
+            ValueError, match=f"device: expected 'auto', 'cpu' or 'cuda', got '{device}'"
+        ):
             run(device=device)
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no NVIDIA GPU"):
