@@ -298,8 +298,8 @@ def _reason(row: Row, inputs: Inputs, device: torch.device | str) -> dict[str, o
         name: Operations(
             implementation=name,
             batch_size=row.batch_size,
-            spec_len=0,
-            vocab_size=1,
+            spec_len=inputs.draft_tokens.shape[1],
+            vocab_size=inputs.target_probs.shape[2],
             **count_operations(backend(name).bind(inputs), device),
         )
         for name in (first, last)
