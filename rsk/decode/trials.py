@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -243,9 +241,7 @@ def record(path: Path) -> Study:
     pair = load_pair(*shipped_pair())
     prompts = [prompt["text"] for prompt in shipped_prompts()]
     found = study(pair, prompts, new_tokens=128, rounds=16, progress=print)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dataclasses.asdict(found), indent=1, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    found.save(path)
     return found
 
 

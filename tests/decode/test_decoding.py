@@ -167,9 +167,20 @@ def test_a_target_that_drafts_for_itself_is_accepted(study):
     assert itself.tokens_per_pass == pytest.approx(5, abs=0.1)
 
 
-def test_a_study_survives_json(study):
-    text = json.dumps(dataclasses.asdict(study), allow_nan=False)
-    assert parse(Study, json.loads(text)) == study
+def test_a_study_is_a_file_like_the_other_records(study, tmp_path, monkeypatch):
+    path = tmp_path / "decoding" / "pair.json"
+    monkeypatch.setattr(trials, "load_pair", lambda *_: None)
+    monkeypatch.setattr(trials, "study", lambda *_, **__: study)
+    trials.record(path)
+    assert Study.load(path) == study
+    wrong = dataclasses.replace(study, models=float("nan"))
+    monkeypatch.setattr(trials, "study", lambda *_, **__: wrong)
+    with pytest.raises(ValueError, match="JSON"):
+        trials.record(path)
+    assert Study.load(path) == study and list(path.parent.iterdir()) == [path]
+    path.write_text(path.read_text().replace('"judged"', '"judges"'))
+    with pytest.raises(RecordError, match=r"pair\.json: trials\[0\]\.judged: missing"):
+        Study.load(path)
 
 
 @pytest.mark.parametrize(
