@@ -126,19 +126,24 @@ def run(
     say("certainty", **_certainty(rows, on_gpu))
     say("reason", **_reason(rows[-1], inputs, device))
     if figure is not None:
-        from rsk.figures import benchmarks, plotting
-
         path = Path(figure)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)  # before anything is measured for it
         found = benchmark.run(
             sweep, device=device, chosen=names, budget_s=FIGURE_S, console=console
         )
-        picture = benchmarks.latency_by_batch(found)
-        plotting.translate(picture.fig, language)
-        plotting.entitle(picture.fig, plotting.exhibit(picture, language).title)
-        plotting.save(picture.fig, path)
+        _draw(found, path, language)
         console.print(f"{templates.phrases(language)['figure']}: {path}\n", soft_wrap=True)
     return Demo(agreed, rows)
+
+
+def _draw(found: Benchmark, path: Path, language: str) -> None:
+    """Draw the comparison to a file."""
+    from rsk.figures import benchmarks, plotting
+
+    picture = benchmarks.latency_by_batch(found)
+    plotting.translate(picture.fig, language)
+    plotting.entitle(picture.fig, plotting.exhibit(picture, language).title)
+    plotting.save(picture.fig, path)
 
 
 def _until_done(name: str, inputs: Inputs, on_gpu: bool) -> Callable[[], object]:
