@@ -124,7 +124,7 @@ def test_a_report_in_a_second_language(second, monkeypatch):
     assert words[0].startswith("## Die Leiter der Kerne")
     assert any("**Not run here:** cuda/*.cu. no compiler" in text for text in words)
     assert any(bundle[publish.MIME].get("language") == "xx" for bundle in shown)
-    report._exhibit("banner", "gpu", "")
+    report._exhibit("banner", "gpu", "")()
     assert shown[-1]["text/plain"].startswith("Aufgezeichnet auf a GPU")
     with pytest.raises(ValueError, match="no words in 'yy'; languages: en, xx"):
         Report(CPU, language="yy")
