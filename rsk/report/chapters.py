@@ -20,7 +20,7 @@ import torch
 from rsk.base import templates
 from rsk.base.templates import LANGUAGE, TemplateError
 from rsk.course import publish, python_kernels, results, tried_ideas
-from rsk.figures import benchmarks, decoding, memory_access, record_tables, tables
+from rsk.figures import benchmarks, decoding, device_times, memory_access, record_tables, tables
 from rsk.figures.lessons import acceptance_rule, law
 from rsk.figures.plotting import Picture
 from rsk.figures.tables import Table
@@ -174,7 +174,7 @@ def _sharded(times: ShardedTimes) -> Table:
 
 def _figures(found: measurements.Measurements, here: Here) -> dict[str, Callable[[], Picture]]:
     cpu, gpu, study = found.cpu.value, found.gpu.value, found.study.value
-    few = benchmarks.only(gpu, SHOWN)
+    few, ours = benchmarks.only(gpu, SHOWN), benchmarks.only(gpu, BACKENDS)
     readings = {
         f"fig-reads-{name.replace('_', '-')}": functools.partial(_who_reads, name)
         for name in KERNELS
@@ -183,17 +183,15 @@ def _figures(found: measurements.Measurements, here: Here) -> dict[str, Callable
         "fig-rule": lambda: acceptance_rule(here.shortcut.tokens, here.shortcut.p, here.shortcut.q),
         "fig-law": lambda: law(here.shortcut.tokens, here.shortcut.p, here.shortcut.seen),
         "fig-operations": lambda: benchmarks.operation_counts(cpu),
-        "fig-ladder": lambda: benchmarks.ladder(
+        "fig-ladder": lambda: device_times.ladder(
             benchmarks.only(gpu, (*BACKENDS, "compiled", *KERNELS))
         ),
         "fig-latency": lambda: benchmarks.latency_by_batch(cpu),
         "fig-shapes": lambda: benchmarks.latency_by_shape(cpu),
-        "fig-roofline": lambda: benchmarks.roofline(cpu),
+        "fig-roofline": lambda: device_times.roofline(cpu),
         "fig-latency-gpu": lambda: benchmarks.latency_by_batch(few).relabelled("fig-latency-gpu"),
         "fig-speed-up-gpu": lambda: benchmarks.speed_up(few).relabelled("fig-speed-up-gpu"),
-        "fig-roofline-gpu": lambda: benchmarks.roofline(benchmarks.only(gpu, BACKENDS)).relabelled(
-            "fig-roofline-gpu"
-        ),
+        "fig-roofline-gpu": lambda: device_times.roofline(ours).relabelled("fig-roofline-gpu"),
         "fig-tokens-per-pass": lambda: decoding.tokens_per_pass(study),
         "fig-temperature": lambda: decoding.acceptance_by_temperature(study),
         "fig-decoding-speed-up": lambda: decoding.speed_up_by_spec_len(study),
