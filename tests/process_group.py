@@ -72,17 +72,17 @@ class Group:
     def answers(self, seconds=60):
         """What each rank returned; ``Raised`` if it raised, ``None`` if it is gone."""
         end = time.monotonic() + seconds
-        answers = []
-        for rank, connection in enumerate(self._connections):
-            if not connection.poll(max(0, end - time.monotonic())):
-                raise TimeoutError(f"rank {rank} has not answered for {seconds} s")
-            try:
-                what, value = connection.recv()
-            except (EOFError, ConnectionResetError):
-                answers.append(None)
-                continue
-            answers.append(Raised(*value) if what == "raised" else value)
-        return answers
+        return [self.answer_of(rank, end - time.monotonic()) for rank in range(self.size)]
+
+    def answer_of(self, rank, seconds):
+        """The same of one rank."""
+        if not self._connections[rank].poll(max(0, seconds)):
+            raise TimeoutError(f"rank {rank} did not answer in {seconds:.0f} s")
+        try:
+            what, value = self._connections[rank].recv()
+        except (EOFError, ConnectionResetError):
+            return None
+        return Raised(*value) if what == "raised" else value
 
     def run(self, function, *arguments):
         """What each rank returns, in their order; an exception of one of them is raised here."""

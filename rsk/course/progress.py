@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+ALIVE_S = 2.0
+"""A log gets a line about as often: enough to see that the run is alive."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -56,7 +59,7 @@ class Progress:
             def on_cell(cell: int, total: int) -> None:
                 nonlocal last
                 now = time.perf_counter()
-                if now - last >= 2:  # enough to see that it is alive, in a log too
+                if now - last >= ALIVE_S:
                     last = now
                     self.say(f"{title}: cell {cell}/{total}, {now - start:.0f} s")
 

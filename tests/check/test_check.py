@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
-import subprocess
-import sys
 from fractions import Fraction
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import warm
 from scipy import stats
 
 import rsk
@@ -267,7 +267,7 @@ class TestErrorRates:
     def test_two_hundred_seeds_of_a_correct_sampler(self):
         level = 0.1
         alarms = sum(
-            not check.examine(fused, cases=ONE_CASE, bias=0.2, level=level, seed=seed).lossless
+            not check.examine(fused, cases=ONE_CASE, bias=0.3, level=level, seed=seed).lossless
             for seed in range(200)
         )
         assert consistent(alarms, 200, level)
@@ -703,14 +703,9 @@ class TestCommand:
         assert command.main(["--sampler", "wrong_one:sampler"]) == 1
         assert "not lossless: the bonus token is wrong" in capsys.readouterr().out
 
-    @pytest.mark.slow
-    def test_a_sampler_that_is_not_there(self):
-        done = subprocess.run(
-            [sys.executable, "-m", "rsk.check", "--sampler", "wrong:sampler"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 1
-        assert "--sampler wrong:sampler: expected MODULE:NAME" in done.stderr
+    def test_a_sampler_that_is_not_there(self, capsys):
+        assert command.main(["--sampler", "wrong:sampler"]) == 1
+        assert "--sampler wrong:sampler: expected MODULE:NAME" in capsys.readouterr().err
 
     def test_bad_arguments(self, capsys):
         with pytest.raises(SystemExit):
@@ -718,11 +713,9 @@ class TestCommand:
         assert "expected a positive number" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_the_rest_of_the_package_does_not_need_it():
     code = "import sys, rsk; print([m for m in sys.modules if m.startswith('rsk.check')])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert warm.run(code, os.environ).stdout == "[]\n"
 
 
 def test_calls_are_rows_of_tensors():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
+import warm
 
 import rsk
 from rsk import check
@@ -96,15 +95,9 @@ def test_another_process_gives_the_same_tokens():
         "import torch; torch.manual_seed(123); import rsk, test_reproducibility as t\n"
         "print([t.mixed_call().run(s)[0].tolist() for s in t.BACKENDS.values()])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = warm.run(code, os.environ)
     expected = mixed_call().run(BACKENDS["baseline"])[0].tolist()
-    assert done.stdout.strip() == str([expected] * 3)
+    assert done.stdout.strip() == str([expected] * 3), done.stderr
 
 
 def test_different_positions_never_reuse_a_random_number():

@@ -19,7 +19,7 @@ from rich.console import Console
 
 import rsk
 from rsk.base import folders
-from rsk.course import running
+from rsk.course import progress, running
 from rsk.measure import publishable_runs
 from rsk.measure.records import RecordError
 
@@ -256,15 +256,16 @@ def test_the_export_follows_the_report_notebook(write_notebook, tmp_path, monkey
 
 @pytest.mark.slow
 @pytest.mark.parametrize("terminal", [True, False])
-def test_progress_names_notebook_cell_and_time(write_notebook, tmp_path, terminal):
-    sources = write_notebook("00_slow", "import time", *["time.sleep(1.1)"] * 3).parent
+def test_progress_names_notebook_cell_and_time(write_notebook, tmp_path, monkeypatch, terminal):
+    sources = write_notebook("00_slow", "import time", *["time.sleep(0.3)"] * 3).parent
+    monkeypatch.setattr(progress, "ALIVE_S", 0.5)
     printed = Console(file=io.StringIO(), width=120, force_terminal=terminal)
     running.run_course(sources=sources, output=tmp_path / "out", console=printed)
     text = printed.file.getvalue()
     assert "1/1 00_slow" in text
     assert re.search(r"cell [345]/5", text)
     assert re.search(r"0:00:0\d" if terminal else r"cell \d/5, \d s", text)
-    assert re.search(r"1/1 00_slow: done in [3-9]\.\d s", text)
+    assert re.search(r"1/1 00_slow: done in [1-9]\.\d s", text)
 
 
 # --- what could not be done
@@ -406,10 +407,10 @@ def test_the_whole_course_runs_and_is_exported(whole_course):
 @pytest.mark.timeout(600)
 def test_plain_papermill_runs_a_notebook_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("RSK_RUN_DIR", str(tmp_path / "run"))
-    source = folders.notebooks_dir() / "01_problem.ipynb"
+    source = folders.notebooks_dir() / "00_quick_demo.ipynb"
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(source), "out.ipynb"]
     subprocess.run(
-        [*command, "-p", "seed", "3", "-y", "{batch_sizes: [1, 4], vocab_size: 999}"],
+        [*command, "-p", "seed", "3", "-y", "{batch_sizes: [1, 2], vocab_size: 999}"],
         cwd=tmp_path,
         check=True,
         timeout=500,

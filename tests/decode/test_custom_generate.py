@@ -116,7 +116,7 @@ def test_texts_follow_the_targets_law_in_a_padded_batch():
 
     check.assert_decoding_lossless(
         decode, law, prompts=prompts, max_new_tokens=4, stop_tokens=[3], from_logits=True,
-        batch_size=32, bias=0.15,
+        batch_size=256, bias=0.15,
     )  # fmt: skip
 
 

@@ -65,10 +65,16 @@ def disagreements(model, prompt, ours, theirs):
 # --- greedy ---------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def greedy(pair):
+    """Each prompt and the target's own greedy text."""
+    return [(prompt, own_greedy(pair[0], prompt, 40)) for prompt in PROMPTS]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", rsk.BACKENDS)
 @pytest.mark.parametrize("spec_len", [0, 1, 2, 4, 7])
-def test_greedy_is_the_targets_own_greedy(pair, spec_len, backend):
+def test_greedy_is_the_targets_own_greedy(pair, greedy, spec_len, backend):
     target, draft = pair
     near_ties = []
     for kind in (draft, "ngram"):
@@ -81,8 +87,8 @@ def test_greedy_is_the_targets_own_greedy(pair, spec_len, backend):
             temperature=0,
             backend=backend,
         )
-        for prompt, tokens in zip(PROMPTS, result.tokens, strict=True):
-            near_ties += disagreements(target, prompt, tokens, own_greedy(target, prompt, 40))
+        for (prompt, own), tokens in zip(greedy, result.tokens, strict=True):
+            near_ties += disagreements(target, prompt, tokens, own)
     print(f"{len(near_ties)} of {2 * len(PROMPTS)} part at a near tie: {near_ties}")
     assert all(gap < ROUNDING_GAP for gap in near_ties), near_ties
     assert len(near_ties) <= 1

@@ -175,8 +175,9 @@ def stopped_after(monkeypatch: pytest.MonkeyPatch, calls: int, stop: BaseExcepti
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)], ids=["ctrl-c", "killed"])
-@pytest.mark.parametrize("calls", [0, 4, 7])
+@pytest.mark.parametrize(
+    ("calls", "stop"), [(0, KeyboardInterrupt()), (4, SystemExit(143)), (7, KeyboardInterrupt())]
+)
 def test_an_interrupted_run_is_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int, stop: BaseException
 ) -> None:

@@ -329,6 +329,8 @@ def test_importing_the_package_is_cheap():
         done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=True)
         seconds, modules = done.stdout.splitlines()
         times.append(float(seconds))
+        if times[-1] <= 0.3:
+            break
     heavy = {"pandas", "matplotlib", "seaborn", "transformers", "papermill", "nbformat", "IPython"}
     heavy |= {"scipy", "typer", "rich", "yaml", "nbconvert"}
     assert not heavy & set(modules.split())

@@ -222,7 +222,6 @@ def test_a_full_disk_and_one_without_programs(tmp_path, options, reason):
 @pytest.mark.parametrize(
     ("cxx", "used"),
     [
-        ("launcher {cxx}", ["launcher"]),
         ("{cxx} -DONE -DTWO='a b'", []),
         ("{tools}/c++", ["c++"]),
         ("launcher '{tools}/c++' -g0", ["c++", "launcher"]),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -88,28 +86,6 @@ def test_as_fast_as_a_plain_reduction_of_the_same_rows(batch):
         if ratios[-1] <= 1.25:
             return
     pytest.fail(f"fused takes {min(ratios):.2f} times the plain reduction; expected at most 1.25")
-
-
-WORKERS = """
-import os, sys
-import numpy, torch, rsk
-torch.set_num_threads(2)
-batch_size, vocab_size = map(int, sys.argv[1:])
-rows = torch.from_numpy(numpy.full((batch_size, vocab_size), 1 / vocab_size, numpy.float32))
-rsk.sample(rows[:1], seed=0, backend="fused")
-before = len(os.listdir("/proc/self/task"))
-rsk.sample(rows, seed=0, backend="fused")
-print(len(os.listdir("/proc/self/task")) - before)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux")
-@pytest.mark.parametrize(("batch_size", "woken"), [(4, 0), (64, 1)])
-def test_little_work_stays_on_the_calling_thread(batch_size, woken):
-    """On a busy machine, a second thread for 20 us of work may be waited for 10 ms."""
-    command = [sys.executable, "-c", WORKERS, str(batch_size), "32000"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout) == woken
 
 
 @pytest.mark.slow
