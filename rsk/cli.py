@@ -379,9 +379,9 @@ def doctor() -> None:
     """Say what works on this machine, and what to do if not."""
     from rsk import doctor as examination
 
-    findings = examination.examine()
-    examination.show(findings, _console())
-    if any(finding.status == "problem" for finding in findings):
+    diagnoses = examination.examine()
+    examination.show(diagnoses, _console())
+    if any(diagnosis.status == "problem" for diagnosis in diagnoses):
         raise typer.Exit(FAILED)
 
 

@@ -27,7 +27,7 @@ from rsk.decode.decoding_speeds import (
     Greedy,
     Piece,
     Sample,
-    Text,
+    TimedText,
     table,
 )
 from rsk.decode.generation import Generation, token_runs
@@ -58,7 +58,7 @@ def measured(
     rounds: int = 3,
     ways: Mapping[float, Sequence[tuple[str, int]]] = WAYS,
     say: Callable[[str], None] = lambda line: None,
-) -> list[Text]:
+) -> list[TimedText]:
     """Continue every prompt in every way, in turn; texts end at the target's stop tokens.
 
     Args:
@@ -87,7 +87,7 @@ def measured(
         for runs, (_, index, text, temperature, way) in zip(found, every, strict=True):
             runs.append(_continued(pair, text, temperature, way, new_tokens, seed=index))
     return [
-        Text(
+        TimedText(
             kind=kind,
             prompt=index,
             temperature=temperature,

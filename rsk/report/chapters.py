@@ -23,7 +23,7 @@ from rsk.course import publish, python_kernels, results, tried_ideas
 from rsk.figures import benchmarks, decoding, device_times, memory_access, record_tables, tables
 from rsk.figures.lessons import acceptance_rule, law
 from rsk.figures.plotting import Picture
-from rsk.figures.tables import Table
+from rsk.figures.tables import DataTable
 from rsk.report import measurements, rival_times, values
 from rsk.report.computed_here import Here
 from rsk.report.runs import SHOWN, Run
@@ -138,7 +138,7 @@ def _who_reads(kernel: str) -> Picture:
     return memory_access.who_reads(python_kernels.reading(kernel))
 
 
-def _tables(found: measurements.Measurements) -> dict[str, Callable[[], Table]]:
+def _tables(found: measurements.Measurements) -> dict[str, Callable[[], DataTable]]:
     cpu, gpu, steps = Run(found.cpu), Run(found.gpu), found.steps
     of_steps = {"tab-step-shares": lambda: record_tables.shares_of_a_step(steps)} if steps else {}
     return of_steps | {
@@ -168,7 +168,7 @@ def _tables(found: measurements.Measurements) -> dict[str, Callable[[], Table]]:
     }
 
 
-def _sharded(times: ShardedTimes) -> Table:
+def _sharded(times: ShardedTimes) -> DataTable:
     return record_tables.sharded(times.found, times.vocab_size)
 
 

@@ -449,8 +449,8 @@ def test_generate_passes_its_options_on(monkeypatch):
 
 
 def test_doctor_fails_only_on_problems(monkeypatch):
-    ok = doctor.Finding("Python", "ok", "3.11")
-    problem = doctor.Finding("ninja", "problem", "not installed", "pip install ninja")
+    ok = doctor.Diagnosis("Python", "ok", "3.11")
+    problem = doctor.Diagnosis("ninja", "problem", "not installed", "pip install ninja")
     monkeypatch.setattr(doctor, "examine", lambda: [ok])
     assert run("doctor").exit_code == 0
     monkeypatch.setattr(doctor, "examine", lambda: [ok, problem])
