@@ -21,7 +21,7 @@ from rsk.decode.errors import LoadError
 from rsk.decode.generation import ACCEPTED, BONUS, RECOVERED, Emission, Generation
 from rsk.decode.loading import (
     NGRAM,
-    Pair,
+    LoadedPair,
     fitting_threads,
     load_pair,
     missing,
@@ -188,7 +188,7 @@ def _enough_memory() -> Iterator[None]:
         ) from error
 
 
-def _heading(pair: Pair, spec_len: int | str, lookup: bool, seed: int) -> str:
+def _heading(pair: LoadedPair, spec_len: int | str, lookup: bool, seed: int) -> str:
     def size(model: PreTrainedModel) -> str:
         return f"{parameters(model) / 1e6:.3g} M parameters"
 

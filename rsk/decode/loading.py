@@ -34,7 +34,7 @@ LEAST_SHARED = 0.9
 _LOADER = "rsk.decode.loop.load_pair loads models by folder or hub id"
 
 
-class Pair(NamedTuple):
+class LoadedPair(NamedTuple):
     """What :func:`load_pair` returns."""
 
     target: PreTrainedModel
@@ -64,7 +64,7 @@ def load_pair(
     *,
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,
-) -> Pair:
+) -> LoadedPair:
     """Load a target, a draft and the target's tokenizer, each by folder or hub id.
 
     No code from a model folder is run and no pickle is read: weights must be safetensors. With
@@ -94,12 +94,14 @@ def load_pair(
     if dtype is None and parameters(target_model) >= SMALL_MODEL and can_pack(target_model):
         pack(target_model)
     if not has_model:
-        return Pair(target_model, None if draft is None else NGRAM, tokenizer)
+        return LoadedPair(target_model, None if draft is None else NGRAM, tokenizer)
     if borrows:
-        return Pair(target_model, distilled_draft.load(cast("str", draft), target_model), tokenizer)
+        return LoadedPair(
+            target_model, distilled_draft.load(cast("str", draft), target_model), tokenizer
+        )
     draft_model = load_model(cast("str", draft), device=device, dtype=dtype)
     check_models(target_model, draft_model)
-    return Pair(target_model, draft_model, tokenizer)
+    return LoadedPair(target_model, draft_model, tokenizer)
 
 
 def missing(source: str | os.PathLike[str] | None) -> bool:
@@ -127,7 +129,7 @@ def parameters(model: PreTrainedModel) -> int:
 
 
 @contextmanager
-def fitting_threads(pair: Pair) -> Iterator[None]:
+def fitting_threads(pair: LoadedPair) -> Iterator[None]:
     """One thread for a small model on a CPU: it loses more by sharing its work than it gains."""
     small = pair.target.device.type == "cpu" and parameters(pair.target) < SMALL_MODEL
     with machine.pinned_threads(1 if small else None):

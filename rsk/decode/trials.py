@@ -13,7 +13,14 @@ import torch
 from rsk.decode.command_line import shipped_prompts
 from rsk.decode.generation import Generation
 from rsk.decode.kv_cache import CachedModel, Clock
-from rsk.decode.loading import NGRAM, Pair, fitting_threads, load_pair, parameters, shipped_pair
+from rsk.decode.loading import (
+    NGRAM,
+    LoadedPair,
+    fitting_threads,
+    load_pair,
+    parameters,
+    shipped_pair,
+)
 from rsk.decode.loop import speculative_generate
 from rsk.decode.step_counts import count_steps, ratio_with_error
 from rsk.decode.study import (
@@ -34,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def study(
-    pair: Pair,
+    pair: LoadedPair,
     prompts: Sequence[str],
     *,
     spec_lens: Sequence[int] = (1, 2, 4, 8),
@@ -109,7 +116,7 @@ def _settings(
 
 
 def continued(
-    pair: Pair,
+    pair: LoadedPair,
     draft: PreTrainedModel | str | None,
     prompts: Sequence[str],
     new_tokens: int,
@@ -133,14 +140,14 @@ def continued(
     )
 
 
-def _drafts(pair: Pair) -> dict[str, PreTrainedModel | str | None]:
+def _drafts(pair: LoadedPair) -> dict[str, PreTrainedModel | str | None]:
     """What the names in :attr:`Trial.draft` and :attr:`Race.draft` stand for."""
     return {"model": pair.draft, "target": pair.target, NGRAM: NGRAM, "none": None}
 
 
 @torch.inference_mode()
 def reading_seconds(
-    pair: Pair, draft: PreTrainedModel | str | None, prompts: Sequence[str]
+    pair: LoadedPair, draft: PreTrainedModel | str | None, prompts: Sequence[str]
 ) -> dict[str, float]:
     """Wall time in which target and draft read prompts, before the first step."""
     clock = Clock(pair.target.device)
@@ -156,7 +163,7 @@ def _without(seconds: dict[str, float], reading: dict[str, float]) -> dict[str, 
 
 
 def trial(
-    pair: Pair,
+    pair: LoadedPair,
     prompts: Sequence[str],
     draft: str,
     spec_len: int,
@@ -195,7 +202,7 @@ def trial(
 
 
 def race(
-    pair: Pair,
+    pair: LoadedPair,
     prompts: Sequence[str],
     spec_lens: Sequence[int],
     new_tokens: int,

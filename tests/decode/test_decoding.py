@@ -15,7 +15,7 @@ from tiny_models import llama
 from rsk.base import templates
 from rsk.decode import greedy_check, trials
 from rsk.decode.generation import ACCEPTED, BONUS, RECOVERED
-from rsk.decode.loading import Pair
+from rsk.decode.loading import LoadedPair
 from rsk.decode.loop import speculative_generate
 from rsk.decode.speculation_length import expected_speed_up, expected_tokens
 from rsk.decode.step_counts import count_steps, ratio_with_error
@@ -93,7 +93,7 @@ class Characters:
 def pair():
     target = llama(1)
     draft = llama(1, noise_of=target, noise=0.1)
-    return Pair(target, draft, Characters())
+    return LoadedPair(target, draft, Characters())
 
 
 PROMPTS = ["a text", "another", "the third one", "four"]
