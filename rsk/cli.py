@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 import rsk
 from rsk import options
-from rsk.base import fonts, templates, terminal
+from rsk.base import fonts, machine, templates, terminal
 
 DEBUG_VARIABLE = "RSK_DEBUG"
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -112,7 +112,7 @@ def demo(
         spec_len=spec_len,
         vocab_size=vocab_size,
         figure=figure,
-        device=options.device(device),
+        device=device,
         seed=seed,
         console=_console(),
         language=lang,
@@ -121,6 +121,7 @@ def demo(
 
 @app.command()
 def benchmark(
+    ctx: typer.Context,
     files: Annotated[
         list[Path] | None, typer.Argument(help="With --compare: records to compare.")
     ] = None,
@@ -180,54 +181,71 @@ def benchmark(
     seed: Seed = 0,
 ) -> None:
     """Measure the implementations; save and compare records."""
-    from rsk.measure import benchmark as bench
-    from rsk.measure import publishable_runs, result_tables, run_files
-    from rsk.measure.records import Benchmark
-    from rsk.measure.sweep import Sweep, full_sweep
-
-    console = _console()
     if compare != bool(files):
         raise ValueError("records to compare are given as: rsk benchmark --compare FILE...")
     if files:
-        found = [Benchmark.load(path) for path in files]
-        console.print(result_tables.compare(found, [path.stem for path in files]))
+        options.refuse_others(ctx, "--compare")
+        _compare(files)
         return
     if sharded is not None:
-        from rsk.measure import sharded as over_ranks
-
-        result = over_ranks.run(sharded, quick=not full, console=console)
-        over_ranks.show(result, console)
-        if save is not None:
-            result.save(run_files.save_path(save, result.provenance))
+        options.refuse_others(ctx, "--sharded", "--full", "--save")
+        _measure_sharded(sharded, full, save)
         return
-    where = options.device(device)
-    chosen: dict[str, Any] = {
-        "batch_sizes": options.entries(batch_sizes, int, "--batch-sizes"),
-        "spec_lens": options.entries(spec_lens, int, "--spec-lens"),
-        "vocab_sizes": options.entries(vocab_sizes, int, "--vocab-sizes"),
-        "dtypes": options.entries(dtypes, str, "--dtypes"),
-        "acceptances": options.entries(acceptances, float, "--acceptances"),
-        "caches": options.entries(caches, str, "--caches"),
-        "grid": grid,
-        "runs": runs,
-        "seed": seed,
-    }
+    _measure_sweep(
+        {
+            "batch_sizes": options.entries(batch_sizes, int, "--batch-sizes"),
+            "spec_lens": options.entries(spec_lens, int, "--spec-lens"),
+            "vocab_sizes": options.entries(vocab_sizes, int, "--vocab-sizes"),
+            "dtypes": options.entries(dtypes, str, "--dtypes"),
+            "acceptances": options.entries(acceptances, float, "--acceptances"),
+            "caches": options.entries(caches, str, "--caches"),
+            "grid": grid,
+            "runs": runs,
+            "seed": seed,
+        },
+        full,
+        device=device,
+        chosen=options.entries(only, str, "--only"),
+        threads=threads,
+        budget_s=budget,
+        time_limit_s=time_limit,
+        save=save,
+    )
+
+
+def _compare(files: list[Path]) -> None:
+    from rsk.measure import result_tables
+    from rsk.measure.records import Benchmark
+
+    found = [Benchmark.load(path) for path in files]
+    _console().print(result_tables.compare(found, [path.stem for path in files]))
+
+
+def _measure_sharded(ranks: int, full: bool, save: Path | None) -> None:
+    from rsk.measure import run_files, sharded
+
+    console = _console()
+    result = sharded.run(ranks, quick=not full, console=console)
+    sharded.show(result, console)
+    if save is not None:
+        result.save(run_files.save_path(save, result.provenance))
+
+
+def _measure_sweep(changes: dict[str, Any], full: bool, *, device: str, **settings: Any) -> None:
+    """Measure a sweep, changed where a change is not ``None``, and show what was found."""
+    from rsk.measure import benchmark as bench
+    from rsk.measure import publishable_runs, result_tables
+    from rsk.measure.sweep import Sweep, full_sweep
+
+    where = machine.device(device)
+    console = _console()
     sweep = dataclasses.replace(
         full_sweep(where) if full else Sweep(),
-        **{name: value for name, value in chosen.items() if value is not None},
+        **{name: value for name, value in changes.items() if value is not None},
     )
     interruption = None
     try:
-        measured = bench.run(
-            sweep,
-            device=where,
-            chosen=options.entries(only, str, "--only"),
-            threads=threads,
-            budget_s=budget,
-            time_limit_s=time_limit,
-            save=save,
-            console=console,
-        )
+        measured = bench.run(sweep, device=where, console=console, **settings)
     except bench.Interrupted as error:
         measured, interruption = error.benchmark, error
     result_tables.show(measured, console, publishable_runs.earlier_work())
@@ -289,13 +307,14 @@ def generate(
         min_p=min_p,
         seed=seed,
         backend=backend,
-        device=options.device(device),
+        device=device,
         plain=plain,
     )
 
 
 @app.command()
 def report(
+    ctx: typer.Context,
     param: Annotated[
         list[str] | None,
         typer.Option(
@@ -337,10 +356,7 @@ def report(
     if family or fonts.is_needed(presenter):
         fonts.find(family or fonts.CHINESE)  # or say now what is missing, not after the notebooks
     if publish:
-        if param or only or quick is not None or not export:
-            raise ValueError("--publish goes with no other option than --output and --lang")
-        if presenter:
-            raise ValueError("--presenter is for a talk of your own, not for the published one")
+        options.refuse_others(ctx, "--publish", "--output", "--lang")
         published.rebuild(output, _console(), lang)
         return
     parameters = parse_parameters(param or [])
@@ -363,9 +379,9 @@ def doctor() -> None:
     """Say what works on this machine, and what to do if not."""
     from rsk import doctor as examination
 
-    findings = examination.examine()
-    examination.show(findings, _console())
-    if any(finding.status == "problem" for finding in findings):
+    diagnoses = examination.examine()
+    examination.show(diagnoses, _console())
+    if any(diagnosis.status == "problem" for diagnosis in diagnoses):
         raise typer.Exit(FAILED)
 
 

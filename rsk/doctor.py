@@ -28,7 +28,7 @@ TESTED_TORCH = ((2, 11), (2, 13))
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One thing looked at.
 
     ``ok``: nothing to do. ``warning``: works, but something is slower or left out. ``problem``:
@@ -41,7 +41,7 @@ class Finding:
     advice: str = ""
 
 
-def examine() -> list[Finding]:
+def examine() -> list[Diagnosis]:
     """Look at everything that this package needs; changes nothing and never raises."""
     return [
         check_python(),
@@ -58,28 +58,28 @@ def examine() -> list[Finding]:
     ]
 
 
-def check_python() -> Finding:
+def check_python() -> Diagnosis:
     """The interpreter's version."""
     detail = f"{platform.python_version()} ({sys.executable})"
     if sys.version_info < OLDEST_PYTHON:
-        return Finding("Python", "problem", detail, "install Python 3.11 or newer")
-    return Finding("Python", "ok", detail)
+        return Diagnosis("Python", "problem", detail, "install Python 3.11 or newer")
+    return Diagnosis("Python", "ok", detail)
 
 
-def check_torch() -> Finding:
+def check_torch() -> Diagnosis:
     """PyTorch's version and what it was built for."""
     kind = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
     detail = f"{torch.__version__} ({kind}), {torch.get_num_threads()} threads"
     version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
     oldest, newest = TESTED_TORCH
     if version < oldest:
-        return Finding("PyTorch", "problem", detail, "pip install 'torch>=2.11,<2.14'")
+        return Diagnosis("PyTorch", "problem", detail, "pip install 'torch>=2.11,<2.14'")
     if version > newest:
-        return Finding("PyTorch", "warning", detail, "2.11 to 2.13 were tried, this was not")
-    return Finding("PyTorch", "ok", detail)
+        return Diagnosis("PyTorch", "warning", detail, "2.11 to 2.13 were tried, this was not")
+    return Diagnosis("PyTorch", "ok", detail)
 
 
-def check_compiler() -> Finding:
+def check_compiler() -> Diagnosis:
     """The C++ compiler, by compiling a few lines with it."""
     name = "C++ compiler"
     advice = {
@@ -92,34 +92,34 @@ def check_compiler() -> Finding:
     compiler = build.find_compiler()
     if compiler is None:
         without = "not found: 'vectorized' is used in place of 'fused'"
-        return Finding(name, "warning", without, advice)
+        return Diagnosis(name, "warning", without, advice)
     told = shlex.join(compiler)
     if Path(compiler[0]).stem == "cl":
-        return Finding(name, "ok", told)  # cl compiles only inside its command prompt
+        return Diagnosis(name, "ok", told)  # cl compiles only inside its command prompt
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.cpp"
         source.write_text("#include <cstdint>\n#include <vector>\nstd::vector<std::int64_t> v;\n")
         command = [*compiler, "-std=c++17", "-fPIC", "-shared", str(source)]
         status, output = _run([*command, "-o", str(source.with_suffix(".so"))])
     if status != 0:
-        return Finding(name, "problem", f"{told} fails: {_first_line(output)}", advice)
-    return Finding(name, "ok", f"{_first_line(_run([*compiler, '--version'])[1])} ({told})")
+        return Diagnosis(name, "problem", f"{told} fails: {_first_line(output)}", advice)
+    return Diagnosis(name, "ok", f"{_first_line(_run([*compiler, '--version'])[1])} ({told})")
 
 
-def check_ninja() -> Finding:
+def check_ninja() -> Diagnosis:
     """The ninja program, which PyTorch's extension builder calls."""
     advice = "pip install ninja"
     try:
         import ninja
     except ImportError:
-        return Finding("ninja", "problem", "the package is not installed", advice)
+        return Diagnosis("ninja", "problem", "the package is not installed", advice)
     status, output = _run([str(Path(ninja.BIN_DIR) / "ninja"), "--version"])
     if status != 0:
-        return Finding("ninja", "problem", _first_line(output), advice)
-    return Finding("ninja", "ok", _first_line(output))
+        return Diagnosis("ninja", "problem", _first_line(output), advice)
+    return Diagnosis("ninja", "ok", _first_line(output))
 
 
-def check_gpu() -> Finding:
+def check_gpu() -> Diagnosis:
     """The GPU and its driver, as PyTorch and ``nvidia-smi`` see them."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     status, output = _run(query) if shutil.which(query[0]) else (1, "")
@@ -127,40 +127,42 @@ def check_gpu() -> Finding:
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
         detail = f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}"
-        return Finding("GPU", "ok", f"{detail} ({listed})" if listed else detail)
+        return Diagnosis("GPU", "ok", f"{detail} ({listed})" if listed else detail)
     if not listed:
-        return Finding("GPU", "ok", "no NVIDIA GPU: everything runs on the CPU")
+        return Diagnosis("GPU", "ok", "no NVIDIA GPU: everything runs on the CPU")
     if torch.version.cuda is None:
         advice = "install a CUDA build of PyTorch to use the GPU (see pytorch.org)"
     else:
         advice = f"update the driver to one that supports CUDA {torch.version.cuda}"
-    return Finding("GPU", "warning", f"{listed}, but PyTorch cannot use it", advice)
+    return Diagnosis("GPU", "warning", f"{listed}, but PyTorch cannot use it", advice)
 
 
-def check_nvcc() -> Finding:
+def check_nvcc() -> Diagnosis:
     """The CUDA compiler, needed only where there is a GPU."""
     needed = torch.cuda.is_available()
     nvcc = build.find_nvcc()
     if nvcc is None:
         if not needed:
-            return Finding("nvcc", "ok", "not found, and not needed without a GPU")
+            return Diagnosis("nvcc", "ok", "not found, and not needed without a GPU")
         advice = f"install the CUDA toolkit {torch.version.cuda}, or set CUDA_HOME to it"
         without = "not found: 'vectorized' is used on the GPU in place of 'fused'"
-        return Finding("nvcc", "warning", without, advice)
+        return Diagnosis("nvcc", "warning", without, advice)
     status, output = _run([nvcc, "--version"])
     release = re.search(r"release (\d+)\.(\d+)", output)
     if status != 0 or release is None:
-        return Finding("nvcc", "problem" if needed else "warning", f"{nvcc} fails", "reinstall it")
+        return Diagnosis(
+            "nvcc", "problem" if needed else "warning", f"{nvcc} fails", "reinstall it"
+        )
     detail = f"{release[1]}.{release[2]} ({nvcc})"
     if not needed:
-        return Finding("nvcc", "ok", f"{detail}, not needed without a GPU")
+        return Diagnosis("nvcc", "ok", f"{detail}, not needed without a GPU")
     if torch.version.cuda and torch.version.cuda.split(".")[0] != release[1]:
         advice = f"install the CUDA toolkit {torch.version.cuda}, or set CUDA_HOME to it"
-        return Finding("nvcc", "problem", f"{detail}; PyTorch has {torch.version.cuda}", advice)
-    return Finding("nvcc", "ok", detail)
+        return Diagnosis("nvcc", "problem", f"{detail}; PyTorch has {torch.version.cuda}", advice)
+    return Diagnosis("nvcc", "ok", detail)
 
 
-def check_cache() -> Finding:
+def check_cache() -> Diagnosis:
     """Where compiled kernels are kept, how large they are, and whether it can be written."""
     folder = build.cache_dir()
     advice = "set RSK_CACHE_DIR to a folder that can be written"
@@ -169,30 +171,30 @@ def check_cache() -> Finding:
         with tempfile.NamedTemporaryFile(dir=existing):
             pass
     except OSError as error:
-        return Finding("build cache", "problem", f"{folder}: {error.strerror or error}", advice)
+        return Diagnosis("build cache", "problem", f"{folder}: {error.strerror or error}", advice)
     libraries = [path for path in folder.glob("*") if path.suffix in (".so", ".pyd", ".dll")]
     if not libraries:
-        return Finding("build cache", "ok", f"{folder}: empty, the first use compiles")
+        return Diagnosis("build cache", "ok", f"{folder}: empty, the first use compiles")
     size = sum(path.stat().st_size for path in libraries) / 2**20
     kinds = [path.name.removeprefix("rsk_").split("-")[0] for path in libraries]
     built = ", ".join(f"{kinds.count(kind)} for {kind}" for kind in sorted(set(kinds)))
-    return Finding("build cache", "ok", f"{folder}: {built}, {size:.1f} MiB")
+    return Diagnosis("build cache", "ok", f"{folder}: {built}, {size:.1f} MiB")
 
 
-def check_leftovers() -> Finding:
+def check_leftovers() -> Diagnosis:
     """Builds that were killed and left a folder, with a lock in it, that nobody holds."""
     try:
         folders = build.leftovers()
     except OSError as error:
-        return Finding("stale locks", "problem", str(error), "delete the build cache")
+        return Diagnosis("stale locks", "problem", str(error), "delete the build cache")
     if not folders:
-        return Finding("stale locks", "ok", "none")
+        return Diagnosis("stale locks", "ok", "none")
     names = ", ".join(str(folder) for folder in folders)
     advice = "nothing waits for them; delete them, or let the next build do it"
-    return Finding("stale locks", "warning", f"left by interrupted builds: {names}", advice)
+    return Diagnosis("stale locks", "warning", f"left by interrupted builds: {names}", advice)
 
 
-def check_own_files() -> Finding:
+def check_own_files() -> Diagnosis:
     """The project's own files beside the package: kernels, notebooks, data, words, style."""
     name, missing = "own files", []
     for find, inside in (
@@ -211,8 +213,8 @@ def check_own_files() -> Finding:
                 f"{folder / one} is missing" for one in inside if not (folder / one).exists()
             ]
     if not missing:
-        return Finding(name, "ok", "kernels, notebooks, data, words and style are there")
-    return Finding(name, "problem", "; ".join(missing), _restore())
+        return Diagnosis(name, "ok", "kernels, notebooks, data, words and style are there")
+    return Diagnosis(name, "problem", "; ".join(missing), _restore())
 
 
 def _restore() -> str:
@@ -220,7 +222,7 @@ def _restore() -> str:
     return "install rsk again" if top is None else f"see git -C {top} status, and restore them"
 
 
-def check_records() -> Finding:
+def check_records() -> Diagnosis:
     """The recorded runs that the notebooks and the talk draw on."""
     from rsk.measure.publishable_runs import recorded
 
@@ -228,29 +230,29 @@ def check_records() -> Finding:
     try:
         runs, refused = recorded()
     except FileNotFoundError:
-        return Finding(name, "problem", "there is no folder data", _restore())
+        return Diagnosis(name, "problem", "there is no folder data", _restore())
     if not runs:
-        return Finding(name, "warning", "none, so no talk can be made", _restore())
+        return Diagnosis(name, "warning", "none, so no talk can be made", _restore())
     machines = ", ".join(sorted({run.provenance.machine for run in runs}))
     if refused:
         advice = "update rsk, or move them out of data/benchmarks"
-        return Finding(name, "warning", f"left out: {'; '.join(refused)}", advice)
-    return Finding(name, "ok", f"{len(runs)}, of {machines}")
+        return Diagnosis(name, "warning", f"left out: {'; '.join(refused)}", advice)
+    return Diagnosis(name, "ok", f"{len(runs)}, of {machines}")
 
 
-def check_extras() -> list[Finding]:
+def check_extras() -> list[Diagnosis]:
     """The optional packages: ``course`` for notebooks and report, ``dev`` for the tests."""
-    findings = []
+    diagnoses = []
     for extra in ("course", "dev"):
         needed = requirements(extra)
         missing = [name for name in needed if not _is_installed(name)]
         if missing:
             detail = f"missing: {', '.join(missing)}"
             advice = f"pip install 'rsk[{extra}]'"
-            findings.append(Finding(f"extra {extra!r}", "warning", detail, advice))
+            diagnoses.append(Diagnosis(f"extra {extra!r}", "warning", detail, advice))
         else:
-            findings.append(Finding(f"extra {extra!r}", "ok", f"all {len(needed)} packages"))
-    return findings
+            diagnoses.append(Diagnosis(f"extra {extra!r}", "ok", f"all {len(needed)} packages"))
+    return diagnoses
 
 
 def requirements(extra: str) -> list[str]:
@@ -296,8 +298,8 @@ def _first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "no output")
 
 
-def show(findings: Iterable[Finding], console: Console) -> None:
-    """Print a table of findings, then what to do."""
+def show(diagnoses: Iterable[Diagnosis], console: Console) -> None:
+    """Print a table of diagnoses, then what to do."""
     from rich.table import Table
     from rich.text import Text
 
@@ -306,9 +308,11 @@ def show(findings: Iterable[Finding], console: Console) -> None:
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for finding in findings:
-        detail = Text(finding.detail)
-        if finding.advice:
-            detail.append(f"\n-> {finding.advice}", style="bold")
-        table.add_row(Text(finding.status, style=colours[finding.status]), finding.name, detail)
+    for diagnosis in diagnoses:
+        detail = Text(diagnosis.detail)
+        if diagnosis.advice:
+            detail.append(f"\n-> {diagnosis.advice}", style="bold")
+        table.add_row(
+            Text(diagnosis.status, style=colours[diagnosis.status]), diagnosis.name, detail
+        )
     console.print(table)

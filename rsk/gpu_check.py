@@ -24,15 +24,15 @@ from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
 
-from rsk.base import terminal
+from rsk.base import machine, terminal
 from rsk.base.programs import (
     FAILED,
     LINE,
     OUT_OF_TIME,
     PASSED,
     Found,
-    Outcome,
     Program,
+    ProgramResult,
     interruptible,
 )
 
@@ -168,7 +168,7 @@ STAGES: dict[str, tuple[Callable[[str, Path], list[Program]], int]] = {
 """By name, what makes a stage's programs, and how many of them run side by side."""
 
 
-def run_stage(name: str, device: str, logs: Path, budget_s: float) -> Outcome:
+def run_stage(name: str, device: str, logs: Path, budget_s: float) -> ProgramResult:
     """Run a stage's programs for at most so many seconds, and add up what came of them."""
     make, workers = STAGES[name]
     begin = time.monotonic()
@@ -189,7 +189,7 @@ def run_stage(name: str, device: str, logs: Path, budget_s: float) -> Outcome:
     status = max(found, key=[PASSED, "not run", FAILED, OUT_OF_TIME].index)
     counts: Counter[str] = sum((Counter(one.counts) for one in done), Counter())
     failures = [_without_folders(line) for one in done for line in one.failures]
-    return Outcome(status, round(time.monotonic() - begin, 1), dict(counts), failures)
+    return ProgramResult(status, round(time.monotonic() - begin, 1), dict(counts), failures)
 
 
 def _without_folders(line: str) -> str:
@@ -215,7 +215,6 @@ def main(arguments: list[str] | None = None) -> int:
     from rich.table import Table
 
     from rsk.base.folders import checkout
-    from rsk.measure.benchmark import check_device
     from rsk.measure.provenance import provenance
 
     terminal.accept_any_text()
@@ -234,7 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
     if top is None:
         parser.error("it runs in a checkout of the project, which has its tests")
     os.chdir(top)
-    place = provenance(check_device(options.device), versions())
+    place = provenance(machine.device(options.device), versions())
     file = options.save or top / "data" / "gpu-check" / f"{place.slug}.json"
     logs = (options.logs or top / "report" / "build" / "gpu-check").resolve()
     for folder in (file.parent, logs):
@@ -243,17 +242,17 @@ def main(arguments: list[str] | None = None) -> int:
     for name in chosen:
         console.print(f"{name} ...")
         try:
-            outcome = run_stage(name, options.device, logs, options.budget)
+            result = run_stage(name, options.device, logs, options.budget)
         except KeyboardInterrupt:
             console.print(f"interrupted; {file} has the stages before")
             return 130
         made = {"commit": place.commit, "date": place.date}
         # Read now: other stages may have been run side by side with this one, into the same file.
         stages = json.loads(file.read_text("utf-8"))["stages"] if file.is_file() else {}
-        stages[name] = dataclasses.asdict(outcome) | made
+        stages[name] = dataclasses.asdict(result) | made
         content = {"schema": SCHEMA, "provenance": dataclasses.asdict(place), "stages": stages}
         file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        for line in outcome.failures:
+        for line in result.failures:
             console.print(f"  {line}", markup=False)
     table = Table("stage", "status", "seconds", "counts", "commit", box=None)
     for name, stage in stages.items():

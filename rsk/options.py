@@ -1,29 +1,13 @@
-"""What the options of the command line stand for: a device, a list, a number or a word."""
+"""What the options of the command line stand for, and which go together."""
 
 from __future__ import annotations
 
-import re
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import typer
 
 T = TypeVar("T")
-
-
-def device(name: str) -> str:
-    """The device to run on: the GPU, if there is one, for "auto".
-
-    Raises:
-        ValueError: there is no such device.
-    """
-    import torch
-
-    has_gpu = torch.cuda.is_available()
-    if name == "auto":
-        return "cuda" if has_gpu else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ValueError(f"--device: expected auto, cpu or cuda, got {name!r}")
-    if name != "cpu" and not has_gpu:
-        raise ValueError(f"--device {name}: PyTorch finds no NVIDIA GPU (see rsk doctor)")
-    return name
 
 
 def entries(text: str | None, kind: type[T], option: str) -> tuple[T, ...] | None:
@@ -49,3 +33,24 @@ def spec_len(value: str) -> int | str:
         return int(value)
     except ValueError:
         return value  # "auto", or what the loop refuses
+
+
+def refuse_others(ctx: typer.Context, mode: str, *allowed: str) -> None:
+    """Refuse options that were given and that one way of using a command has no use for.
+
+    Args:
+        ctx: of the command.
+        mode: the option that chooses this way.
+        allowed: the options that go with it.
+
+    Raises:
+        ValueError: another was given; names it.
+    """
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name or "")
+        option = parameter.opts[0]
+        if source is None or source.name != "COMMANDLINE" or option in (mode, *allowed):
+            continue
+        if parameter.param_type_name == "option":
+            than = f" than {' and '.join(allowed)}" if allowed else ""
+            raise ValueError(f"{mode} goes with no other option{than}, got {option}")

@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rsk.decode import distilled_draft
-from rsk.decode.loading import Pair, load_model, load_tokenizer, resolved
+from rsk.decode.loading import LoadedPair, load_model, load_tokenizer, resolved
 from rsk.decode.loop import speculative_generate
 
 HERE = Path(__file__).resolve().parent
@@ -307,7 +307,9 @@ def held_out(tokenizer: Any, each: int = 8) -> dict[str, list[str]]:
     return {kind: texts[:each] for kind, texts in found.items()}
 
 
-def measure(pair: Pair, apart: dict[str, list[str]], new_tokens: int = 128) -> list[dict[str, Any]]:
+def measure(
+    pair: LoadedPair, apart: dict[str, list[str]], new_tokens: int = 128
+) -> list[dict[str, Any]]:
     """Acceptance at K = 4 on held-out prompts, by kind, temperature and drafter."""
     rows = []
     settings = itertools.product(apart, (0.0, 0.8), ("draft", "lookup"))
@@ -340,7 +342,10 @@ def main() -> None:
     draft = distilled_draft.load(given.out, target)
     apart = held_out(tokenizer)
     _write_json(given.out / "held_out.json", apart)
-    record = {"device": _device(device), "rows": measure(Pair(target, draft, tokenizer), apart)}
+    record = {
+        "device": _device(device),
+        "rows": measure(LoadedPair(target, draft, tokenizer), apart),
+    }
     _write_json(given.out / "measured.json", record)
     write_card(given.out)
 

@@ -1,4 +1,4 @@
-"""Facts of this machine: its processor, caches and free memory; and threads set for a while."""
+"""This machine: its devices, processor, caches and free memory; and threads set for a while."""
 
 from __future__ import annotations
 
@@ -11,6 +11,35 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+
+def device(name: torch.device | str = "auto") -> torch.device:
+    """The device to run on.
+
+    Args:
+        name: "auto" (the GPU if there is one, else the CPU), "cpu", "cuda", or one of several GPUs
+            by its number, such as "cuda:1".
+
+    Raises:
+        ValueError: another kind of device, or one that is not there.
+    """
+    import torch
+
+    has_gpu = torch.cuda.is_available()
+    if str(name) == "auto":
+        return torch.device("cuda" if has_gpu else "cpu")
+    wanted = f"device: expected 'auto', 'cpu' or 'cuda', got {str(name)!r}"
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        raise ValueError(wanted) from None
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(wanted)
+    if found.type == "cuda" and not has_gpu:
+        raise ValueError(f"device {name}: PyTorch finds no NVIDIA GPU (see rsk doctor)")
+    if found.type == "cuda" and (found.index or 0) > (last := torch.cuda.device_count() - 1) >= 0:
+        raise ValueError(f"device {name}: the last NVIDIA GPU that PyTorch finds is cuda:{last}")
+    return found
 
 
 @contextlib.contextmanager

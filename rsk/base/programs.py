@@ -35,7 +35,7 @@ def interruptible() -> None:
 
 
 @dataclass
-class Outcome:
+class ProgramResult:
     """What came of a program, or of several."""
 
     status: str
@@ -56,7 +56,7 @@ class Program:
     at_most_s: float | None = None
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
-    def run(self, logs: Path, until: float) -> Outcome:
+    def run(self, logs: Path, until: float) -> ProgramResult:
         """Run it until a point in time, of :func:`time.monotonic`, at the latest.
 
         The folder of the checkout is where it runs and first on its path. The log is in ``logs``.
@@ -82,7 +82,7 @@ class Program:
         if status == OUT_OF_TIME or (status == FAILED and not failures):
             failures.append(f"{status}: {_last_words(printed)}")
         status = FAILED if status == PASSED and failures else status
-        return Outcome(
+        return ProgramResult(
             status, seconds, counts or {status: 1}, [f"{self.name}: {x}" for x in failures]
         )
 

@@ -6,6 +6,7 @@ import itertools
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from rsk.base import machine
 from rsk.course import publish
 from rsk.course.parameters import check_ranges, literals, match_parameters
 from rsk.measure.records import Provenance
@@ -43,7 +44,7 @@ def begin(device: str = "auto") -> torch.device:
     """Check the notebook's parameters, choose the device, and say where results come from.
 
     Args:
-        device: ``"auto"`` (a GPU if there is one), ``"cpu"`` or ``"cuda"``.
+        device: as for :func:`rsk.base.machine.device`.
 
     Returns:
         The device to measure on.
@@ -52,9 +53,6 @@ def begin(device: str = "auto") -> torch.device:
         ValueError: another device, one that is not there, or a parameter that the notebook does
             not declare, of the wrong type or out of range (papermill itself warns of the first).
     """
-    import torch
-
-    from rsk.measure.benchmark import check_device
     from rsk.measure.provenance import provenance
 
     shell = _shell()
@@ -63,10 +61,8 @@ def begin(device: str = "auto") -> torch.device:
         check_ranges(shell)  # what papermill injected, or the reader changed
         # tqdm's, which loading a model imports: of widgets, which no export could show.
         warnings.filterwarnings("ignore", message="IProgress not found")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     global _here
-    chosen = check_device(device)
+    chosen = machine.device(device)
     _here = provenance(chosen)
     publish.banner("gpu" if chosen.type == "cuda" else "cpu", _here)
     return chosen

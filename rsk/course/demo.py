@@ -20,7 +20,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rsk.base import fonts, templates
+from rsk.base import fonts, machine, templates
 from rsk.base.numbers import digits, duration
 from rsk.check.synthetic import make_batch
 from rsk.course import race
@@ -68,7 +68,7 @@ class Demo:
 
 def run(
     *,
-    device: str = "cpu",
+    device: torch.device | str = "cpu",
     batch_sizes: Sequence[int] = Sweep.batch_sizes,
     spec_len: int = 4,
     vocab_size: int = 32000,
@@ -80,7 +80,7 @@ def run(
     """Show that the implementations agree, time them in turns, and say why one is fast.
 
     Args:
-        device: ``"cpu"`` or ``"cuda"``.
+        device: as for :func:`rsk.base.machine.device`.
         batch_sizes: B, several.
         spec_len: K.
         vocab_size: V.
@@ -100,12 +100,12 @@ def run(
         raise ValueError(f"figure: expected a name in .png, .svg or .pdf, got {figure}")
     if figure is not None and (family := templates.phrases(language)["font"]):
         fonts.find(family)
-    benchmark.check_device(device)
+    device = machine.device(device)
     console = console or Console()
     sweep = Sweep(
         batch_sizes=tuple(batch_sizes), spec_lens=(spec_len,), vocab_sizes=(vocab_size,), seed=seed
     )
-    on_gpu = device.startswith("cuda")
+    on_gpu = device.type == "cuda"
     say = partial(_say, console, language)
     say("opening", spec_len=spec_len, vocab_size=vocab_size, on_gpu=on_gpu)
 
@@ -126,19 +126,24 @@ def run(
     say("certainty", **_certainty(rows, on_gpu))
     say("reason", **_reason(rows[-1], inputs, device))
     if figure is not None:
-        from rsk.figures import benchmarks, plotting
-
         path = Path(figure)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)  # before anything is measured for it
         found = benchmark.run(
             sweep, device=device, chosen=names, budget_s=FIGURE_S, console=console
         )
-        picture = benchmarks.latency_by_batch(found)
-        plotting.translate(picture.fig, language)
-        plotting.entitle(picture.fig, plotting.exhibit(picture, language).title)
-        plotting.save(picture.fig, path)
+        _draw(found, path, language)
         console.print(f"{templates.phrases(language)['figure']}: {path}\n", soft_wrap=True)
     return Demo(agreed, rows)
+
+
+def _draw(found: Benchmark, path: Path, language: str) -> None:
+    """Draw the comparison to a file."""
+    from rsk.figures import benchmarks, plotting
+
+    picture = benchmarks.latency_by_batch(found)
+    plotting.translate(picture.fig, language)
+    plotting.entitle(picture.fig, plotting.exhibit(picture, language).title)
+    plotting.save(picture.fig, path)
 
 
 def _until_done(name: str, inputs: Inputs, on_gpu: bool) -> Callable[[], object]:
@@ -298,8 +303,8 @@ def _reason(row: Row, inputs: Inputs, device: torch.device | str) -> dict[str, o
         name: Operations(
             implementation=name,
             batch_size=row.batch_size,
-            spec_len=0,
-            vocab_size=1,
+            spec_len=inputs.draft_tokens.shape[1],
+            vocab_size=inputs.target_probs.shape[2],
             **count_operations(backend(name).bind(inputs), device),
         )
         for name in (first, last)

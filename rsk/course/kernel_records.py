@@ -123,14 +123,14 @@ def show_gpu_run(here: Benchmark) -> None:
     Raises:
         RecordError: no recorded run may be published; says why.
     """
-    from rsk.figures import benchmarks
+    from rsk.figures import benchmarks, device_times
 
     if here.provenance.device == "cuda":
         publish.passage("course.md#own-gpu")
         return
     run = benchmarks.only(publishable_runs.newest("cuda"), registry.OURS)
     publish.banner("recorded", run.provenance)
-    for picture in (benchmarks.latency_by_batch(run, "device"), benchmarks.roofline(run)):
+    for picture in (benchmarks.latency_by_batch(run, "device"), device_times.roofline(run)):
         publish.figure(**picture.relabelled(f"{picture.label}-gpu")._asdict())
 
 

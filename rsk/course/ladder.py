@@ -29,7 +29,7 @@ LADDER_SCHEMA = "rsk-ladder/1"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class LadderStep:
     """One row of the ladder: a time, the baseline's on the same inputs, and where both are from."""
 
     name: str
@@ -70,12 +70,12 @@ class Ladder:
 
     SCHEMA = LADDER_SCHEMA
     schema: str
-    steps: tuple[Step, ...]
+    steps: tuple[LadderStep, ...]
 
     def __post_init__(self) -> None:
         check_schema(self.schema, LADDER_SCHEMA)
 
-    def with_step(self, step: Step) -> Ladder:
+    def with_step(self, step: LadderStep) -> Ladder:
         """The ladder with this step, which takes the place of an older one of its kind."""
         others = [s for s in self.steps if (s.name, s.recorded) != (step.name, step.recorded)]
         return Ladder(
@@ -144,7 +144,7 @@ def ladder_row(
     """
     where = beginning.here() if machine is None else machine
     record, base = _of_one_run(found, baseline)
-    step = Step(
+    step = LadderStep(
         name=name,
         record=record,
         baseline=record if name == BASELINE else base,

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsk.base import folders
+from rsk.base import folders, machine
 from rsk.course.jupyter_kernel import RUN_DIR_VARIABLE, START_S, Kernel, register_engine, started
 from rsk.course.parameters import declared_parameters, match_parameters
 from rsk.course.progress import Progress, Stage
@@ -241,7 +241,6 @@ def run_course(
     import nbformat
     from rich.console import Console
 
-    from rsk.measure.benchmark import check_device
     from rsk.measure.publishable_runs import recorded
 
     console = Console() if console is None else console
@@ -252,8 +251,8 @@ def run_course(
         for path in chosen
     }
     matched = match_parameters(parameters or {}, declared)
-    if (parameters or {}).get("device", "auto") != "auto":
-        check_device(str((parameters or {})["device"]))
+    if "device" in (parameters or {}):
+        machine.device(str((parameters or {})["device"]))
     if chosen[-1].name == REPORT and ready is not None:
         ready()
     export = export and chosen[-1].name == REPORT

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rsk.base.numbers import change, digits
 from rsk.course import publish
-from rsk.figures.tables import Table
+from rsk.figures.tables import DataTable
 from rsk.measure import ideas, provenance
 from rsk.measure.records import Point
 
@@ -83,7 +83,7 @@ def show() -> None:
     )
 
 
-def table(tried: ideas.Ideas) -> Table:
+def table(tried: ideas.Ideas) -> DataTable:
     """What each idea did to the time at each point."""
     import pandas as pd
 
@@ -100,7 +100,7 @@ def table(tried: ideas.Ideas) -> Table:
         "label": tried.provenance.label,
         "other_sources": is_of_other_sources(tried),
     }
-    return Table(frame, "tab-ideas", values)
+    return DataTable(frame, "tab-ideas", values)
 
 
 def is_of_other_sources(tried: ideas.Ideas) -> bool:

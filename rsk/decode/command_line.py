@@ -11,16 +11,17 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rsk.base import machine
 from rsk.decode import fetching
 from rsk.decode.errors import LoadError
 from rsk.decode.generation import ACCEPTED, BONUS, RECOVERED, Emission, Generation
 from rsk.decode.loading import (
     NGRAM,
-    Pair,
+    LoadedPair,
     fitting_threads,
     load_pair,
     missing,
@@ -74,11 +75,12 @@ def run(
             :func:`rsk.decode.loop.speculative_generate`); by default another one each time, and it
             is printed.
         backend: of the sampler.
-        device: "auto", "cpu" or "cuda".
+        device: as for :func:`rsk.base.machine.device`.
         plain: no colours, only text.
 
     Raises:
-        ValueError: see :func:`rsk.decode.loop.speculative_generate`.
+        ValueError: see :func:`rsk.decode.loading.load_pair` and
+            :func:`rsk.decode.loop.speculative_generate`.
         LoadError: a model cannot be loaded, or there is not enough memory for it.
     """
     from rich.console import Console
@@ -88,51 +90,48 @@ def run(
     if seed is None:
         seed = secrets.randbits(31)
     console = Console(highlight=False, no_color=plain or None, soft_wrap=True)
+    where = machine.device(device)  # before anything is fetched
     for source in (target, draft):
         if source is not None and missing(source):
             _offer(source)
     with _enough_memory():
-        pair = load_pair(*_sources(target, draft), device=device)
+        pair = load_pair(*_sources(target, draft), device=where)
+        settings: dict[str, Any] = {
+            "spec_len": spec_len,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "seed": seed,
+            "backend": backend,
+        }
 
-        def generate(
-            new: int,
-            pair: Pair,
-            on_emit: Callable[[Emission], None] | None = None,
-            stop_tokens: tuple[int, ...] | None = None,
-        ) -> Generation:
+        def generate(new: int, draft: PreTrainedModel | str | None, **more: Any) -> Generation:
             return speculative_generate(
                 pair.target,
-                pair.draft,
+                draft,
                 prompt,
                 pair.tokenizer,
-                spec_len=spec_len,
-                lookup=lookup,
+                lookup=lookup and draft is not None,  # plain decoding drafts nothing
                 max_new_tokens=new,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                min_p=min_p,
-                seed=seed,
-                backend=backend,
-                stop_tokens=stop_tokens,
-                on_emit=on_emit,
+                **settings,
+                **more,
             )
 
-        without_draft = pair._replace(draft=None)
         with fitting_threads(pair):
             # The first passes of a process are slow, with a draft and without: not counted.
-            for warm_up in (pair, without_draft):
+            for warm_up in (pair.draft, None):
                 generate(min(WARM_UP_TOKENS, max_new_tokens), warm_up)
             heading = _heading(pair, spec_len, lookup, seed)
             stream = _stream(console, heading, pair.tokenizer, prompt, plain)
             try:
-                speculative = generate(max_new_tokens, pair, stream)
+                speculative = generate(max_new_tokens, pair.draft, on_emit=stream)
             except KeyboardInterrupt:  # leaves the text as it is, on lines of its own
                 console.print("\n")
                 raise
             console.print("\n")
             # Another text from the same distribution; as long, or the times would not compare.
-            ordinary = generate(len(speculative.tokens[0]), without_draft, stop_tokens=())
+            ordinary = generate(len(speculative.tokens[0]), None, stop_tokens=())
     _print_figures(console, speculative, ordinary)
 
 
@@ -189,7 +188,7 @@ def _enough_memory() -> Iterator[None]:
         ) from error
 
 
-def _heading(pair: Pair, spec_len: int | str, lookup: bool, seed: int) -> str:
+def _heading(pair: LoadedPair, spec_len: int | str, lookup: bool, seed: int) -> str:
     def size(model: PreTrainedModel) -> str:
         return f"{parameters(model) / 1e6:.3g} M parameters"
 

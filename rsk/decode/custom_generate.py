@@ -81,78 +81,58 @@ def generate(
         ValueError: something was asked for that this loop does not do, or that does not fit.
         TypeError: an argument of the wrong type.
     """
-    drafted_by = assistant_model if draft is None else draft
-    # transformers binds these two as arguments of its own and passes them to no function.
-    if drafted_by is None:
-        drafted_by = _argument_of_generate(model, "assistant_model")
-    if streamer is None:
+    if streamer is None:  # transformers binds it as an argument of its own and passes it on to none
         streamer = _argument_of_generate(model, "streamer")
     config: Any = generation_config
-    if drafted_by is None and getattr(config, "prompt_lookup_num_tokens", None):
-        drafted_by, spec_len = NGRAM, spec_len or config.prompt_lookup_num_tokens
-    if drafted_by is None:
-        raise ValueError(
-            "custom_generate=rsk.decode.generate: expected a draft, in assistant_model=, or in "
-            'draft= (a model, or "ngram" for prompt lookup), got none'
-        )
+    draft, spec_len = _draft(model, assistant_model if draft is None else draft, spec_len, config)
     length = speculation_length(4 if spec_len is None else spec_len)
     _refuse(model, input_ids, config, synced_gpus, streamer, model_kwargs)
-    check_models(model, drafted_by)
+    check_models(model, draft)
 
-    width = input_ids.shape[1]
-    padding = _left_padding(input_ids, model_kwargs.get("attention_mask"))
-    rows = input_ids.tolist()
-    prompts = [row[pad:] for row, pad in zip(rows, padding, strict=True)]
-    new_tokens = config.max_length - width
-    check_lengths(prompts, new_tokens, model, drafted_by)
-    seeds = arguments.seeds(seed, len(rows))
-    requests = [
-        Request(i, prompts[i], new_tokens, seeds[i], rows[i][: padding[i]])
-        for i in range(len(rows))
-    ]
-    sampling = _sampling(logits_processor, config.do_sample, len(rows))
-
-    def end(request: Request, tokens: list[int]) -> int:
-        ids = torch.tensor([[*request.padding, *request.tokens, *tokens]], device=input_ids.device)
-        before = ids.shape[1] - len(tokens)
-        for i in range(1, len(tokens) + 1):
-            shown = ids[:, : before + i]
-            asked = [bool(criterion(shown, None)) for criterion in stopping_criteria]
-            if any(asked):
-                return i
-        return 0
-
-    def stream(emission: Emission) -> None:
-        assert streamer is not None
-        for token in emission.tokens:
-            streamer.put(torch.tensor([token]))
-
+    requests = _requests(input_ids, model_kwargs.get("attention_mask"), config.max_length, seed)
+    prompts = [request.tokens for request in requests]
+    check_lengths(prompts, config.max_length - input_ids.shape[1], model, draft)
     with torch.inference_mode():
-        clock = Clock(model.device)
-        on_emit = None if streamer is None else stream
         texts = decode(
             requests,
             model,
-            drafted_by,
-            sampling,
+            draft,
+            _sampling(logits_processor, config.do_sample, len(requests)),
             length,
             backend,
-            clock,
-            end,
-            on_emit,
+            Clock(model.device),
+            _ending(stopping_criteria, input_ids.device),
+            None if streamer is None else _streaming(streamer),
             lookup=lookup,
         ).tokens
     if streamer is not None:
         streamer.end()
-    longest = max(map(len, texts))
-    pad = _pad_token(config, texts)
-    new = torch.tensor([[*text, *[pad] * (longest - len(text))] for text in texts])
-    sequences = torch.cat([input_ids, new.to(input_ids)], 1)
+    sequences = _sequences(input_ids, texts, _pad_token(config, texts))
     if not config.return_dict_in_generate:
         return sequences
     from transformers.generation.utils import GenerateDecoderOnlyOutput
 
     return GenerateDecoderOnlyOutput(sequences=sequences)  # type: ignore[arg-type]
+
+
+def _draft(
+    model: PreTrainedModel,
+    given: PreTrainedModel | str | None,
+    spec_len: int | str | None,
+    config: Any,
+) -> tuple[PreTrainedModel | str, int | str | None]:
+    """The draft and K: those given, or what ``model.generate`` was asked for in its own words."""
+    draft = given
+    if draft is None:  # as with a streamer
+        draft = _argument_of_generate(model, "assistant_model")
+    if draft is None and getattr(config, "prompt_lookup_num_tokens", None):
+        draft, spec_len = NGRAM, spec_len or config.prompt_lookup_num_tokens
+    if draft is None:
+        raise ValueError(
+            "custom_generate=rsk.decode.generate: expected a draft, in assistant_model=, or in "
+            'draft= (a model, or "ngram" for prompt lookup), got none'
+        )
+    return draft, spec_len
 
 
 def _argument_of_generate(model: PreTrainedModel, name: str) -> Any:
@@ -217,6 +197,54 @@ def _left_padding(input_ids: Tensor, mask: Tensor | None) -> list[int]:
             "tokenizers do so with padding_side='left'"
         )
     return (~kept).sum(1).tolist()
+
+
+def _requests(
+    input_ids: Tensor, mask: Tensor | None, max_length: int, seed: int | Sequence[int] | None
+) -> list[Request]:
+    """One for each row, without its padding."""
+    rows, padding = input_ids.tolist(), _left_padding(input_ids, mask)
+    seeds = arguments.seeds(seed, len(rows))
+    new_tokens = max_length - input_ids.shape[1]
+    return [
+        Request(i, row[pad:], new_tokens, seeds[i], row[:pad])
+        for i, (row, pad) in enumerate(zip(rows, padding, strict=True))
+    ]
+
+
+def _ending(
+    criteria: Sequence[Callable[..., Any]], device: torch.device
+) -> Callable[[Request, list[int]], int]:
+    """What finds where the criteria end a text: see :func:`rsk.decode.loop.decode`."""
+
+    def end(request: Request, tokens: list[int]) -> int:
+        ids = torch.tensor([[*request.padding, *request.tokens, *tokens]], device=device)
+        before = ids.shape[1] - len(tokens)
+        for i in range(1, len(tokens) + 1):
+            shown = ids[:, : before + i]
+            asked = [bool(criterion(shown, None)) for criterion in criteria]
+            if any(asked):
+                return i
+        return 0
+
+    return end
+
+
+def _streaming(streamer: BaseStreamer) -> Callable[[Emission], None]:
+    """What gives a streamer each new token."""
+
+    def stream(emission: Emission) -> None:
+        for token in emission.tokens:
+            streamer.put(torch.tensor([token]))
+
+    return stream
+
+
+def _sequences(input_ids: Tensor, texts: list[list[int]], pad: int) -> Tensor:
+    """Prompts and new tokens, padded on the right."""
+    longest = max(map(len, texts))
+    new = torch.tensor([[*text, *[pad] * (longest - len(text))] for text in texts])
+    return torch.cat([input_ids, new.to(input_ids)], 1)
 
 
 def _sampling(processors: Sequence[Processor], do_sample: bool, batch_size: int) -> Sampling:

@@ -33,7 +33,7 @@ MEASURED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text:
+class TimedText:
     """One prompt, continued in one way."""
 
     kind: str
@@ -117,7 +117,7 @@ class DecodingSpeeds(RecordFile):
     rounds: int
     greedy: Greedy
     sample: Sample | None
-    texts: tuple[Text, ...]
+    texts: tuple[TimedText, ...]
 
     def __post_init__(self) -> None:
         check_schema(self.schema, SCHEMA)
@@ -132,14 +132,14 @@ class DecodingSpeeds(RecordFile):
         """How many were continued."""
         return len({(text.kind, text.prompt) for text in self.texts})
 
-    def of(self, temperature: float, draft: str, spec_len: int) -> list[Text]:
+    def of(self, temperature: float, draft: str, spec_len: int) -> list[TimedText]:
         """The texts of one way.
 
         Plain decoding makes the same passes at any temperature. So that it is a rival at its best,
         each prompt's faster text stands for all of them.
         """
         if draft == PLAIN:
-            by_prompt: dict[tuple[str, int], list[Text]] = {}
+            by_prompt: dict[tuple[str, int], list[TimedText]] = {}
             for text in self.texts:
                 if text.draft == PLAIN:
                     by_prompt.setdefault((text.kind, text.prompt), []).append(text)

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from rsk.decode.loading import Pair
+    from rsk.decode.loading import LoadedPair
 
 ACCEPTED, RECOVERED, BONUS = "accepted", "recovered", "bonus"
 """Where a token came from: the draft; the residual, in place of a rejected draft token; the target
@@ -87,7 +87,7 @@ class Generation:
         return sum(map(len, self.tokens)) / self.total_seconds
 
 
-def token_runs(generation: Generation, prompt: str, pair: Pair) -> list[tuple[str, str]]:
+def token_runs(generation: Generation, prompt: str, pair: LoadedPair) -> list[tuple[str, str]]:
     """The text of one prompt in pieces with their kinds, for :func:`rsk.course.publish.tokens`."""
     from tokenizers.decoders import DecodeStream
 

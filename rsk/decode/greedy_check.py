@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from rsk.decode.loading import Pair, fitting_threads
+from rsk.decode.loading import LoadedPair, fitting_threads
 from rsk.decode.study import USUAL_SPEC_LEN
 from rsk.decode.trials import continued
 
@@ -27,7 +27,11 @@ class GreedyCheck(NamedTuple):
 
 @torch.inference_mode()
 def check_greedy(
-    pair: Pair, prompts: Sequence[str], *, spec_len: int = USUAL_SPEC_LEN, new_tokens: int = 32
+    pair: LoadedPair,
+    prompts: Sequence[str],
+    *,
+    spec_len: int = USUAL_SPEC_LEN,
+    new_tokens: int = 32,
 ) -> GreedyCheck:
     """Compare greedy speculative decoding with the target's own greedy decoding.
 

@@ -14,7 +14,7 @@ from urllib.request import getproxies
 
 import torch
 
-from rsk.base.machine import pinned_threads
+from rsk.base import machine
 from rsk.decode import distilled_draft
 from rsk.decode.arguments import shown
 from rsk.decode.errors import LoadError
@@ -34,7 +34,7 @@ LEAST_SHARED = 0.9
 _LOADER = "rsk.decode.loop.load_pair loads models by folder or hub id"
 
 
-class Pair(NamedTuple):
+class LoadedPair(NamedTuple):
     """What :func:`load_pair` returns."""
 
     target: PreTrainedModel
@@ -64,7 +64,7 @@ def load_pair(
     *,
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,
-) -> Pair:
+) -> LoadedPair:
     """Load a target, a draft and the target's tokenizer, each by folder or hub id.
 
     No code from a model folder is run and no pickle is read: weights must be safetensors. With
@@ -73,21 +73,18 @@ def load_pair(
     Args:
         target: folder or hub id, or the name of a public model that ``rsk fetch`` fetched.
         draft: the same, or "ngram" or ``None``, which are passed on.
-        device: "auto" is the GPU if there is one, else the CPU.
+        device: as for :func:`rsk.base.machine.device`.
         dtype: of the weights; by default as stored (usually 16 bits) on a GPU, and float32 on a
             CPU, where a large model's weights are packed (:mod:`rsk.decode.packing`).
 
     Raises:
         LoadError: not found, not reachable, not safetensors, or not a model transformers knows.
-        ValueError: the two have different vocabularies; names the first token that differs.
-            Vocabularies that are padded to different sizes are one.
+        ValueError: another device, or one that is not there; or the two have different
+            vocabularies; names the first token that differs. Vocabularies that are padded to
+            different sizes are one.
     """
-    if str(device) == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    device = machine.device(device)
     target, draft = resolved(target), None if draft is None else resolved(draft)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: 'cuda' was asked for, but PyTorch finds no GPU; use 'cpu'")
     tokenizer = load_tokenizer(target)
     borrows = draft is not None and draft != NGRAM and distilled_draft.is_one(draft)
     has_model = draft is not None and draft != NGRAM
@@ -97,12 +94,14 @@ def load_pair(
     if dtype is None and parameters(target_model) >= SMALL_MODEL and can_pack(target_model):
         pack(target_model)
     if not has_model:
-        return Pair(target_model, None if draft is None else NGRAM, tokenizer)
+        return LoadedPair(target_model, None if draft is None else NGRAM, tokenizer)
     if borrows:
-        return Pair(target_model, distilled_draft.load(cast("str", draft), target_model), tokenizer)
+        return LoadedPair(
+            target_model, distilled_draft.load(cast("str", draft), target_model), tokenizer
+        )
     draft_model = load_model(cast("str", draft), device=device, dtype=dtype)
     check_models(target_model, draft_model)
-    return Pair(target_model, draft_model, tokenizer)
+    return LoadedPair(target_model, draft_model, tokenizer)
 
 
 def missing(source: str | os.PathLike[str] | None) -> bool:
@@ -130,10 +129,10 @@ def parameters(model: PreTrainedModel) -> int:
 
 
 @contextmanager
-def fitting_threads(pair: Pair) -> Iterator[None]:
+def fitting_threads(pair: LoadedPair) -> Iterator[None]:
     """One thread for a small model on a CPU: it loses more by sharing its work than it gains."""
     small = pair.target.device.type == "cpu" and parameters(pair.target) < SMALL_MODEL
-    with pinned_threads(1 if small else None):
+    with machine.pinned_threads(1 if small else None):
         yield
 
 

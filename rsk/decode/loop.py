@@ -21,7 +21,7 @@ from rsk.decode.drafting import (
 from rsk.decode.errors import LoadError
 from rsk.decode.generation import ACCEPTED, BONUS, RECOVERED, Emission, Generation
 from rsk.decode.kv_cache import CachedModel, Clock, context_length
-from rsk.decode.loading import NGRAM, Pair, check_models, load_pair, shipped_pair
+from rsk.decode.loading import NGRAM, LoadedPair, check_models, load_pair, shipped_pair
 from rsk.decode.prompt_lookup import LookupThenModelDraft, NgramDraft
 from rsk.decode.sampling import Processor, Sampling
 from rsk.decode.speculation_length import SpeculationLength, StepCost, speculation_length
@@ -35,7 +35,7 @@ __all__ = [
     "Emission",
     "Generation",
     "LoadError",
-    "Pair",
+    "LoadedPair",
     "decoding_step",
     "load_pair",
     "shipped_pair",

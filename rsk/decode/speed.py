@@ -27,12 +27,12 @@ from rsk.decode.decoding_speeds import (
     Greedy,
     Piece,
     Sample,
-    Text,
+    TimedText,
     table,
 )
 from rsk.decode.generation import Generation, token_runs
 from rsk.decode.greedy_check import check_greedy
-from rsk.decode.loading import NGRAM, Pair, load_model, load_pair, parameters, resolved
+from rsk.decode.loading import NGRAM, LoadedPair, load_model, load_pair, parameters, resolved
 from rsk.decode.loading import shipped_draft as draft_of
 from rsk.decode.loop import speculative_generate
 from rsk.decode.speculation_length import AUTO
@@ -51,14 +51,14 @@ WAYS = {
 
 
 def measured(
-    pair: Pair,
+    pair: LoadedPair,
     prompts: Mapping[str, Sequence[str]],
     *,
     new_tokens: int = 96,
     rounds: int = 3,
     ways: Mapping[float, Sequence[tuple[str, int]]] = WAYS,
     say: Callable[[str], None] = lambda line: None,
-) -> list[Text]:
+) -> list[TimedText]:
     """Continue every prompt in every way, in turn; texts end at the target's stop tokens.
 
     Args:
@@ -87,7 +87,7 @@ def measured(
         for runs, (_, index, text, temperature, way) in zip(found, every, strict=True):
             runs.append(_continued(pair, text, temperature, way, new_tokens, seed=index))
     return [
-        Text(
+        TimedText(
             kind=kind,
             prompt=index,
             temperature=temperature,
@@ -108,7 +108,12 @@ def measured(
 
 
 def _continued(
-    pair: Pair, text: str, temperature: float, way: tuple[str, int], new_tokens: int, seed: int = 0
+    pair: LoadedPair,
+    text: str,
+    temperature: float,
+    way: tuple[str, int],
+    new_tokens: int,
+    seed: int = 0,
 ) -> Generation:
     draft, spec_len = way
     return speculative_generate(
@@ -153,7 +158,7 @@ def record(
     plain = {}
     for name, model in rivals.items():
         runs = [
-            _continued(Pair(model, None, pair.tokenizer), texts[0], 0.0, (PLAIN, 1), 32)
+            _continued(LoadedPair(model, None, pair.tokenizer), texts[0], 0.0, (PLAIN, 1), 32)
             for _ in range(3)
         ]
         plain[name] = min(1 / run.tokens_per_second for run in runs)
@@ -180,7 +185,7 @@ def record(
     )
 
 
-def _sample(pair: Pair, prompt: str, new_tokens: int) -> Sample:
+def _sample(pair: LoadedPair, prompt: str, new_tokens: int) -> Sample:
     temperature, spec_len = 0.8, USUAL_SPEC_LEN
     found = _continued(pair, prompt, temperature, (MODEL, spec_len), new_tokens)
     return Sample(

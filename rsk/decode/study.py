@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 from rsk.decode.speculation_length import expected_speed_up, expected_tokens
+from rsk.measure.record_files import RecordFile
 from rsk.measure.records import Provenance, RecordError, check_schema
 
 SCHEMA = "rsk-decoding/1"
@@ -115,7 +116,7 @@ class Race:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class Study(RecordFile):
     """What one run of notebook 07 found; ``data/decoding`` holds a recorded one."""
 
     SCHEMA = SCHEMA

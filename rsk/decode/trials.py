@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +13,14 @@ import torch
 from rsk.decode.command_line import shipped_prompts
 from rsk.decode.generation import Generation
 from rsk.decode.kv_cache import CachedModel, Clock
-from rsk.decode.loading import NGRAM, Pair, fitting_threads, load_pair, parameters, shipped_pair
+from rsk.decode.loading import (
+    NGRAM,
+    LoadedPair,
+    fitting_threads,
+    load_pair,
+    parameters,
+    shipped_pair,
+)
 from rsk.decode.loop import speculative_generate
 from rsk.decode.step_counts import count_steps, ratio_with_error
 from rsk.decode.study import (
@@ -36,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def study(
-    pair: Pair,
+    pair: LoadedPair,
     prompts: Sequence[str],
     *,
     spec_lens: Sequence[int] = (1, 2, 4, 8),
@@ -72,11 +77,11 @@ def study(
         continued(pair, pair.draft, prompts[:1], 8, USUAL_SPEC_LEN, 1.0, seed)  # first passes: slow
         trials: list[Trial] = []
         reading: dict[str, dict[str, float]] = {}
-        for draft, spec_len, temperature, backend in _settings(spec_lens, temperatures):
+        for setting in _settings(spec_lens, temperatures, pair.target.device.type):
+            draft, spec_len, temperature, backend = setting
             progress(f"{draft} draft, K = {spec_len}, temperature {temperature:g}, {backend}")
             if draft not in reading:
                 reading[draft] = reading_seconds(pair, _drafts(pair)[draft], prompts)
-            setting = (draft, spec_len, temperature, backend)
             trials.append(trial(pair, prompts, *setting, new_tokens, seed, reading[draft]))
         progress("plain and speculative decoding in turn")
         races = race(pair, prompts, sorted({*spec_lens, USUAL_SPEC_LEN}), new_tokens, rounds, seed)
@@ -94,7 +99,7 @@ def study(
 
 
 def _settings(
-    spec_lens: Sequence[int], temperatures: Sequence[float]
+    spec_lens: Sequence[int], temperatures: Sequence[float], device_type: str
 ) -> Iterator[tuple[str, int, float, str]]:
     """Draft, K, temperature and backend of each trial."""
     for spec_len in sorted({*spec_lens, USUAL_SPEC_LEN}):
@@ -106,12 +111,12 @@ def _settings(
         yield "ngram", USUAL_SPEC_LEN, temperature, "auto"
     yield "target", USUAL_SPEC_LEN, USUAL_TEMPERATURE, "auto"
     for backend in BACKENDS:
-        if backend != "fused" or build.available("cpu"):
+        if backend != "fused" or build.available(device_type):
             yield "model", USUAL_SPEC_LEN, USUAL_TEMPERATURE, backend
 
 
 def continued(
-    pair: Pair,
+    pair: LoadedPair,
     draft: PreTrainedModel | str | None,
     prompts: Sequence[str],
     new_tokens: int,
@@ -135,14 +140,14 @@ def continued(
     )
 
 
-def _drafts(pair: Pair) -> dict[str, PreTrainedModel | str | None]:
+def _drafts(pair: LoadedPair) -> dict[str, PreTrainedModel | str | None]:
     """What the names in :attr:`Trial.draft` and :attr:`Race.draft` stand for."""
     return {"model": pair.draft, "target": pair.target, NGRAM: NGRAM, "none": None}
 
 
 @torch.inference_mode()
 def reading_seconds(
-    pair: Pair, draft: PreTrainedModel | str | None, prompts: Sequence[str]
+    pair: LoadedPair, draft: PreTrainedModel | str | None, prompts: Sequence[str]
 ) -> dict[str, float]:
     """Wall time in which target and draft read prompts, before the first step."""
     clock = Clock(pair.target.device)
@@ -158,7 +163,7 @@ def _without(seconds: dict[str, float], reading: dict[str, float]) -> dict[str, 
 
 
 def trial(
-    pair: Pair,
+    pair: LoadedPair,
     prompts: Sequence[str],
     draft: str,
     spec_len: int,
@@ -197,7 +202,7 @@ def trial(
 
 
 def race(
-    pair: Pair,
+    pair: LoadedPair,
     prompts: Sequence[str],
     spec_lens: Sequence[int],
     new_tokens: int,
@@ -243,9 +248,7 @@ def record(path: Path) -> Study:
     pair = load_pair(*shipped_pair())
     prompts = [prompt["text"] for prompt in shipped_prompts()]
     found = study(pair, prompts, new_tokens=128, rounds=16, progress=print)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dataclasses.asdict(found), indent=1, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    found.save(path)
     return found
 
 

@@ -41,9 +41,6 @@ from rsk.export.pandoc import Node, block
 
 MOST_LINES = 12
 """Of code on a slide; more are not read."""
-WORDS_A_MINUTE, CHARACTERS_A_MINUTE = 140, 220
-"""Of a calm speaker, in English and in Chinese."""
-_CHINESE = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 MARKDOWN = pandoc.MARKDOWN + "+attributes+fenced_divs+smart"
 
 
@@ -112,26 +109,9 @@ class Talk:
     presenter: str = ""
 
     @property
-    def slides(self) -> list[Division]:
-        """Those that are shown, the title slide first."""
-        return [part for part in self.parts if part.number]
-
-    @property
     def sections(self) -> list[Division]:
         """What the slides are grouped into."""
         return _sections(self.parts)
-
-    def spoken_minutes(self, part: Division) -> float | None:
-        """How long its notes take to be read aloud; ``None`` if they are steps of a live demo.
-
-        At :data:`WORDS_A_MINUTE` words and :data:`CHARACTERS_A_MINUTE` Chinese characters.
-        """
-        if any(pandoc.find(part.notes, "Table")):
-            return None
-        text = self.document.plain(part.notes)
-        chinese = len(_CHINESE.findall(text))
-        others = len(re.findall(r"\w[\w.,'’-]*", _CHINESE.sub(" ", text)))
-        return chinese / CHARACTERS_A_MINUTE + others / WORDS_A_MINUTE
 
 
 def _sections(parts: Sequence[Division]) -> list[Division]:

@@ -21,7 +21,7 @@ from rsk.decode.decoding_speeds import BOTH, MEASURED, PLAIN, DecodingSpeeds
 from rsk.decode.loading import NGRAM
 from rsk.decode.speculation_length import AUTO
 from rsk.figures.plotting import CLOCKS
-from rsk.figures.tables import Table
+from rsk.figures.tables import DataTable
 from rsk.measure.comparison import usual_line
 from rsk.measure.logits_benchmark import LogitsBenchmark, Result
 from rsk.measure.model_step import ModelStepRecord, Step
@@ -40,7 +40,7 @@ NEAR = 0.05
 """A range over runs that is no wider than this part of its median goes without saying."""
 
 
-def rungs(benchmark: Benchmark, run: object) -> Table:
+def rungs(benchmark: Benchmark, run: object) -> DataTable:
     """Time of each kernel on the device at a small, a usual and a large batch size.
 
     Of the smallest, where it was taken, the time of an isolated launch stands beside it.
@@ -64,10 +64,10 @@ def rungs(benchmark: Benchmark, run: object) -> Table:
     if not is_taken:
         frame = frame.drop(columns=alone)
     record = next(iter(line[sizes[-1]].values()))
-    return Table(frame, "tab-rungs", {"record": record, "run": run, "is_isolated": is_taken})
+    return DataTable(frame, "tab-rungs", {"record": record, "run": run, "is_isolated": is_taken})
 
 
-def from_logits(found: LogitsBenchmark) -> Table:
+def from_logits(found: LogitsBenchmark) -> DataTable:
     """One row for each shape and dtype, one column for each way, with and without draft laws."""
     import pandas as pd
 
@@ -88,7 +88,7 @@ def from_logits(found: LogitsBenchmark) -> Table:
         "runs": found.runs,
         "near": NEAR,
     }
-    return Table(frame, "tab-from-logits", values)
+    return DataTable(frame, "tab-from-logits", values)
 
 
 def _way(result: Result) -> str:
@@ -111,7 +111,7 @@ def _unless_near(value: OverRuns, write: Callable[[Any], str]) -> str:
     return write(value.median) if is_near else over_runs(value, write)
 
 
-def sharded(found: Sharded, vocab_size: int) -> Table:
+def sharded(found: Sharded, vocab_size: int) -> DataTable:
     """What the sharded sampler takes and sends, beside gathering the rows, for each kind of batch.
 
     Args:
@@ -136,14 +136,14 @@ def sharded(found: Sharded, vocab_size: int) -> Table:
     ]
     frame: DataFrame = pd.DataFrame(rows)
     values = {"ranks": found.ranks, "record": found.records[0], "vocab_size": vocab_size}
-    return Table(frame, "tab-sharded", values)
+    return DataTable(frame, "tab-sharded", values)
 
 
 def _graph(times: Times | None) -> str:
     return DASH if times is None else duration(times.graph.median_us)
 
 
-def rivals(benchmark: Benchmark, run: object, names: Sequence[str]) -> Table:
+def rivals(benchmark: Benchmark, run: object, names: Sequence[str]) -> DataTable:
     """Time of ours, of the PyTorch versions, of Triton and of the peers, at three batch sizes.
 
     Args:
@@ -169,7 +169,7 @@ def rivals(benchmark: Benchmark, run: object, names: Sequence[str]) -> Table:
         row[f"B = {smallest.batch_size}, call time"] = over_runs(smallest.call)
         rows.append(row)
     record = next(iter(line[sizes[-1]].values()))
-    return Table(pd.DataFrame(rows), "tab-rivals", {"record": record, "run": run})
+    return DataTable(pd.DataFrame(rows), "tab-rivals", {"record": record, "run": run})
 
 
 PROMISES = {
@@ -183,7 +183,7 @@ PROMISES = {
 """Columns of the table of what was tried; keys as in :class:`rsk.measure.peers.traits`."""
 
 
-def promises(found: PeersRecord) -> Table:
+def promises(found: PeersRecord) -> DataTable:
     """What each interface keeps, as it was tried: a row for each sampler."""
     import pandas as pd
 
@@ -194,7 +194,7 @@ def promises(found: PeersRecord) -> Table:
         if one.traits is not None
     ]
     versions = {one.name: one.version for one in found.found if one.version}
-    return Table(pd.DataFrame(rows), "tab-promises", {"versions": versions})
+    return DataTable(pd.DataFrame(rows), "tab-promises", {"versions": versions})
 
 
 def _in_short(told: str) -> str:
@@ -205,7 +205,7 @@ def _in_short(told: str) -> str:
     return "a token all the same" if "accepted, tokens [" in first else first
 
 
-def rivals_from_logits(found: PeersRecord, time: str = "call") -> Table:
+def rivals_from_logits(found: PeersRecord, time: str = "call") -> DataTable:
     """Ours and the peers from logits, a row for each kind of batch.
 
     A dash stands where one was not timed, and on the device for one that waits for it. A range
@@ -230,10 +230,10 @@ def rivals_from_logits(found: PeersRecord, time: str = "call") -> Table:
     nothing = [name for name in frame if (frame[name] == DASH).all()]
     values = {"runs": found.runs, "ours": OURS, "spec_len": found.from_logits[0].spec_len}
     label = "tab-rivals-logits" + ("" if time == "call" else f"-{time}")
-    return Table(frame.drop(columns=nothing), label, {**values, "near": NEAR})
+    return DataTable(frame.drop(columns=nothing), label, {**values, "near": NEAR})
 
 
-def shares_of_a_step(found: ModelStepRecord) -> Table:
+def shares_of_a_step(found: ModelStepRecord) -> DataTable:
     """What a decoding step takes with each sampler, and the sampler's part of it."""
     import pandas as pd
 
@@ -251,7 +251,7 @@ def shares_of_a_step(found: ModelStepRecord) -> Table:
         rows.append(row)
     first = found.steps[0]
     values = {"spec_len": first.spec_len, "context": first.context}
-    return Table(pd.DataFrame(rows), "tab-step-shares", values)
+    return DataTable(pd.DataFrame(rows), "tab-step-shares", values)
 
 
 def _in_full(pair: str) -> str:
@@ -259,7 +259,7 @@ def _in_full(pair: str) -> str:
     return pair.replace(" B", " billion").replace(" M", " million").replace("with", "+")
 
 
-def public_model(records: Sequence[DecodingSpeeds]) -> Table:
+def public_model(records: Sequence[DecodingSpeeds]) -> DataTable:
     """What each way of drafting brings: a row for each machine, temperature, draft and K."""
     import pandas as pd
 
@@ -287,4 +287,4 @@ def public_model(records: Sequence[DecodingSpeeds]) -> Table:
     frame = pd.DataFrame(rows)
     if len(records) == 1:
         frame = frame.drop(columns="on")
-    return Table(frame, "tab-public-model", {"records": records})
+    return DataTable(frame, "tab-public-model", {"records": records})

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-class Table(NamedTuple):
+class DataTable(NamedTuple):
     """A table with all that it needs to be published."""
 
     frame: DataFrame
@@ -47,7 +47,7 @@ def last_on_line(benchmark: Benchmark) -> dict[str, Series]:
     return line[max(line)]
 
 
-def solutions(benchmark: Benchmark, run: object) -> Table:
+def solutions(benchmark: Benchmark, run: object) -> DataTable:
     """The three solutions at the largest batch: work, time, and share of the memory roof.
 
     Args:
@@ -72,10 +72,10 @@ def solutions(benchmark: Benchmark, run: object) -> Table:
                     "of the roof": share(one.roof_share),
                 }
             )
-    return Table(_frame(rows), "tab-solutions", {"at": base, "run": run})
+    return DataTable(_frame(rows), "tab-solutions", {"at": base, "run": run})
 
 
-def times(benchmark: Benchmark, run: object) -> Table:
+def times(benchmark: Benchmark, run: object) -> DataTable:
     """Time of a call with its range over runs, by batch size and implementation.
 
     What was timed at one size alone is left out where others were at several.
@@ -88,10 +88,10 @@ def times(benchmark: Benchmark, run: object) -> Table:
         for size, by_name in line.items()
     ]
     values = {"at": last_on_line(benchmark)[BASELINE], "run": run}
-    return Table(_frame(rows), "tab-times", values)
+    return DataTable(_frame(rows), "tab-times", values)
 
 
-def caches(runs: Mapping[str, Benchmark]) -> Table:
+def caches(runs: Mapping[str, Benchmark]) -> DataTable:
     """How many times as long a call takes with a cold cache as with a warm one.
 
     A row for each batch size at which both were measured; last, what the fused sampler takes then.
@@ -123,7 +123,7 @@ def caches(runs: Mapping[str, Benchmark]) -> Table:
             rows.append(row)
     labels = [run.provenance.label for run in runs.values()]
     values = {"at": middle, "labels": labels, "clocks": clocks}
-    return Table(_one_place(rows), "tab-caches", values)
+    return DataTable(_one_place(rows), "tab-caches", values)
 
 
 def _one_place(rows: list[dict[str, Any]]) -> DataFrame:
@@ -132,7 +132,7 @@ def _one_place(rows: list[dict[str, Any]]) -> DataFrame:
     return _frame(rows) if len(places) > 1 else _frame(rows).drop(columns="on", errors="ignore")
 
 
-def kernels(benchmark: Benchmark, run: object) -> Table:
+def kernels(benchmark: Benchmark, run: object) -> DataTable:
     """The kernels, what each adds to the one before, and its time on a GPU; a dash without one."""
     found = last_on_line(benchmark)
     rows = [
@@ -144,10 +144,10 @@ def kernels(benchmark: Benchmark, run: object) -> Table:
         }
         for name, entry in registry.KERNELS.items()
     ]
-    return Table(_frame(rows), "tab-kernels", {"at": found[BASELINE], "run": run})
+    return DataTable(_frame(rows), "tab-kernels", {"at": found[BASELINE], "run": run})
 
 
-def beside_earlier(benchmark: Benchmark, quoted: Quoted) -> Table:
+def beside_earlier(benchmark: Benchmark, quoted: Quoted) -> DataTable:
     """Times in milliseconds by batch size, quoted and ours; a dash where not measured."""
     line = usual_line(benchmark)
     theirs = {row.batch_size: row for row in quoted.times}
@@ -172,10 +172,10 @@ def beside_earlier(benchmark: Benchmark, quoted: Quoted) -> Table:
         "label": benchmark.provenance.label,
     }
     quotes = ("quoted baseline", "quoted PyTorch", "quoted CUDA")
-    return Table(_frame(rows), "tab-earlier", values, dict.fromkeys(quotes, "g"))
+    return DataTable(_frame(rows), "tab-earlier", values, dict.fromkeys(quotes, "g"))
 
 
-def yardsticks(benchmark: Benchmark) -> Table:
+def yardsticks(benchmark: Benchmark) -> DataTable:
     """The fused sampler against the best PyTorch version, the best peer and the memory roof.
 
     A row for each batch size; a ratio is of two times of one clock, call to result or on the
@@ -203,7 +203,7 @@ def yardsticks(benchmark: Benchmark) -> Table:
         "runs": comparison.runs_of(benchmark.records),
         "label": benchmark.provenance.label,
     }
-    return Table(frame.drop(columns=nothing), "tab-yardsticks", values)
+    return DataTable(frame.drop(columns=nothing), "tab-yardsticks", values)
 
 
 def _against(rival: Series, by_name: Mapping[str, Series], time: str) -> str:
@@ -211,7 +211,7 @@ def _against(rival: Series, by_name: Mapping[str, Series], time: str) -> str:
     return gain if rival.implementation == "vectorized" else f"{gain} {rival.implementation}"
 
 
-def environment(runs: Mapping[str, Provenance]) -> Table:
+def environment(runs: Mapping[str, Provenance]) -> DataTable:
     """When and from which sources everything was measured, one row each.
 
     Args:
@@ -229,13 +229,13 @@ def environment(runs: Mapping[str, Provenance]) -> Table:
         }
         for name, made in runs.items()
     ]
-    return Table(_frame(rows), "tab-environment", {})
+    return DataTable(_frame(rows), "tab-environment", {})
 
 
-def machines(runs: Mapping[str, Provenance]) -> Table:
+def machines(runs: Mapping[str, Provenance]) -> DataTable:
     """The machines of :func:`environment` with their software, one row each; arguments alike."""
     rows = [{"machine": letter, **dict(machine)} for machine, letter in _letters(runs).items()]
-    return Table(_frame(rows), "tab-machines", {})
+    return DataTable(_frame(rows), "tab-machines", {})
 
 
 _Machine = tuple[tuple[str, str], ...]
@@ -295,7 +295,7 @@ def speed_ups(benchmark: Benchmark, quoted: Quoted) -> DataFrame:
     return _frame(rows)
 
 
-def repeatability(runs: Mapping[str, Benchmark]) -> Table:
+def repeatability(runs: Mapping[str, Benchmark]) -> DataTable:
     """How far whole runs differ by each clock, beside the spread within one, in percent.
 
     A row for each implementation; for each run and time the columns are the spread within a run,
@@ -324,7 +324,7 @@ def repeatability(runs: Mapping[str, Benchmark]) -> Table:
         "runs": [comparison.runs_of(run.records) for run in runs.values()],
         "repeated": [comparison.repeated(run.records) for run in runs.values()],
     }
-    return Table(frame, "tab-repeatability", values, dict.fromkeys(columns, ".1f"))
+    return DataTable(frame, "tab-repeatability", values, dict.fromkeys(columns, ".1f"))
 
 
 def crossovers(benchmark: Benchmark) -> DataFrame:

@@ -105,7 +105,7 @@ def run(
 
     Args:
         sweep: what to measure.
-        device: ``"cpu"`` or ``"cuda"``.
+        device: as for :func:`rsk.base.machine.device`.
         chosen: names of implementations, or ``None`` for all there are.
         threads: PyTorch threads, or ``None`` for as many as it would use.
         budget_s: seconds for each time.
@@ -120,7 +120,7 @@ def run(
         ValueError: an unknown device or implementation.
         Interrupted: holds what was measured.
     """
-    device = check_device(device)
+    device = machine.device(device)
     with machine.pinned_threads(threads):
         known, versions, skipped = choose(device, chosen)
         fresh = Benchmark(
@@ -316,23 +316,6 @@ def _make_pool(points: Sequence[Point], point: Point, device: torch.device, seed
         device=device,
         seed=seed,
     )
-
-
-def check_device(device: torch.device | str) -> torch.device:
-    """The device, if it is one that can be measured on.
-
-    Raises:
-        ValueError: it is another, or there is none.
-    """
-    try:
-        device = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device: expected 'cpu' or 'cuda', got {str(device)!r}") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device: expected 'cpu' or 'cuda', got {str(device)!r}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: 'cuda' was asked for, but PyTorch finds no NVIDIA GPU")
-    return device
 
 
 def _progress(console: Console | None) -> Progress:

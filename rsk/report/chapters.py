@@ -20,10 +20,10 @@ import torch
 from rsk.base import templates
 from rsk.base.templates import LANGUAGE, TemplateError
 from rsk.course import publish, python_kernels, results, tried_ideas
-from rsk.figures import benchmarks, decoding, memory_access, record_tables, tables
+from rsk.figures import benchmarks, decoding, device_times, memory_access, record_tables, tables
 from rsk.figures.lessons import acceptance_rule, law
 from rsk.figures.plotting import Picture
-from rsk.figures.tables import Table
+from rsk.figures.tables import DataTable
 from rsk.report import measurements, rival_times, values
 from rsk.report.computed_here import Here
 from rsk.report.runs import SHOWN, Run
@@ -75,55 +75,70 @@ class Report:
             self._prose(text[at : match.start()])
             at = match.end()
             try:
-                self._exhibit(match[1], match[2], match[3] or "")
+                show = self._exhibit(match[1], match[2], match[3] or "")
             except KeyError:
                 source = (templates.folder(self.language) / f"{name}.md").read_text("utf-8")
                 line = source[: source.index(match[0])].count("\n") + 1
                 raise TemplateError(
                     f"report/{self.language}/{name}.md, line {line}: {match[0]} stands for nothing"
                 ) from None
+            show()
         self._prose(text[at:])
 
     def _prose(self, text: str) -> None:
         if text.strip():
             publish.markdown(text.strip("\n"), self.language)
 
-    def _exhibit(self, kind: str, name: str, about: str) -> None:
+    def _exhibit(self, kind: str, name: str, about: str) -> Callable[[], None]:
+        """What publishes an exhibit.
+
+        Raises:
+            KeyError: there is none of that kind and name.
+        """
         given: dict[str, Any] = {"language": self.language}
         match kind:
             case "figure":
-                publish.figure(**self._figures[name]()._asdict(), **given)
+                draw = self._figures[name]
+                return lambda: publish.figure(**draw()._asdict(), **given)
             case "table":
-                publish.table(**self._tables[name]()._asdict(), **given)
+                make = self._tables[name]
+                return lambda: publish.table(**make()._asdict(), **given)
             case "source":
                 pairs = dict(pair.split("=", 1) for pair in shlex.split(about))
-                caption = templates.exhibit(pairs["label"], {}, self.language).caption
-                publish.source(name, pairs["part"], label=pairs["label"], caption=caption, **given)
+                part, label = pairs["part"], pairs["label"]
+                caption = templates.exhibit(label, {}, self.language).caption
+                return lambda: publish.source(name, part, label=label, caption=caption, **given)
             case "undone":
-                obstacle = {"kernels": self.here}[name].kernels.obstacle
-                publish.undone("cuda/*.cu", obstacle, **given)
+                compared = {"kernels": self.here}[name]
+                return lambda: publish.undone("cuda/*.cu", compared.kernels.obstacle, **given)
             case "tokens":
-                written = {"lst-text": self.here}[name].written
-                shown = templates.exhibit(name, {"written": written}, self.language)
-                publish.tokens(written.runs, label=name, caption=shown.caption, **given)
+                return functools.partial(self._tokens, {"lst-text": self.here}[name], name)
             case "banner":
                 sources: Mapping[str, measurements.Source[Any]] = {
                     "cpu": self.found.cpu,
                     "gpu": self.found.gpu,
                     "study": self.found.study,
                 }
-                made = sources[name].value.provenance
+                source = sources[name]
+                made = source.value.provenance
                 mode = "gpu" if made.device == "cuda" else "cpu"
-                publish.banner("recorded" if sources[name].recorded else mode, made, **given)
+                return lambda: publish.banner(
+                    "recorded" if source.recorded else mode, made, **given
+                )
             case _:
                 raise KeyError(kind)
+
+    def _tokens(self, here: Here, label: str) -> None:
+        written = here.written
+        caption = templates.exhibit(label, {"written": written}, self.language).caption
+        publish.tokens(written.runs, label=label, caption=caption, language=self.language)
 
 
 def _who_reads(kernel: str) -> Picture:
     return memory_access.who_reads(python_kernels.reading(kernel))
 
 
-def _tables(found: measurements.Measurements) -> dict[str, Callable[[], Table]]:
+def _tables(found: measurements.Measurements) -> dict[str, Callable[[], DataTable]]:
     cpu, gpu, steps = Run(found.cpu), Run(found.gpu), found.steps
     of_steps = {"tab-step-shares": lambda: record_tables.shares_of_a_step(steps)} if steps else {}
     return of_steps | {
@@ -153,13 +168,13 @@ def _tables(found: measurements.Measurements) -> dict[str, Callable[[], Table]]:
     }
 
 
-def _sharded(times: ShardedTimes) -> Table:
+def _sharded(times: ShardedTimes) -> DataTable:
     return record_tables.sharded(times.found, times.vocab_size)
 
 
 def _figures(found: measurements.Measurements, here: Here) -> dict[str, Callable[[], Picture]]:
     cpu, gpu, study = found.cpu.value, found.gpu.value, found.study.value
-    few = benchmarks.only(gpu, SHOWN)
+    few, ours = benchmarks.only(gpu, SHOWN), benchmarks.only(gpu, BACKENDS)
     readings = {
         f"fig-reads-{name.replace('_', '-')}": functools.partial(_who_reads, name)
         for name in KERNELS
@@ -168,17 +183,15 @@ def _figures(found: measurements.Measurements, here: Here) -> dict[str, Callable
         "fig-rule": lambda: acceptance_rule(here.shortcut.tokens, here.shortcut.p, here.shortcut.q),
         "fig-law": lambda: law(here.shortcut.tokens, here.shortcut.p, here.shortcut.seen),
         "fig-operations": lambda: benchmarks.operation_counts(cpu),
-        "fig-ladder": lambda: benchmarks.ladder(
+        "fig-ladder": lambda: device_times.ladder(
             benchmarks.only(gpu, (*BACKENDS, "compiled", *KERNELS))
         ),
         "fig-latency": lambda: benchmarks.latency_by_batch(cpu),
         "fig-shapes": lambda: benchmarks.latency_by_shape(cpu),
-        "fig-roofline": lambda: benchmarks.roofline(cpu),
+        "fig-roofline": lambda: device_times.roofline(cpu),
         "fig-latency-gpu": lambda: benchmarks.latency_by_batch(few).relabelled("fig-latency-gpu"),
         "fig-speed-up-gpu": lambda: benchmarks.speed_up(few).relabelled("fig-speed-up-gpu"),
-        "fig-roofline-gpu": lambda: benchmarks.roofline(benchmarks.only(gpu, BACKENDS)).relabelled(
-            "fig-roofline-gpu"
-        ),
+        "fig-roofline-gpu": lambda: device_times.roofline(ours).relabelled("fig-roofline-gpu"),
         "fig-tokens-per-pass": lambda: decoding.tokens_per_pass(study),
         "fig-temperature": lambda: decoding.acceptance_by_temperature(study),
         "fig-decoding-speed-up": lambda: decoding.speed_up_by_spec_len(study),

@@ -5,7 +5,6 @@ What may not be published is set aside with its reason, and what was recorded ta
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -112,8 +111,8 @@ class Measurements:
         """The date of the newest, in seconds, or ``$SOURCE_DATE_EPOCH``."""
         if given := os.environ.get("SOURCE_DATE_EPOCH"):
             return int(given)
-        dates = (one.value.provenance.date for one in (self.cpu, self.gpu, self.study))
-        return max(int(datetime.fromisoformat(date).timestamp()) for date in dates)
+        dates = (datetime.fromisoformat(made.date) for made in self.provenances.values())
+        return int(max(dates).timestamp())
 
 
 def gather(results: Path | None = None) -> Measurements:
@@ -138,7 +137,7 @@ def gather(results: Path | None = None) -> Measurements:
             runs[device] = Source(publishable_runs.newest(device), recorded=True)
     study = None
     if results is not None and (path := results / "07_real_llm.json").is_file():
-        found = _read_study(path)
+        found = Study.load(path)
         if reason := study_refusal(found, here=True):
             set_aside.append(f"{path.name}: {reason}")
         else:
@@ -231,16 +230,9 @@ def _of_gpus(kind: type[F], folder: str, is_of_gpus: Callable[[F], bool]) -> lis
     return list(filter(is_of_gpus, by_date(kind.load, folder)))
 
 
-def _read_study(path: Path) -> Study:
-    try:
-        return parse(Study, json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, OSError) as error:
-        raise RecordError(f"{path}: {error}") from error
-
-
 def _recorded_study() -> Study:
     paths = sorted((folders.data_dir() / "decoding").glob("*.json"))
-    studies = sorted(map(_read_study, paths), key=lambda study: study.provenance.date)
+    studies = sorted(map(Study.load, paths), key=lambda study: study.provenance.date)
     if not studies:
         raise RecordError("data/decoding/*.json is missing; python -m rsk.decode.trials makes it")
     if reason := study_refusal(studies[-1]):

@@ -13,7 +13,7 @@ from rsk.course import demo
 from rsk.course.demo import Loss
 from rsk.figures import curves
 from rsk.figures.curves import Growth
-from rsk.measure import comparison
+from rsk.measure import comparison, peers
 from rsk.measure.comparison import Repeatability, Repeated, Sizes, SpeedUp, usual_line
 from rsk.measure.over_runs import OverRuns, Series, Time, comparable, ratio
 from rsk.measure.records import Benchmark, Operations, Point, RecordError
@@ -251,10 +251,12 @@ class Run:
     @property
     def peers(self) -> list[Rival]:
         """Other projects' samplers, each at its largest batch size of the line."""
+        versions = self.benchmark.provenance.packages
         found = {}
         for by_name in self.line.values():
-            for name, version in sorted(self.benchmark.provenance.packages.items()):
+            for name, (package, *_) in peers.MAKERS.items():
                 if name in by_name:
+                    version = versions.get(package, "")
                     found[name] = Rival(by_name[name], by_name["fused"], "call", version)
         return list(found.values())
 

@@ -17,7 +17,7 @@ from rsk.base import fonts, templates
 from rsk.base.templates import LANGUAGE
 from rsk.course import demo, python_kernels
 from rsk.export.talk import Drawn, Material
-from rsk.figures import benchmarks, decoding, memory_access, plotting, slides
+from rsk.figures import benchmarks, decoding, device_times, memory_access, plotting, slides
 from rsk.figures.lessons import law
 from rsk.measure.comparison import BASELINE
 from rsk.measure.implementations import PYTORCH
@@ -111,10 +111,10 @@ def pictures(
         ),
         "reads-block": lambda: memory_access.who_reads(python_kernels.reading("loads_in_flight")),
         "reads-cluster": lambda: memory_access.who_reads(python_kernels.reading("cluster")),
-        "ladder": lambda: benchmarks.ladder(only(gpu, STEPS), story.batch_size),
+        "ladder": lambda: device_times.ladder(only(gpu, STEPS), story.batch_size),
         "speed-up": lambda: benchmarks.speed_up(only(gpu, (*PYTORCH, "fused"))),
         "latency": lambda: benchmarks.latency_by_batch(only(gpu, (*BACKENDS, SIMPLE_KERNEL))),
-        "roofline": lambda: benchmarks.roofline(only(gpu, BACKENDS)),
+        "roofline": lambda: device_times.roofline(only(gpu, BACKENDS)),
         "decoding": lambda: decoding.speed_up_by_spec_len(study),
     }
 

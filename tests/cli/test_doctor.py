@@ -32,8 +32,8 @@ def script(path, text):
 
 @pytest.mark.slow
 def test_every_finding_has_advice_unless_it_is_ok(cache):
-    findings = doctor.examine()
-    names = [finding.name for finding in findings]
+    diagnoses = doctor.examine()
+    names = [diagnosis.name for diagnosis in diagnoses]
     assert names[:10] == [
         "Python",
         "PyTorch",
@@ -46,7 +46,7 @@ def test_every_finding_has_advice_unless_it_is_ok(cache):
         "own files",
         "recorded runs",
     ]
-    assert all(bool(finding.advice) == (finding.status != "ok") for finding in findings)
+    assert all(bool(diagnosis.advice) == (diagnosis.status != "ok") for diagnosis in diagnoses)
     assert not cache.exists()  # looking changes nothing
 
 
@@ -74,26 +74,26 @@ def test_an_old_python_is_a_problem(monkeypatch):
 def test_the_compiler_is_tried(monkeypatch):
     if build.find_compiler() is None:
         pytest.skip("no C++ compiler")
-    finding = doctor.check_compiler()
-    assert finding.status == "ok"
-    assert build.find_compiler()[0] in finding.detail
+    diagnosis = doctor.check_compiler()
+    assert diagnosis.status == "ok"
+    assert build.find_compiler()[0] in diagnosis.detail
 
 
 def test_a_missing_compiler_is_a_warning_that_says_what_to_install(monkeypatch):
     monkeypatch.setattr(build, "find_compiler", lambda: None)
-    finding = doctor.check_compiler()
-    assert finding.status == "warning"
-    assert "vectorized" in finding.detail
-    assert "install" in finding.advice
+    diagnosis = doctor.check_compiler()
+    assert diagnosis.status == "warning"
+    assert "vectorized" in diagnosis.detail
+    assert "install" in diagnosis.advice
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="shell script")
 def test_a_broken_compiler_is_a_problem(tmp_path, monkeypatch):
     broken = script(tmp_path / "c++", "echo 'fatal error: no headers' >&2; exit 1")
     monkeypatch.setattr(build, "find_compiler", lambda: [str(broken)])
-    finding = doctor.check_compiler()
-    assert finding.status == "problem"
-    assert "fatal error: no headers" in finding.detail
+    diagnosis = doctor.check_compiler()
+    assert diagnosis.status == "problem"
+    assert "fatal error: no headers" in diagnosis.detail
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="shell script")
@@ -102,10 +102,10 @@ def test_a_gpu_that_pytorch_cannot_use_is_a_warning(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)
-    finding = doctor.check_gpu()
-    assert finding.status == "warning"
-    assert "NVIDIA H200, 580.1" in finding.detail
-    assert "CUDA build" in finding.advice
+    diagnosis = doctor.check_gpu()
+    assert diagnosis.status == "warning"
+    assert "NVIDIA H200, 580.1" in diagnosis.detail
+    assert "CUDA build" in diagnosis.advice
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert "driver" in doctor.check_gpu().advice
 
@@ -139,17 +139,17 @@ def test_the_cache_lists_what_is_built(cache):
     (cache / "rsk_cpu-0123.so").write_bytes(b"x" * 2**20)
     (cache / "rsk_cpu-4567.so").write_bytes(b"x" * 2**20)
     (cache / "rsk_cpu-4567.lock").touch()
-    finding = doctor.check_cache()
-    assert finding.status == "ok"
-    assert finding.detail == f"{cache}: 2 for cpu, 2.0 MiB"
+    diagnosis = doctor.check_cache()
+    assert diagnosis.status == "ok"
+    assert diagnosis.detail == f"{cache}: 2 for cpu, 2.0 MiB"
 
 
 def test_a_cache_that_cannot_be_written_is_a_problem(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("RSK_CACHE_DIR", str(tmp_path / "file" / "cache"))
-    finding = doctor.check_cache()
-    assert finding.status == "problem"
-    assert "RSK_CACHE_DIR" in finding.advice
+    diagnosis = doctor.check_cache()
+    assert diagnosis.status == "problem"
+    assert "RSK_CACHE_DIR" in diagnosis.advice
 
 
 def test_an_interrupted_build_is_found(cache):
@@ -157,9 +157,9 @@ def test_an_interrupted_build_is_found(cache):
     folder = cache / "rsk_cpu-0123.building"
     folder.mkdir(parents=True)
     (folder / "lock").touch()
-    finding = doctor.check_leftovers()
-    assert finding.status == "warning"
-    assert str(folder) in finding.detail
+    diagnosis = doctor.check_leftovers()
+    assert diagnosis.status == "warning"
+    assert str(folder) in diagnosis.detail
     assert folder.exists()
 
 
@@ -176,10 +176,10 @@ def test_missing_files_of_our_own_are_a_problem(tmp_path, monkeypatch, gone):
     monkeypatch.setattr(folders, "checkout", lambda: tmp_path)
     assert doctor.check_own_files().status == "ok"
     (tmp_path / gone).rename(tmp_path / "elsewhere")
-    finding = doctor.check_own_files()
-    assert finding.status == "problem"
-    assert f"{tmp_path / gone} is missing" in finding.detail
-    assert finding.advice
+    diagnosis = doctor.check_own_files()
+    assert diagnosis.status == "problem"
+    assert f"{tmp_path / gone} is missing" in diagnosis.detail
+    assert diagnosis.advice
     assert doctor.check_records().status == ("problem" if gone == "data" else "warning")
 
 
@@ -189,9 +189,9 @@ def test_a_record_that_is_left_out_is_a_warning(tmp_path, monkeypatch):
     measured.story().save(tmp_path / "data" / "benchmarks" / "run.json")
     assert doctor.check_records().detail == "1, of a processor, 2 threads"
     (tmp_path / "data" / "benchmarks" / "bad.json").write_text("{}")
-    finding = doctor.check_records()
-    assert finding.status == "warning"
-    assert "bad.json: schema: missing" in finding.detail
+    diagnosis = doctor.check_records()
+    assert diagnosis.status == "warning"
+    assert "bad.json: schema: missing" in diagnosis.detail
 
 
 def test_a_missing_extra_is_named(monkeypatch):
@@ -223,11 +223,11 @@ def test_requirements_from_metadata_are_those_of_pyproject(monkeypatch):
 
 def test_the_table_shows_status_and_advice():
     file = io.StringIO()
-    findings = [
-        doctor.Finding("Python", "ok", "3.11"),
-        doctor.Finding("nvcc", "warning", "[red]", "do this"),
+    diagnoses = [
+        doctor.Diagnosis("Python", "ok", "3.11"),
+        doctor.Diagnosis("nvcc", "warning", "[red]", "do this"),
     ]
-    doctor.show(findings, Console(file=file, width=100))
+    doctor.show(diagnoses, Console(file=file, width=100))
     text = file.getvalue()
     assert "ok       Python  3.11" in text
     assert "warning  nvcc    [red]" in text  # no markup

@@ -61,7 +61,9 @@ def test_on_a_gpu_the_demos_own_waits_are_not_counted(monkeypatch: pytest.Monkey
     monkeypatch.setattr(demo, "count_operations", counted)
     inputs = workload.Inputs(*demo.make_batch(2, 3, 100, seed=0), 0)
     row = Row(2, {name: Timed.known(1.0) for name in rsk.BACKENDS})
-    assert demo._reason(row, inputs, "cuda")["other"].synchronizations == 0
+    found = demo._reason(row, inputs, "cuda")["other"]
+    assert found.synchronizations == 0
+    assert (found.batch_size, found.spec_len, found.vocab_size) == (2, 3, 100)
 
 
 def test_disagreement_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

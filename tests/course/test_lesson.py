@@ -60,7 +60,7 @@ def test_begin_chooses_the_device_and_says_so(capsys: pytest.CaptureFixture[str]
     assert lesson.begin("auto").type == expected
     assert lesson.begin("cpu").type == "cpu"
     assert "Measured here on CPU" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="expected 'cpu' or 'cuda', got 'tpu'"):
+    with pytest.raises(ValueError, match="expected 'auto', 'cpu' or 'cuda', got 'tpu'"):
         lesson.begin("tpu")
 
 

@@ -15,7 +15,7 @@ from tiny_models import llama
 from rsk.base import templates
 from rsk.decode import greedy_check, trials
 from rsk.decode.generation import ACCEPTED, BONUS, RECOVERED
-from rsk.decode.loading import Pair
+from rsk.decode.loading import LoadedPair
 from rsk.decode.loop import speculative_generate
 from rsk.decode.speculation_length import expected_speed_up, expected_tokens
 from rsk.decode.step_counts import count_steps, ratio_with_error
@@ -93,7 +93,7 @@ class Characters:
 def pair():
     target = llama(1)
     draft = llama(1, noise_of=target, noise=0.1)
-    return Pair(target, draft, Characters())
+    return LoadedPair(target, draft, Characters())
 
 
 PROMPTS = ["a text", "another", "the third one", "four"]
@@ -123,6 +123,27 @@ def test_a_study_measures_every_setting(study):
     assert all(race.passes < 24 for race in study.speculative)
 
 
+@pytest.mark.parametrize("compiled", ["cpu", "cuda"])
+def test_fused_is_measured_where_it_was_compiled_for_the_models_device(monkeypatch, compiled):
+    monkeypatch.setattr(trials.build, "available", lambda device_type: device_type == compiled)
+    for device_type in ("cpu", "cuda"):
+        backends = {backend for *_, backend in trials._settings([4], [1.0], device_type)}
+        assert ("fused" in backends) == (device_type == compiled)
+
+
+def test_a_study_asks_for_the_kernels_of_the_models_device(pair, monkeypatch):
+    asked = []
+
+    def stop(*arguments):
+        asked.append(arguments[-1])
+        return iter(())
+
+    monkeypatch.setattr(trials, "_settings", stop)
+    with pytest.raises(RecordError, match="trials: expected one of the draft model"):
+        trials.study(pair, PROMPTS, spec_lens=(), new_tokens=1, rounds=1)
+    assert asked == [pair.target.device.type]
+
+
 def test_a_study_counts_what_happened(pair, study):
     again = speculative_generate(
         pair.target, pair.draft, PROMPTS, pair.tokenizer, seed=0, max_new_tokens=24, stop_tokens=()
@@ -146,9 +167,20 @@ def test_a_target_that_drafts_for_itself_is_accepted(study):
     assert itself.tokens_per_pass == pytest.approx(5, abs=0.1)
 
 
-def test_a_study_survives_json(study):
-    text = json.dumps(dataclasses.asdict(study), allow_nan=False)
-    assert parse(Study, json.loads(text)) == study
+def test_a_study_is_a_file_like_the_other_records(study, tmp_path, monkeypatch):
+    path = tmp_path / "decoding" / "pair.json"
+    monkeypatch.setattr(trials, "load_pair", lambda *_: None)
+    monkeypatch.setattr(trials, "study", lambda *_, **__: study)
+    trials.record(path)
+    assert Study.load(path) == study
+    wrong = dataclasses.replace(study, models=float("nan"))
+    monkeypatch.setattr(trials, "study", lambda *_, **__: wrong)
+    with pytest.raises(ValueError, match="JSON"):
+        trials.record(path)
+    assert Study.load(path) == study and list(path.parent.iterdir()) == [path]
+    path.write_text(path.read_text().replace('"judged"', '"judges"'))
+    with pytest.raises(RecordError, match=r"pair\.json: trials\[0\]\.judged: missing"):
+        Study.load(path)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tiny_models import llama
 from rsk import check
 from rsk.base.folders import checkout, data_dir
 from rsk.decode import distilled_draft, loading
-from rsk.decode.loading import Pair
+from rsk.decode.loading import LoadedPair
 from rsk.decode.loop import speculative_generate
 
 pytest.importorskip("transformers")
@@ -209,9 +209,9 @@ def test_a_draft_that_learned_is_accepted_more_often(script, target, small, tmp_
     draft = distilled_draft.make(target, 1, torch.arange(61))
     apart = script.held_out(Letters(), each=2)
     assert {len(texts) for texts in apart.values()} == {2}
-    before = script.measure(Pair(target, draft, Letters()), apart, new_tokens=20)
+    before = script.measure(LoadedPair(target, draft, Letters()), apart, new_tokens=20)
     script.distil(target, Letters(), small, tmp_path, tmp_path / ".training")
-    pair = Pair(target, distilled_draft.load(tmp_path, target), Letters())
+    pair = LoadedPair(target, distilled_draft.load(tmp_path, target), Letters())
     after = script.measure(pair, apart, new_tokens=20)
 
     def rate(rows):

@@ -904,7 +904,7 @@ def test_another_tokenizer_of_another_size_is_refused_by_its_first_token(tmp_pat
 
 def test_a_gpu_that_is_not_there(hub_folders, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="PyTorch finds no GPU"):
+    with pytest.raises(ValueError, match="PyTorch finds no NVIDIA GPU"):
         loading.load_pair(hub_folders / "target", None, device="cuda")
 
 
@@ -972,6 +972,25 @@ def test_the_command_drafts_by_prompt_lookup_for_a_target_alone(hub_folders, cap
         "the the the", str(hub_folders / "target"), max_new_tokens=4, device="cpu", plain=True
     )
     assert "prompt lookup" in capsys.readouterr().out
+
+
+def test_the_command_looks_the_prompt_up_beside_a_draft_model(hub_folders, capsys):
+    folders = {"target": str(hub_folders / "target"), "draft": str(hub_folders / "draft")}
+    settings = {"max_new_tokens": 12, "seed": 3, "lookup": True}
+    command_line.run("the the the the", **folders, **settings, device="cpu", plain=True)
+    output = capsys.readouterr().out
+    pair = loading.load_pair(*folders.values(), device="cpu")
+    result = speculative_generate(*pair[:2], "the the the the", pair.tokenizer, **settings)
+    assert "the the the the" + result.text in output and "and prompt lookup, K=4" in output
+    assert float(figures(output)["plain, same run"]) > 0
+
+
+def test_the_command_refuses_lookup_beside_lookup(hub_folders, capsys):
+    with pytest.raises(ValueError, match="lookup: goes with a draft model, got 'ngram'"):
+        command_line.run(
+            "text", str(hub_folders / "target"), draft="ngram", lookup=True, device="cpu"
+        )
+    assert capsys.readouterr().out == ""
 
 
 def test_the_command_prints_nothing_before_an_error(hub_folders, capsys):

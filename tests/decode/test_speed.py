@@ -10,7 +10,7 @@ from test_decoding import Characters
 from tiny_models import llama
 
 from rsk.decode import decoding_speeds, speed
-from rsk.decode.loading import Pair
+from rsk.decode.loading import LoadedPair
 from rsk.measure.provenance import provenance
 from rsk.measure.records import RecordError
 
@@ -24,7 +24,7 @@ PROMPTS = {"chat": ["a text", "another"], "list": ["1. one 2. two"]}
 @pytest.fixture(scope="module")
 def texts():
     target = llama(1)
-    pair = Pair(target, llama(1, noise_of=target, noise=0.1), Characters())
+    pair = LoadedPair(target, llama(1, noise_of=target, noise=0.1), Characters())
     return speed.measured(pair, PROMPTS, new_tokens=24, rounds=2, ways=WAYS)
 
 

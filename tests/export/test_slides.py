@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import spoken
 from pypdf import PdfReader
 from read_pdf import pages
 
@@ -128,10 +129,10 @@ def test_notes_are_counted_as_they_are_spoken(tmp_path):
     text = SMALL.replace("The opening line.", notes)
     source.write_text(text, encoding="utf-8")
     talk = read(source, small(text))
-    first, second, third = talk.slides
-    assert talk.spoken_minutes(first) == pytest.approx(1 + 1)
-    assert talk.spoken_minutes(second) == pytest.approx(2 / 140)
-    assert talk.spoken_minutes(third) is None
+    first, second, third = spoken.slides(talk)
+    assert spoken.minutes(talk, first) == pytest.approx(1 + 1)
+    assert spoken.minutes(talk, second) == pytest.approx(2 / 140)
+    assert spoken.minutes(talk, third) is None
 
 
 def test_the_same_talk_gives_the_same_bytes(build):

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from rsk.base import numbers
-from rsk.figures import benchmarks, plotting
+from rsk.figures import benchmarks, device_times, plotting
 from rsk.figures.plotting import Picture
 from rsk.measure.publishable_runs import earlier_work
 from rsk.measure.records import Benchmark
@@ -23,8 +23,8 @@ ALL: dict[str, Callable[[Benchmark], Picture]] = {
     "speed-up": benchmarks.speed_up,
     "speed-up-over-loop": lambda b: benchmarks.speed_up_over_loop(b, QUOTED),
     "shapes": benchmarks.latency_by_shape,
-    "roofline": benchmarks.roofline,
-    "ladder": benchmarks.ladder,
+    "roofline": device_times.roofline,
+    "ladder": device_times.ladder,
     "operations": benchmarks.operation_counts,
 }
 
@@ -154,15 +154,15 @@ def with_busy_roofs(benchmark: Benchmark, *batch_sizes: int) -> Benchmark:
 def test_a_disturbed_roof_judges_nothing() -> None:
     """Its share would be many times 100 %: the point is drawn, its share is not known."""
     story = with_busy_roofs(measured.story(), 1)
-    picture = benchmarks.roofline(story)
-    assert title(picture) == title(benchmarks.roofline(measured.story()))
+    picture = device_times.roofline(story)
+    assert title(picture) == title(device_times.roofline(measured.story()))
     shares = picture.data.set_index("B")["share of the roof"]
     assert shares[1].isna().all()
     assert shares.max() <= 1
     assert picture.values["unjudged"] == 3 and "of 3 points" in caption(picture)
-    assert "%" not in title(benchmarks.roofline(with_busy_roofs(measured.story(), 1, 4, 16)))
+    assert "%" not in title(device_times.roofline(with_busy_roofs(measured.story(), 1, 4, 16)))
 
-    ladder = benchmarks.ladder(with_busy_roofs(measured.story(), 16))
+    ladder = device_times.ladder(with_busy_roofs(measured.story(), 16))
     assert ladder.values["last"].roof_share is None and "unknown share" in title(ladder)
     assert ladder.data["share of the roof"].isna().all()
 
@@ -174,7 +174,7 @@ def test_the_roofline_judges_the_point_that_moves_most() -> None:
         "fused", 2.0, batch_size=1, vocab_size=1000, bytes_moved=30_000, roof=measured.spread(2.0)
     )
     others = tuple(r for r in story.records if r.point != near.point)
-    picture = benchmarks.roofline(dataclasses.replace(story, records=(*others, near)))
+    picture = device_times.roofline(dataclasses.replace(story, records=(*others, near)))
     assert "at 4.00 MB (B = 16" in title(picture)
     assert picture.values["shares"]["fused"].median == pytest.approx(10 / 30)
 
@@ -184,7 +184,7 @@ def test_captions_name_the_clock_of_the_time_that_is_drawn() -> None:
     both = "Call time (baseline), device time (vectorized, thread_per_sequence"
     assert both in caption(benchmarks.latency_by_batch(story, "device"))
     assert caption(benchmarks.latency_by_batch(story, "call")).startswith("Call time against")
-    said = caption(benchmarks.ladder(story))
+    said = caption(device_times.ladder(story))
     assert "baseline: call time, not comparable with the rest" in said
     assert said.startswith("Device time; the line is the memory roof.") and "One run" in said
     axis = {
@@ -203,7 +203,7 @@ def test_the_ladders_gain_is_of_steps_that_one_run_has() -> None:
         dataclasses.replace(one, run=1) if one.implementation == "baseline" else one
         for one in story.records
     ]
-    found = benchmarks.ladder(dataclasses.replace(story, records=tuple(moved)))
+    found = device_times.ladder(dataclasses.replace(story, records=tuple(moved)))
     assert found.values["rival"].implementation == "vectorized"
 
 
@@ -213,7 +213,7 @@ def test_tables_hold_what_is_drawn() -> None:
     assert list(data["fused (µs)"]) == pytest.approx([12.0, 15.6, 30.0])
     assert data["fused range"][0] == "–", "one run has none"
     assert set(data["fused clock"]) == {"wall"}
-    ladder = benchmarks.ladder(measured.story(gpu=True), 16).data
+    ladder = device_times.ladder(measured.story(gpu=True), 16).data
     assert list(ladder["implementation"]) == [
         "baseline",
         "vectorized",
@@ -268,12 +268,12 @@ def test_a_ratio_is_formed_within_a_run() -> None:
 
 
 def test_a_ladder_divides_no_wall_clock_by_a_share_of_a_graph() -> None:
-    ladder = benchmarks.ladder(measured.story(gpu=True))
+    ladder = device_times.ladder(measured.story(gpu=True))
     assert ladder.values["rival"].implementation == "vectorized"
     assert ladder.values["gain"].median == pytest.approx(500 / 28.75, rel=0.01)
     assert "17 times as fast as vectorized" in title(ladder)
     assert "not comparable" in caption(ladder)
-    assert "not comparable" not in caption(benchmarks.ladder(measured.story()))
+    assert "not comparable" not in caption(device_times.ladder(measured.story()))
     shares = ladder.data.set_index("implementation")["share of the roof"]
     assert shares.isna()["baseline"] and not shares.isna()["vectorized"]
 

@@ -379,7 +379,9 @@ def test_unknown_names_are_refused() -> None:
     assert "got 'fastest'" in str(caught.value)
     assert all(name in str(caught.value) for name in (*RIVALS, *peers.MAKERS))
     for device in ("gpu", "mps"):
-        with pytest.raises(ValueError, match=f"device: expected 'cpu' or 'cuda', got '{device}'"):
+        with pytest.raises(
+            ValueError, match=f"device: expected 'auto', 'cpu' or 'cuda', got '{device}'"
+        ):
             run(device=device)
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no NVIDIA GPU"):

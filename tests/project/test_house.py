@@ -233,8 +233,8 @@ ROOMS = {
         "sampling speculation_length speed step_counts study trials"
     ),
     "figures": (
-        "benchmarks checks curves decoding from_logits lessons memory_access plotting "
-        "record_tables slides tables"
+        "benchmarks checks curves decoding device_times from_logits lessons memory_access "
+        "plotting record_tables slides tables"
     ),
     "course": (
         "beginning demo exercise frames from_logits in_flight jupyter_kernel "

@@ -109,10 +109,11 @@ def test_publishing_is_one_command_without_other_options(monkeypatch, tmp_path):
     assert run(cli.app, ["report", "--publish"]).exit_code == 0
     assert run(cli.app, ["report", "--publish", "--output", str(tmp_path)]).exit_code == 0
     assert seen == [None, tmp_path]
-    for other in (["--only", "05"], ["-p", "seed=1"], ["--full"], ["--no-export"]):
+    others = ["--only", "05"], ["-p", "seed=1"], ["--full"], ["--no-export"], ["--presenter", "A"]
+    for other in others:
         result = run(cli.app, ["report", "--publish", *other])
         assert result.exit_code == 2
-        assert "--publish goes with no other option" in result.output
+        assert "--publish goes with no other option than --output and --lang, got" in result.output
     unknown = run(cli.app, ["report", "--publish", "--lang", "xx"])
     assert unknown.exit_code == 2 and "no words in 'xx'; languages: en" in unknown.output
     assert len(seen) == 2

@@ -9,6 +9,7 @@ import shlex
 
 import pypdf
 import pytest
+import spoken
 from measured import story, twice
 from read_pdf import bookmarks, pages
 from studied import made_up
@@ -148,10 +149,10 @@ def read_without_pictures(material, language):
 
 def test_the_script_takes_the_time_it_states(recorded, language):
     read = read_without_pictures(recorded[0], language)
-    timed = [(part.minutes, read.spoken_minutes(part)) for part in read.slides]
-    spoken = [(planned, said) for planned, said in timed if said is not None]
-    assert sum(said for _, said in spoken) == pytest.approx(sum(p for p, _ in spoken), abs=1)
-    assert all(said == pytest.approx(planned, abs=0.25) for planned, said in spoken)
+    timed = [(part.minutes, spoken.minutes(read, part)) for part in spoken.slides(read)]
+    known = [(planned, said) for planned, said in timed if said is not None]
+    assert sum(said for _, said in known) == pytest.approx(sum(p for p, _ in known), abs=1)
+    assert all(said == pytest.approx(planned, abs=0.25) for planned, said in known)
 
 
 def all_objects(reader):

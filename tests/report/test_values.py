@@ -110,20 +110,24 @@ def test_sixteen_bit_probabilities_and_other_projects_samplers(run):
         record("fused", 7.0, batch_size=16, dtype="bfloat16", roof=spread(5.0)),
         record("transformers", 300.0, batch_size=1),
         record("transformers", 200.0, batch_size=4),
+        record("vLLM V2", 150.0, batch_size=4),
     ]
     base = run.benchmark
     other = dataclasses.replace(
         base,
         records=(*base.records, *more),
-        provenance=dataclasses.replace(base.provenance, packages={"transformers": "5.0"}),
+        provenance=dataclasses.replace(
+            base.provenance, packages={"transformers": "5.0", "vllm": "0.33"}
+        ),
     )
     run = Run(Source(other, recorded=True))
     assert run.bfloat16.ratio.median == pytest.approx(7 / 30)
     assert run.bfloat16.point.batch_size == 16
-    (peer,) = run.peers
+    peer, another = run.peers  # of a package whose name is its own, and of one that is not
     assert (peer.version, peer.one.batch_size) == ("5.0", 4)
     assert peer.ours.median == pytest.approx(15.6)
-    assert [rival.gain.median for rival in run.over_peers] == pytest.approx([25, 200 / 15.6])
+    assert (another.version, another.one.implementation) == ("0.33", "vLLM V2")
+    assert [rival.gain.median for rival in run.over_peers] == pytest.approx([25, 150 / 15.6])
 
 
 def test_times_from_logits_are_told_by_dtype():
@@ -364,9 +368,15 @@ def test_a_damaged_record_is_named(data):
 
 
 def test_the_date_is_that_of_the_newest(monkeypatch):
-    newer = dataclasses.replace(GPU_PROVENANCE, date="2026-05-01T00:00:00+00:00")
-    got = found(gpu=dataclasses.replace(story(gpu=True), provenance=newer))
-    assert got.epoch == 1777593600
+    newer = dataclasses.replace(GPU_PROVENANCE, date="2031-05-01T00:00:00+00:00")
+    for change in (
+        {"gpu": dataclasses.replace(story(gpu=True), provenance=newer)},
+        {"peers": dataclasses.replace(measurements.recorded_peers(), provenance=newer)},
+        {"grid": Grid(newer, planned=20, done=20)},
+        {"narrower": dataclasses.replace(of_instructions("AVX512"), provenance=newer)},
+    ):
+        got = found(**change)
+        assert got.epoch == 1935360000, change.keys()
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
     assert got.epoch == 86400
 

@@ -124,7 +124,7 @@ def test_a_report_in_a_second_language(second, monkeypatch):
     assert words[0].startswith("## Die Leiter der Kerne")
     assert any("**Not run here:** cuda/*.cu. no compiler" in text for text in words)
     assert any(bundle[publish.MIME].get("language") == "xx" for bundle in shown)
-    report._exhibit("banner", "gpu", "")
+    report._exhibit("banner", "gpu", "")()
     assert shown[-1]["text/plain"].startswith("Aufgezeichnet auf a GPU")
     with pytest.raises(ValueError, match="no words in 'yy'; languages: en, xx"):
         Report(CPU, language="yy")
@@ -188,6 +188,21 @@ def test_what_stands_for_nothing_is_named_with_its_line(second, monkeypatch):
     second("problem.md", "## The problem\n", "## The problem\n\n![](figure:none)\n")
     with pytest.raises(templates.TemplateError, match=r"xx/problem\.md, line 3: .*figure:none"):
         report.show("problem")
+
+
+def test_a_fault_in_a_drawing_is_not_told_as_a_name_that_stands_for_nothing(second, monkeypatch):
+    def damaged():
+        raise KeyError("B = 64")
+
+    monkeypatch.setattr(measurements, "gather", lambda results=None: found())
+    monkeypatch.setattr(publish, "_display", lambda bundle: None)
+    for kind, of_kind in (("figure", "_figures"), ("table", "_tables")):
+        second("problem.md", "## The problem\n", f"![]({kind}:damaged)\n\n## The problem\n")
+        report = Report(CPU, language="xx")
+        getattr(report, of_kind)["damaged"] = damaged
+        with pytest.raises(KeyError, match="B = 64"):
+            report.show("problem")
+        second("problem.md", f"![]({kind}:damaged)\n\n", "")
 
 
 @pytest.mark.parametrize("language", templates.languages())
