@@ -38,6 +38,8 @@ BATCH_SIZES = (1, 64, 1024)
 """Of the table of kernels: a request alone, a usual batch, one that more than fills a GPU."""
 NEAR = 0.05
 """A range over runs that is no wider than this part of its median goes without saying."""
+WARM = " †"
+"""Marks a time with a warm cache."""
 
 
 def rungs(benchmark: Benchmark, run: object) -> DataTable:
@@ -87,6 +89,7 @@ def from_logits(found: LogitsBenchmark) -> DataTable:
         "temperature": first.ways.temperature,
         "runs": found.runs,
         "near": NEAR,
+        "warm": WARM.strip(),
     }
     return DataTable(frame, "tab-from-logits", values)
 
@@ -102,7 +105,7 @@ def _way(result: Result) -> str:
 def _time(runs: Sequence[Result]) -> str:
     one = Series(tuple(result.record for result in runs))
     part = DASH if one.roof_share is None else _unless_near(one.roof_share, percent)
-    return f"{_unless_near(one.device, digits)}, {part}"
+    return f"{_unless_near(one.device, digits)}, {part}" + WARM * (runs[0].record.cache == "warm")
 
 
 def _unless_near(value: OverRuns, write: Callable[[Any], str]) -> str:
