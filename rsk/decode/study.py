@@ -9,13 +9,15 @@ whom speculation is for.
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rsk.decode.speculation_length import expected_speed_up, expected_tokens
 from rsk.measure.record_files import RecordFile
 from rsk.measure.records import Provenance, RecordError, check_schema
 
-SCHEMA = "rsk-decoding/1"
+SCHEMA = "rsk-decoding/2"
 USUAL_SPEC_LEN = 4
 USUAL_TEMPERATURE = 1.0
 PARTS = ("draft", "target", "sampler", "rest")
@@ -94,11 +96,8 @@ class Race:
     spec_len: int
     tokens: int
     """New tokens of one generation."""
-    median_s: float
-    """Time of one generation after the prompt was read; half of the rounds took longer."""
-    q25_s: float
-    q75_s: float
-    rounds: int
+    times_s: tuple[float, ...]
+    """Of each round's generation, after its prompt was read; each round takes the next prompt."""
     acceptance: float | None
     passes: float
     """Passes of the target per generation, on average, without the one that reads the prompt."""
@@ -108,11 +107,25 @@ class Race:
     """Mean wall time of a generation by part, without the reading of the prompt."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.q25_s <= self.median_s <= self.q75_s:
-            raise RecordError(
-                f"median_s: expected a positive time between the quartiles {self.q25_s} and "
-                f"{self.q75_s}, got {self.median_s}"
-            )
+        if not self.times_s or min(self.times_s) <= 0:
+            raise RecordError(f"times_s: expected positive times, got {self.times_s}")
+
+    @property
+    def rounds(self) -> int:
+        """How often it was timed."""
+        return len(self.times_s)
+
+    @property
+    def seconds_per_token(self) -> tuple[float, float, float]:
+        """Over the rounds: the lower quartile, the median and the upper quartile."""
+        return _quartiles([time / self.tokens for time in self.times_s])
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, median, high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +149,8 @@ class Study(RecordFile):
         check_schema(self.schema, SCHEMA)
         if not {"none", "model"} <= {race.draft for race in self.races}:
             raise RecordError("races: expected plain decoding and one of the draft model")
+        if len({(race.rounds, race.tokens) for race in self.races}) > 1:
+            raise RecordError("races: expected as many rounds and tokens in each")
         self.usual  # noqa: B018 - there has to be one
 
     @property
@@ -190,17 +205,21 @@ class Study(RecordFile):
         return [race for race in self.races if race.draft not in ("none", "model")]
 
     def speed_up(self, race: Race) -> float:
-        """Time of plain decoding over that of a race, for as many tokens."""
-        return (self.plain.median_s / self.plain.tokens) / (race.median_s / race.tokens)
+        """Time of plain decoding over that of a race, formed in each round: their median."""
+        return self._speed_ups(race)[1]
 
     def speed_up_quartiles(self, race: Race) -> tuple[float, float]:
-        """The speed-up at the quartiles of a race's rounds, the smaller first."""
-        plain = self.plain.median_s / self.plain.tokens
-        return plain / (race.q75_s / race.tokens), plain / (race.q25_s / race.tokens)
+        """The quartiles of the same, the smaller first."""
+        low, _, high = self._speed_ups(race)
+        return low, high
+
+    def _speed_ups(self, race: Race) -> tuple[float, float, float]:
+        times = zip(self.plain.times_s, race.times_s, strict=True)
+        return _quartiles([plain / time for plain, time in times])
 
     @property
     def unclear(self) -> list[Race]:
-        """Races of the draft model that gain, of which a quarter of the rounds or more did not."""
+        """Races of the draft model that gain, but not in a quarter of the rounds or more."""
         return [
             race
             for race in self.speculative

@@ -224,18 +224,13 @@ def race(
 
 
 def _as_race(draft: str, spec_len: int, new_tokens: int, runs: list[Generation]) -> Race:
-    times = [run.total_seconds for run in runs]
-    quartiles = statistics.quantiles(times, n=4, method="inclusive") if times[1:] else times * 3
     counts = [count_steps(run.origins[0], spec_len, new_tokens) for run in runs]
     judged = sum(count.judged for count in counts)
     return Race(
         draft=draft,
         spec_len=spec_len,
         tokens=new_tokens,
-        median_s=quartiles[1],
-        q25_s=quartiles[0],
-        q75_s=quartiles[2],
-        rounds=len(runs),
+        times_s=tuple(run.total_seconds for run in runs),
         acceptance=sum(count.accepted for count in counts) / judged if judged else None,
         passes=statistics.fmean(run.target_passes for run in runs),
         draft_passes=statistics.fmean(count.drafted for count in counts),

@@ -24,7 +24,7 @@ from rsk.measure.model_step import ModelStepRecord
 from rsk.measure.peer_records import PeersRecord
 from rsk.measure.quoted import Quoted
 from rsk.measure.record_files import by_date
-from rsk.measure.records import Benchmark, Provenance, RecordError, parse
+from rsk.measure.records import Benchmark, Provenance, RecordError
 from rsk.measure.resources import ResourceTable
 from rsk.measure.sharded_records import Sharded
 from rsk.sampler.api import BACKENDS

@@ -189,7 +189,8 @@ def test_a_study_is_a_file_like_the_other_records(study, tmp_path, monkeypatch):
         (lambda s: s["trials"][0].update(acceptance=1.2), r"trials\[0\].acceptance"),
         (lambda s: s["trials"][0].update(tokens_per_pass=9.0), r"trials\[0\].tokens_per_pass"),
         (lambda s: s["trials"][0].pop("judged"), r"trials\[0\].judged: missing"),
-        (lambda s: s["races"][1].update(q25_s=99.0), r"races\[1\].median_s"),
+        (lambda s: s["races"][1].update(times_s=[0.1, 0.0]), r"races\[1\].times_s"),
+        (lambda s: s["races"][1]["times_s"].pop(), "races: expected as many rounds"),
         (lambda s: s["races"].pop(0), "races: expected plain decoding"),
         (lambda s: s.update(schema="other"), "schema"),
     ],
@@ -252,8 +253,11 @@ def test_a_gain_that_some_rounds_did_not_have_is_unclear():
     assert study.unclear == [] and study.speed_up_quartiles(study.fastest) == pytest.approx(
         (1.5,) * 2
     )
-    races = [dataclasses.replace(r, q75_s=2 * r.median_s) for r in study.races]
-    spread = dataclasses.replace(study, races=tuple(races))
+    plain, *others = study.races
+    first = [(t, t, 2 * t, t, 2 * t) for t in (race.times_s[0] for race in others)]
+    races = [dataclasses.replace(r, times_s=t) for r, t in zip(others, first, strict=True)]
+    plain = dataclasses.replace(plain, times_s=plain.times_s[:1] * 5)
+    spread = dataclasses.replace(study, races=(plain, *races))
     assert spread.unclear == [spread.fastest]
     assert spread.speed_up_quartiles(spread.fastest) == pytest.approx((0.75, 1.5))
 
@@ -314,3 +318,14 @@ def test_figures_say_what_the_data_says(study, name):
             expected_tokens(0.7, 4)
         )
     assert not math.isnan(float(slower.data.select_dtypes("number").to_numpy().sum()))
+
+
+def test_a_speed_up_is_formed_within_a_round():
+    """Prompts differ more than ways to continue them: medians apart would say something else."""
+    study = made_up()
+    plain, *others = study.races
+    plain = dataclasses.replace(plain, times_s=(1.0, 4.0, 9.0))
+    races = [dataclasses.replace(race, times_s=(0.5, 4.0, 3.0)) for race in others]
+    study = dataclasses.replace(study, races=(plain, *races))
+    assert study.speed_up(study.fastest) == 2.0  # of 2, 1 and 3; of the medians, 4/3
+    assert study.speed_up_quartiles(study.fastest) == (1.5, 2.5)
