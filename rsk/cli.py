@@ -359,6 +359,8 @@ def report(
         options.refuse_others(ctx, "--publish", "--output", "--lang")
         published.rebuild(output, _console(), lang)
         return
+    if presenter and not export:
+        raise ValueError("--presenter goes with a talk, which --no-export leaves out")
     parameters = parse_parameters(param or [])
     if quick is not None:
         parameters["quick"] = quick

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import rsk
 from rsk import check
-from rsk.base import terminal
+from rsk.base import machine, terminal
 from rsk.check.calls import Sampler
 from rsk.check.logit_mutants import LOGIT_MUTANTS
 from rsk.check.mutants import MUTANTS
@@ -72,7 +72,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--from-logits", action="store_true", help="those samplers begin with logits"
     )
     parser.add_argument("--seed", type=int, help="of everything random (default: 0, or fresh)")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--device", type=_device, default="cpu", help="cpu (default) or cuda")
     return parser.parse_args(arguments)
 
 
@@ -81,6 +81,13 @@ def _positive(text: str) -> float:
     if not value > 0:
         raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
     return value
+
+
+def _device(text: str) -> str:
+    try:
+        return str(machine.device(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _samplers(names: list[str], from_logits: bool, device: str) -> Mapping[str, Subject]:

@@ -724,6 +724,10 @@ class TestCommand:
         with pytest.raises(SystemExit):
             command.main(["--minutes", "0"])
         assert "expected a positive number" in capsys.readouterr().err
+        for device, said in (("tpu", "device: expected"), ("cuda:99", "device cuda:99: ")):
+            with pytest.raises(SystemExit):
+                command.main(["--device", device])
+            assert f"argument --device: {said}" in capsys.readouterr().err
 
 
 def test_the_rest_of_the_package_does_not_need_it():

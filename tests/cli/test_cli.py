@@ -189,6 +189,8 @@ def test_report_is_made_in_the_language_asked_for(monkeypatch, tmp_path):
     monkeypatch.setattr(running, "run_course", lambda *a, **k: seen.update(k, parameters=a[0]))
     monkeypatch.setattr(fonts, "find", lambda family: None)
     assert run("report", "--lang", "zh-TW", "--presenter", "Lin").exit_code == 0
+    refused = run("report", "--no-export", "--presenter", "Lin")
+    assert refused.exit_code == 2 and "--presenter goes with a talk" in refused.output
     assert seen["parameters"] == {"language": "zh-TW"}
     assert seen["more"].keywords == {"language": "zh-TW", "presenter": "Lin"}
     result = run("report", "--lang", "xx")
