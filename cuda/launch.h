@@ -7,9 +7,10 @@
 
 namespace rsk {
 
+// With more blocks than a launch may have, it is one without any, which CUDA refuses.
 inline cudaLaunchConfig_t launch_config(int64_t blocks, int32_t threads, cudaStream_t stream) {
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3((uint32_t)blocks);
+  config.gridDim = dim3(blocks <= INT32_MAX ? (uint32_t)blocks : 0u);
   config.blockDim = dim3((uint32_t)threads);
   config.stream = stream;
   return config;
