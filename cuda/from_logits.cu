@@ -19,6 +19,8 @@
 
 namespace rsk::from_logits {
 
+static_assert(MAX_ROWS * MAX_TEAM <= INT32_MAX, "as many blocks as a launch may have");
+
 // How a launch divides its work.
 struct Division {
   int32_t warps;      // of a block
@@ -78,8 +80,7 @@ __device__ Judgement<Logit> prepare_judgement(const Batch& batch, int32_t b, int
   Judgement<Logit> of_draft{d, {}, 0.0};
   if (d >= 0 && d < rows.p.size) of_draft.x.p = rows.p.x[d];
   if (d >= 0 && d < rows.q.size) of_draft.x.q = rows.q.x[d];
-  const uint64_t word = random_word(seed_of(batch, b), position_of(batch, b) + (uint64_t)k, COIN);
-  of_draft.u = (double)(int32_t)(word >> 35) * (1.0 / (1 << 29));
+  of_draft.u = coin(batch, b, k);
   return of_draft;
 }
 
