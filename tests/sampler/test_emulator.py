@@ -146,6 +146,34 @@ cudaError_t launch(const rsk::Batch& batch, void*, cudaStream_t stream) {
 """
 
 
+SMALL_CLUSTERS = """
+#include <cuda_runtime.h>
+
+inline cudaError_t second_device(int* device) {
+  *device = 1;
+  return cudaSuccess;
+}
+inline cudaError_t attribute_of_second(int* value, cudaDeviceAttr attribute, int device) {
+  const cudaError_t error = cudaDeviceGetAttribute(value, attribute, device);
+  if (attribute == cudaDevAttrComputeCapabilityMajor) *value = 12;
+  return error;
+}
+template <class... Arguments>
+cudaError_t launch_on_second(const cudaLaunchConfig_t* config, Arguments&&... arguments) {
+  for (unsigned i = 0; i < config->numAttrs; ++i) {
+    const cudaLaunchAttribute& attribute = config->attrs[i];
+    if (attribute.id != cudaLaunchAttributeClusterDimension) continue;
+    if (attribute.val.clusterDim.x > 8) return cudaErrorInvalidConfiguration;
+    if (attribute.val.clusterDim.x < 8) return cudaErrorInvalidValue;  // the test wants the limit
+  }
+  return cudaLaunchKernelEx(config, arguments...);
+}
+#define cudaGetDevice second_device
+#define cudaDeviceGetAttribute attribute_of_second
+#define cudaLaunchKernelEx launch_on_second
+"""
+
+
 class TestLaunches:
     """What a GPU refuses, or does not survive; and what the binding makes of it."""
 
@@ -163,6 +191,26 @@ class TestLaunches:
         probe = emulator.compile_kernel(PROBE, "probe::launch")
         with pytest.raises(RuntimeError, match=message):
             probe(*random_batch(1, 1, 10), seed=wrong)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", ["cluster", "from_logits"])
+    def test_a_device_of_small_clusters_gets_no_larger_ones(self, name):
+        """Compute capability 12.0: it has clusters, but not of 16 blocks."""
+        entry, call = "rsk::small::launch", "batch"
+        if name == "from_logits":
+            call = "LogitsBatch{batch, {nullptr, nullptr, nullptr, nullptr, {}, 0, 1, 1, 0, false}}"
+        launch = f"""
+namespace rsk::small {{
+cudaError_t launch(const Batch& batch, void* workspace, cudaStream_t stream) {{
+  return {name}::launch({call}, workspace, stream);
+}}
+}}"""
+        kernel = emulator.compile_kernel(SMALL_CLUSTERS + kernel_text(name) + launch, entry)
+        batch = random_batch(1, 1, 150_000)
+        of_package = rsk.rejection_sample
+        if name == "from_logits":
+            of_package = rsk.rejection_sample_from_logits
+        assert torch.equal(kernel(*batch, seed=1).tokens, of_package(*batch, seed=1).tokens)
 
     def test_old_gpus_see_no_function_that_they_lack(self):
         """As the preprocessor says: no compiler of today makes code for all of them."""
