@@ -292,7 +292,7 @@ Division divide(const LogitsBatch& call, const Device& device, int32_t pack_size
   const int32_t packs = divided(num_columns(batch), pack_size);
   const int32_t positions = batch.spec_len + 1;
   const int64_t all = (int64_t)batch.batch_size * positions;  // positions of all requests
-  const int32_t most_in_team = device.largest_cluster();  // 1: there are no teams
+  const int32_t most_in_team = device.blocks_of_cluster(MAX_TEAM);  // 1: there are no teams
   const bool has_top_k = call.filters.top_k || call.filters.all_top_k > 0;
   const auto team_of = [&](int32_t warps, int32_t tiles) {
     const int32_t size = divided(packs, 32 * warps * tiles);
@@ -351,7 +351,7 @@ cudaError_t launch_teams(const LogitsBatch& call, const Division& division, cons
   if (prepared_for != device.id) {
     cudaError_t error = cudaFuncSetAttribute(
         (const void*)KERNEL, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic_memory(device));
-    if (error == cudaSuccess && device.largest_cluster() > 8) {
+    if (error == cudaSuccess && device.blocks_of_cluster(MAX_TEAM) > 8) {
       error = cudaFuncSetAttribute((const void*)KERNEL,
                                    cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     }

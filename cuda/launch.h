@@ -20,10 +20,12 @@ struct Device {
   int id = -1, capability = 0, multiprocessors = 0;  // the capability times ten
   int shared_memory = 0;  // bytes that a block may have
 
-  // Blocks. All devices with clusters have room for 8; 16 are only known of the large ones.
-  int32_t largest_cluster() const {
+  // As many blocks of a cluster as are wanted, or as there is sure to be room for: 8, where there
+  // are clusters, and 16 on the devices that are known for it.
+  int32_t blocks_of_cluster(int32_t wanted) const {
     const bool is_large = capability == 90 || capability == 100 || capability == 103;
-    return capability < 90 ? 1 : is_large ? 16 : 8;
+    const int32_t room = capability < 90 ? 1 : is_large ? 16 : 8;
+    return wanted < room ? wanted : room;
   }
 };
 
