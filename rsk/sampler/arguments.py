@@ -118,14 +118,14 @@ def check_seed(seed: int | Tensor | None, batch_size: int, device: torch.device)
     if seed is not None:
         return check_int64("seed", seed, batch_size, device)
     if torch.compiler.is_compiling():  # stay a tensor: .item() would break the graph
-        drawn = torch.randint(-(2**63), 2**63 - 1, ())
+        drawn = torch.randint(-(2**63), 2**63 - 1, (), device="cpu")
         return drawn.to(device) + torch.arange(batch_size, device=device)
     return draw_seed()
 
 
 def draw_seed() -> int:
     """A seed from PyTorch's global CPU generator."""
-    return int(torch.randint(-(2**63), 2**63 - 1, ()).item())
+    return int(torch.randint(-(2**63), 2**63 - 1, (), device="cpu").item())
 
 
 def check_int64(name: str, value: object, batch_size: int, device: torch.device) -> int | Tensor:

@@ -101,8 +101,8 @@ class Channel:
         self._raise_what_was_found(device)
         look = look or self.is_on_host(device)
         if not look and self.differing is None:
-            pin = device.type == "cuda"
-            self.differing = torch.zeros((self.size, HEADER), dtype=torch.int64, pin_memory=pin)
+            shape, pin = (self.size, HEADER), device.type == "cuda"
+            self.differing = torch.zeros(shape, dtype=torch.int64, device="cpu", pin_memory=pin)
         key = meaning.target_columns, meaning.draft_columns
         while True:
             layout = self._layouts.get(key)
@@ -155,8 +155,8 @@ class Channel:
         letters += b"\0" * (-len(letters) % 8)
         header = [0] * HEADER
         header[PURPOSE], header[LENGTH], header[LOOKS] = purpose, len(letters) // 8, 1
-        message = torch.frombuffer(bytearray(letters), dtype=torch.int64)
-        answers = self.gather(torch.cat([torch.tensor(header), message]).to(device))
+        message = torch.tensor([*header, *memoryview(letters).cast("q")], device=device)
+        answers = self.gather(message)
         self._join(answers[:, :HEADER].tolist(), device)
 
     def gather(self, message: Tensor) -> Tensor:

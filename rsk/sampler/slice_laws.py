@@ -117,7 +117,7 @@ def opening(logits: Tensor, start: int, listed: int) -> Tensor:
     """
     batch_size, rows, size = logits.shape
     if size == 0:
-        largest = torch.full((batch_size, rows, 1), -math.inf, device=logits.device)
+        largest = logits.new_full((batch_size, rows, 1), -math.inf, dtype=torch.float32)
         token = torch.zeros_like(largest, dtype=torch.int64)
     else:
         largest = logits.amax(-1, keepdim=True).float() + 0.0  # +0, if it is -0

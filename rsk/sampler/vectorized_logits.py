@@ -122,7 +122,7 @@ def _eager_laws(
         top_p0 if top_p is None else top_p,
         min_p0 if min_p is None else min_p,
     )
-    laws = torch.empty((*logits.shape[:-1], 4), device=logits.device)
+    laws = torch.empty((*logits.shape[:-1], 4), dtype=torch.float32, device=logits.device)
     for part in _chunks(logits):
         x = logits[part]
         laws[part] = _laws(x, *(_beside(x, value, part) for value in filters))
@@ -132,7 +132,7 @@ def _eager_laws(
 def _eager_probabilities(
     x: Tensor, laws: Tensor, min_p: Tensor | None, min_p0: float, tokens: Tensor
 ) -> Tensor:
-    probs = torch.empty(x.shape, device=x.device)
+    probs = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     for part in _chunks(x):
         least = _beside(x[part], min_p0 if min_p is None else min_p, part)
         of = tokens if tokens.dim() == 1 else tokens[part]
