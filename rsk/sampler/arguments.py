@@ -120,12 +120,27 @@ def check_seed(seed: int | Tensor | None, batch_size: int, device: torch.device)
     if torch.compiler.is_compiling():  # stay a tensor: .item() would break the graph
         drawn = torch.randint(-(2**63), 2**63 - 1, (), device="cpu")
         return drawn.to(device) + torch.arange(batch_size, device=device)
-    return draw_seed()
+    return draw_seed(device)
 
 
-def draw_seed() -> int:
-    """A seed from PyTorch's global CPU generator."""
+def draw_seed(device: torch.device) -> int:
+    """A seed from PyTorch's global CPU generator, for a call on a device.
+
+    Raises:
+        ValueError: a CUDA graph is being captured, which would keep this one seed.
+    """
+    if is_capturing(device):
+        raise ValueError(
+            "seed: expected an int64 tensor [B] while a CUDA graph is captured, got None, of which "
+            "every replay would repeat one seed; change the seed's tensor, or the position's, "
+            "between replays"
+        )
     return int(torch.randint(-(2**63), 2**63 - 1, (), device="cpu").item())
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Whether what is called now is not run but kept, in a CUDA graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def check_int64(name: str, value: object, batch_size: int, device: torch.device) -> int | Tensor:

@@ -25,6 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rsk.sampler.arguments import is_capturing
 from rsk.sampler.headers import (
     FAULT,
     FIRST_MEANT,
@@ -107,7 +108,7 @@ class Channel:
         while True:
             layout = self._layouts.get(key)
             ready = layout is not None and meaning.length <= self.words - HEADER
-            if not ready and device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            if not ready and is_capturing(device):
                 raise ValueError(
                     "the ranks have not agreed on a call of this size yet: make one before you "
                     "capture it"
@@ -143,10 +144,14 @@ class Channel:
         self.words = WORDS
 
     def fail(self, error: Exception, device: torch.device) -> NoReturn:
-        """Raise what is wrong with this rank's arguments, and tell the others, who wait for it."""
-        self._raise_what_was_found(device)
+        """Raise what is wrong with this rank's arguments, and tell the others, who wait for it.
+
+        Into a CUDA graph nobody waits, and no answer can be read.
+        """
         text = f"rank {self.rank}: {error}"
-        self._tell(FAULT, text, device)
+        if not is_capturing(device):
+            self._raise_what_was_found(device)
+            self._tell(FAULT, text, device)
         raise type(error)(text) from error
 
     def _tell(self, purpose: int, text: str, device: torch.device) -> None:
