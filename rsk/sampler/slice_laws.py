@@ -26,12 +26,12 @@ from torch import Tensor
 
 from rsk.sampler.row_law import (
     HOTTEST,
-    LOG2_E,
     UNIT,
     Filters,
     fixed_point,
     probability,
     relative_weight,
+    scale_of,
 )
 from rsk.sampler.slices import Rows
 
@@ -151,7 +151,7 @@ def laws_from(
     opening = openings[..., :1].amax(0)
     maximum = _value_of(opening >> _TOKEN_BITS, 32, torch.float32)
     t, k, p, least = (_column(value, maximum) for value in filters)
-    scale = (LOG2_E / t.double()).float()
+    scale = scale_of(t)
     threshold = torch.full_like(maximum, -math.inf)
     total = torch.ones_like(maximum, dtype=torch.int64)
 

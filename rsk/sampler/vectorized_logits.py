@@ -16,12 +16,12 @@ from torch import Tensor
 from rsk.sampler import vectorized
 from rsk.sampler.row_law import (
     HOTTEST,
-    LOG2_E,
     UNIT,
     Filters,
     fixed_point,
     probability,
     relative_weight,
+    scale_of,
 )
 
 CHUNK = 1 << 22
@@ -196,7 +196,7 @@ def _laws(x: Tensor, temperature: Any, top_k: Any, top_p: Any, min_p: Any) -> Te
     t, k, p, least = (_column(f, maximum) for f in (temperature, top_k, top_p, min_p))
     valid = maximum.isfinite() & ((t == 0) | (t >= 1 / HOTTEST) & (t <= HOTTEST))
     valid = valid & (k >= 0) & (p >= 0) & (p <= 1) & (least >= 0) & (least <= 1)
-    scale = (LOG2_E / t.double()).float()
+    scale = scale_of(t)
 
     if isinstance(top_k, Tensor) or isinstance(top_p, Tensor) or top_k or top_p < 1:
         values, e, weights, threshold = _sorted(
