@@ -56,7 +56,8 @@ def compile_kernel(source: str, launch: str) -> Callable[..., RejectionSamples]:
 
     Returns:
         A function with the arguments and the result of the kernels in :data:`rsk.KERNELS`, for
-        CPU tensors. It raises ``RuntimeError`` if a barrier is not reached by all threads.
+        CPU tensors; others are a ``ValueError``. It raises ``RuntimeError`` if a barrier is not
+        reached by all threads.
 
     Raises:
         rsk.BuildError: the source does not compile; the message is the compiler's.
@@ -73,6 +74,10 @@ def compile_kernel(source: str, launch: str) -> Callable[..., RejectionSamples]:
         position: int | Tensor = 0,
     ) -> RejectionSamples:
         seed, position = check_request(draft_tokens, draft_probs, target_probs, seed, position)
+        if draft_tokens.device.type != "cpu":
+            raise ValueError(
+                f"draft_tokens: expected tensors on cpu for the emulator, got {draft_tokens.device}"
+            )
         batch_size, spec_len = draft_tokens.shape
         tokens = _filled(batch_size, spec_len + 1)
         num_accepted = _filled(batch_size)

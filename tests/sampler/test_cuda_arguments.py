@@ -1,4 +1,4 @@
-"""What the functions do while a CUDA graph is captured, without a GPU: tensors have no values."""
+"""What is refused of CUDA tensors, without a GPU: they have no values here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rsk
-from rsk.sampler import build
+from rsk.sampler import build, emulator
 from rsk.sampler.arguments import check_seed_and_position
 from rsk.sampler.channel import Channel
 
@@ -37,6 +37,18 @@ def test_a_seed_that_every_replay_would_repeat_is_refused(backend):
             call(backend=backend)
     seeds = torch.zeros(3, dtype=torch.int64, device="cuda")
     assert check_seed_and_position(seeds, 5, row) == (seeds, 5)
+
+
+def test_a_kernel_given_as_text_is_for_the_cpu(monkeypatch):
+    """The host would read memory of the device."""
+    library = SimpleNamespace(rsk_launch=SimpleNamespace())
+    monkeypatch.setattr(emulator, "_compile", lambda source: source)
+    monkeypatch.setattr(emulator.ctypes, "CDLL", lambda path: library)
+    kernel = emulator.compile_kernel("", "launch")
+    with FakeTensorMode():
+        tokens = torch.zeros(3, 2, dtype=torch.int64, device="cuda")
+        with pytest.raises(ValueError, match=r"expected tensors on cpu .*, got cuda:0"):
+            kernel(tokens, None, torch.rand(3, 3, 10, device="cuda"), seed=1)
 
 
 def test_a_fault_is_raised_at_once():
