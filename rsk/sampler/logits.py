@@ -278,10 +278,7 @@ def _module(backend: str, device: torch.device) -> Any:
     if backend == _EMULATOR and device.type == "cpu":
         build.load(_EMULATOR)
         return _MODULES[_EMULATOR]
-    chosen = api._choose(backend, device)
-    if chosen == "fused" and not fused.takes_logits(device.type):
-        chosen = "vectorized"
-    return _MODULES[chosen]
+    return _MODULES[api._choose(backend, device)]
 
 
 def _check_logits(logits: Tensor, dims: tuple[str, ...]) -> None:
