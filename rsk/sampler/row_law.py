@@ -69,7 +69,7 @@ def relative_weight(x: Tensor, maximum: Tensor | float, scale: Tensor | float) -
 
 
 def scale_of(temperature: Tensor) -> Tensor:
-    """c = log2(e) / T, rounded once in double and once to float32."""
+    """The scale c = log2(e) / T, rounded once in double and once to float32."""
     t = temperature.double()
     return torch.full_like(t, LOG2_E).div_(t).float()  # a number / t would be 1 / t times it
 
