@@ -107,7 +107,7 @@ def rejection_sample(
     tensors = draft_tokens, draft_probs, target_probs
     if is_ready(backend, target_probs, seed, position):
         # The operator checks its arguments itself, in a tenth of the time that Python takes.
-        drawn = draw_seed(target_probs.device) if seed is None else seed
+        drawn = draw_seed(target_probs.is_cuda) if seed is None else seed
         try:
             samples = RejectionSamples(*fused.rejection_sample(*tensors, drawn, position))
         except (RuntimeError, TypeError, OverflowError):

@@ -25,7 +25,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rsk.sampler.arguments import is_capturing
 from rsk.sampler.headers import (
     FAULT,
     FIRST_MEANT,
@@ -108,7 +107,7 @@ class Channel:
         while True:
             layout = self._layouts.get(key)
             ready = layout is not None and meaning.length <= self.words - HEADER
-            if not ready and is_capturing(device):
+            if not ready and _is_capturing(device):
                 raise ValueError(
                     "the ranks have not agreed on a call of this size yet: make one before you "
                     "capture it"
@@ -149,7 +148,7 @@ class Channel:
         Into a CUDA graph nobody waits, and no answer can be read.
         """
         text = f"rank {self.rank}: {error}"
-        if not is_capturing(device):
+        if not _is_capturing(device):
             self._raise_what_was_found(device)
             self._tell(FAULT, text, device)
         raise type(error)(text) from error
@@ -249,6 +248,11 @@ class Channel:
         text = f"at an earlier call, {difference}"
         self._tell(LATE, text, device)
         raise ValueError(text)
+
+
+def _is_capturing(device: torch.device) -> bool:
+    """Whether what is called now is not run but kept, in a CUDA graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 _channels: weakref.WeakKeyDictionary[dist.ProcessGroup, Channel] = weakref.WeakKeyDictionary()
