@@ -261,8 +261,8 @@ def measure(run: _Run, pairs: dict[str, ModelPair], *, runs: int, batch_sizes: S
     run.end(is_complete)
 
 
-def _measure_pair(run: _Run, name: str, pair: ModelPair, cases: Sequence[tuple[int, int]], context: int,
-                  until: float) -> bool:  # fmt: skip
+def _measure_pair(run: _Run, name: str, pair: ModelPair, cases: Sequence[tuple[int, int]],
+                  context: int, until: float) -> bool:  # fmt: skip
     """Measure one pair; whether the time sufficed. Its models are gone when this returns."""
     try:
         target, drafter = (Model(size, pair, run.device) for size in (pair.target, pair.draft))
