@@ -125,8 +125,11 @@ def _draft(
     draft = given
     if draft is None:  # as with a streamer
         draft = _argument_of_generate(model, "assistant_model")
-    if draft is None and getattr(config, "prompt_lookup_num_tokens", None):
-        draft, spec_len = NGRAM, spec_len or config.prompt_lookup_num_tokens
+    lookup_tokens = getattr(config, "prompt_lookup_num_tokens", None)
+    if draft is None and lookup_tokens:
+        draft = NGRAM
+    if draft == NGRAM and spec_len is None:
+        spec_len = lookup_tokens
     if draft is None:
         raise ValueError(
             "custom_generate=rsk.decode.generate: expected a draft, in assistant_model=, or in "
