@@ -132,6 +132,8 @@ inline Refusal reserve(Tensor& workspace, size_t bytes, const Tensor& like) {
 }
 
 inline Refusal check_launch(cudaError_t error) {
+  // CUDA would keep it as the last error, and PyTorch's next kernel would raise it again.
+  if (error != cudaSuccess) cudaGetLastError();
   RSK_EXPECT(error == cudaSuccess, "rsk: the launch failed: %s", cudaGetErrorString(error));
   return nullptr;
 }

@@ -136,6 +136,11 @@ RSK_OPERATOR Refusal probabilities(StableIValue* stack) noexcept {
   const int64_t batch_size = logits.sizes[0], vocab_size = logits.sizes[logits.dims - 1];
   const int64_t rows = logits.dims == 3 ? logits.sizes[1] : 1;
   RSK_EXPECT(rows <= INT32_MAX, "logits: expected at most 2^31 - 1 rows a request");
+#if defined(RSK_CUDA)
+  RSK_EXPECT(batch_size * rows <= rsk::from_logits::MAX_ROWS,
+             "logits: expected at most %lld rows, got %lld",
+             (long long)rsk::from_logits::MAX_ROWS, (long long)(batch_size * rows));
+#endif
   call.batch.spec_len = (int32_t)rows - 1;
   Tensor out;
   if (logits.dims == 3) {

@@ -216,28 +216,6 @@ Refusal received(const Tensor& tensor, const char* name, const Call& call, const
   return nullptr;
 }
 
-template <class Launch>
-Refusal launch_on(const Tensor& like, const Launch& launch) {
-  void* stream = nullptr;
-#if !defined(RSK_EMULATED)
-  DeviceGuardHandle guard = nullptr;
-  int current = -1;
-  cudaGetDevice(&current);
-  if (current != like.device_index) {
-    RSK_TRY_TORCH(aoti_torch_create_device_guard(like.device_index, &guard));
-  }
-  const bool has_stream = aoti_torch_get_current_cuda_stream(like.device_index, &stream) == 0;
-  const cudaError_t error =
-      has_stream ? launch((cudaStream_t)stream) : cudaErrorInvalidValue;
-  if (guard) aoti_torch_delete_device_guard(guard);
-#else
-  (void)like;
-  const cudaError_t error = launch((cudaStream_t)stream);
-#endif
-  RSK_EXPECT(error == cudaSuccess, "rsk: the launch failed: %s", cudaGetErrorString(error));
-  return nullptr;
-}
-
 RSK_OPERATOR Refusal opening(StableIValue* stack) noexcept {
   Arguments next(stack);
   const Shared given(next);
@@ -245,8 +223,8 @@ RSK_OPERATOR Refusal opening(StableIValue* stack) noexcept {
   RSK_TRY(fill_without_laws(given, call));
   Tensor message;
   RSK_TRY(message.become({call.words}, aoti_torch_dtype_int64(), given.target));
-  RSK_TRY(launch_on(given.target, [&](cudaStream_t stream) {
-    return rsk::sharded::opening(call, (int64_t*)message.data, stream);
+  RSK_TRY(launch_on_device(given.target, [&](cudaStream_t stream) {
+    return check_launch(rsk::sharded::opening(call, (int64_t*)message.data, stream));
   }));
   stack[0] = message.give_away();
   return nullptr;
@@ -262,8 +240,8 @@ RSK_OPERATOR Refusal weights(StableIValue* stack) noexcept {
   RSK_TRY(received(openings, "openings", call, given.target, &from));
   Tensor message;
   RSK_TRY(message.become({call.words}, aoti_torch_dtype_int64(), given.target));
-  RSK_TRY(launch_on(given.target, [&](cudaStream_t stream) {
-    return rsk::sharded::weights(call, from, (int64_t*)message.data, stream);
+  RSK_TRY(launch_on_device(given.target, [&](cudaStream_t stream) {
+    return check_launch(rsk::sharded::weights(call, from, (int64_t*)message.data, stream));
   }));
   stack[0] = message.give_away();
   return nullptr;
@@ -283,9 +261,9 @@ RSK_OPERATOR Refusal laws(StableIValue* stack) noexcept {
   Tensor of_target, of_draft;
   RSK_TRY(of_target.become({batch_size, spec_len + 1, 2}, aoti_torch_dtype_int64(), given.target));
   RSK_TRY(of_draft.become({batch_size, spec_len, 2}, aoti_torch_dtype_int64(), given.target));
-  RSK_TRY(launch_on(given.target, [&](cudaStream_t stream) {
-    return rsk::sharded::laws(call, first, second, (rsk::RowLaw*)of_target.data,
-                              (rsk::RowLaw*)of_draft.data, stream);
+  RSK_TRY(launch_on_device(given.target, [&](cudaStream_t stream) {
+    return check_launch(rsk::sharded::laws(call, first, second, (rsk::RowLaw*)of_target.data,
+                                           (rsk::RowLaw*)of_draft.data, stream));
   }));
   stack[0] = of_target.give_away();
   stack[1] = of_draft.give_away();
@@ -302,8 +280,9 @@ RSK_OPERATOR Refusal totals(StableIValue* stack) noexcept {
   RSK_TRY(message.become({call.words}, aoti_torch_dtype_int64(), given.target));
   const int64_t rows = (int64_t)call.batch.batch_size * (call.batch.spec_len + 1);
   RSK_TRY(sums.become({rows * rsk::sharded::pieces_of(call), 2}, aoti_torch_dtype_int64(), given.target));
-  RSK_TRY(launch_on(given.target, [&](cudaStream_t stream) {
-    return rsk::sharded::totals(call, (int64_t*)message.data, (int64_t*)sums.data, stream);
+  RSK_TRY(launch_on_device(given.target, [&](cudaStream_t stream) {
+    return check_launch(
+        rsk::sharded::totals(call, (int64_t*)message.data, (int64_t*)sums.data, stream));
   }));
   stack[0] = message.give_away();
   stack[1] = sums.give_away();
@@ -333,10 +312,10 @@ RSK_OPERATOR Refusal find(StableIValue* stack) noexcept {
   Tensor tokens, num_accepted;
   RSK_TRY(tokens.become({call.words / 2}, aoti_torch_dtype_int64(), given.target));
   RSK_TRY(num_accepted.become({call.batch.batch_size}, aoti_torch_dtype_int64(), given.target));
-  RSK_TRY(launch_on(given.target, [&](cudaStream_t stream) {
-    return rsk::sharded::find(call, headers, numbers, (const int64_t*)sums.data,
-                              (int64_t*)tokens.data, (int64_t*)num_accepted.data,
-                              (int64_t*)differing.data, stream);
+  RSK_TRY(launch_on_device(given.target, [&](cudaStream_t stream) {
+    return check_launch(rsk::sharded::find(call, headers, numbers, (const int64_t*)sums.data,
+                                           (int64_t*)tokens.data, (int64_t*)num_accepted.data,
+                                           (int64_t*)differing.data, stream));
   }));
   stack[0] = tokens.give_away();
   stack[1] = num_accepted.give_away();
@@ -365,8 +344,8 @@ RSK_OPERATOR Refusal result(StableIValue* stack) noexcept {
   Tensor tokens;
   RSK_TRY(tokens.become({batch_size, spec_len + 1}, aoti_torch_dtype_int64(), found));
   batch.tokens = (int64_t*)tokens.data;
-  RSK_TRY(launch_on(found, [&](cudaStream_t stream) {
-    return rsk::sharded::result(batch, (const int64_t*)found.data, stream);
+  RSK_TRY(launch_on_device(found, [&](cudaStream_t stream) {
+    return check_launch(rsk::sharded::result(batch, (const int64_t*)found.data, stream));
   }));
   stack[0] = tokens.give_away();
   return nullptr;

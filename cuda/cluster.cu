@@ -99,8 +99,8 @@ int32_t cluster_size(const Batch& batch, const Device& device) {
   const int32_t of_a_block = CHUNKS * CHUNK_SIZE<Probability> * WARPS;
   const int32_t useful = (num_columns(batch) + of_a_block - 1) / of_a_block;
   const int32_t share = device.multiprocessors * 4 / batch.batch_size;
-  const int32_t size = useful < share ? useful : share;
-  return size < 2 ? 2 : size < MAX_CLUSTER ? size : MAX_CLUSTER;
+  const int32_t size = useful < share ? useful : share, most = device.largest_cluster();
+  return size < 2 ? 2 : size < most ? size : most;
 }
 
 template <class Probability, int32_t WARPS>
@@ -140,8 +140,9 @@ cudaError_t launch(const Batch& batch, void*, cudaStream_t stream) {
     using Probability = decltype(probability);
     // Small blocks are sooner together. Larger ones for a few rows that are so long that even the
     // largest cluster of small ones has more than a tile a warp to read.
-    const bool is_long = batch.batch_size * MAX_CLUSTER <= device.multiprocessors &&
-                         num_columns(batch) > MAX_CLUSTER * 4 * CHUNKS * CHUNK_SIZE<Probability>;
+    const int32_t most = device.largest_cluster();
+    const bool is_long = batch.batch_size * most <= device.multiprocessors &&
+                         num_columns(batch) > most * 4 * CHUNKS * CHUNK_SIZE<Probability>;
     return is_long ? launch<Probability, 8>(batch, device, stream)
                    : launch<Probability, 4>(batch, device, stream);
   });

@@ -19,6 +19,8 @@
 
 namespace rsk::from_logits {
 
+static_assert(MAX_ROWS * MAX_TEAM <= INT32_MAX, "as many blocks as a launch may have");
+
 // How a launch divides its work.
 struct Division {
   int32_t warps;      // of a block
@@ -78,8 +80,7 @@ __device__ Judgement<Logit> prepare_judgement(const Batch& batch, int32_t b, int
   Judgement<Logit> of_draft{d, {}, 0.0};
   if (d >= 0 && d < rows.p.size) of_draft.x.p = rows.p.x[d];
   if (d >= 0 && d < rows.q.size) of_draft.x.q = rows.q.x[d];
-  const uint64_t word = random_word(seed_of(batch, b), position_of(batch, b) + (uint64_t)k, COIN);
-  of_draft.u = (double)(int32_t)(word >> 35) * (1.0 / (1 << 29));
+  of_draft.u = coin(batch, b, k);
   return of_draft;
 }
 
@@ -291,12 +292,12 @@ Division divide(const LogitsBatch& call, const Device& device, int32_t pack_size
   const int32_t packs = divided(num_columns(batch), pack_size);
   const int32_t positions = batch.spec_len + 1;
   const int64_t all = (int64_t)batch.batch_size * positions;  // positions of all requests
-  const bool has_teams = runs_on(KernelName::cluster, device.capability);
+  const int32_t most_in_team = device.largest_cluster();  // 1: there are no teams
   const bool has_top_k = call.filters.top_k || call.filters.all_top_k > 0;
   const auto team_of = [&](int32_t warps, int32_t tiles) {
     const int32_t size = divided(packs, 32 * warps * tiles);
     const bool leaves_gap = warps >= 8 && size > MAX_TEAM / 2;
-    return !has_teams ? 1 : leaves_gap || size > MAX_TEAM ? MAX_TEAM : size;
+    return leaves_gap || size > most_in_team ? most_in_team : size;
   };
   const auto resident = [&](int32_t warps) {  // blocks, as the registers allow
     return MAX_WARPS / warps * device.multiprocessors;
@@ -304,7 +305,7 @@ Division divide(const LogitsBatch& call, const Device& device, int32_t pack_size
   Division division;
   int32_t warps = 8, size = team_of(warps, 1);
   if (all * size > resident(warps)) {
-    if (has_teams && !has_top_k && packs <= 32 * 4 * 11 * MAX_TEAM) warps = 4;
+    if (most_in_team > 1 && !has_top_k && packs <= 32 * 4 * 11 * most_in_team) warps = 4;
     size = team_of(warps, 8);
     if (all * size > 4 * resident(warps)) size = team_of(warps, 11);
   } else if (has_top_k && packs <= 32 * warps * MAX_TEAM / 2 * 24) {
@@ -350,7 +351,7 @@ cudaError_t launch_teams(const LogitsBatch& call, const Division& division, cons
   if (prepared_for != device.id) {
     cudaError_t error = cudaFuncSetAttribute(
         (const void*)KERNEL, cudaFuncAttributeMaxDynamicSharedMemorySize, dynamic_memory(device));
-    if (error == cudaSuccess && runs_on(KernelName::cluster, device.capability)) {
+    if (error == cudaSuccess && device.largest_cluster() > 8) {
       error = cudaFuncSetAttribute((const void*)KERNEL,
                                    cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     }

@@ -429,15 +429,24 @@ int64_t draw_unlisted(uint64_t word, const Distribution& p, const Distribution* 
   int64_t rest = threshold(word, total);
   int32_t i = 0;
   while (rest >= block_weight[i]) rest -= block_weight[i++];
-  for (int32_t v = find_pair(i * BLOCK, (i + 1) * BLOCK, rest, weight_of_part);; ++v) {
+  int32_t v = find_pair(i * BLOCK, (i + 1) * BLOCK, rest, weight_of_part);
+  for (; v < p.size; ++v) {
     rest -= fixed_point(p[v] - (q ? (*q)[v] : v == certain ? 1.0f : 0.0f));
     if (rest < 0) return v;
   }
+  return -1;  // only if the law of q that we were given holds numbers that no row has
+}
+
+// The token of a greedy row, or -1 if the law that we were given names none.
+int64_t greedy_token(const Distribution& of) {
+  const float v = of.law.threshold;
+  return v >= 0.0f && v < (float)of.size && v == (float)(int32_t)v ? (int32_t)v : -1;
 }
 
 int64_t draw(uint64_t word, const Distribution& p, const Distribution* q, int64_t certain,
              Scratch& scratch) {
   if (is_invalid(p.law) || (q && is_invalid(q->law))) return -1;
+  if (q && is_greedy(q->law)) return draw(word, p, nullptr, greedy_token(*q), scratch);
   const int64_t token =
       scratch.is_listed() ? draw_listed(word, p, q, certain, scratch)
                           : with_type(p.dtype, [&](auto target) {

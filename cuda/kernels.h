@@ -64,9 +64,11 @@ constexpr bool runs_on(KernelName name, int32_t capability) {
 const Kernel& kernel_of(KernelName name);
 KernelName best_kernel(const Batch& batch);
 
-// From logits: launch() answers all calls but probabilities, in one kernel on compute capability
-// 9.0 and later.
+// From logits: launch() answers all calls but probabilities, in one kernel; from compute capability
+// 9.0 on, teams are clusters.
 namespace from_logits {
+constexpr int64_t MAX_ROWS = INT32_MAX / 16;  // of probabilities: each may take a team of 16 blocks
+
 cudaError_t launch(const LogitsBatch& call, void* workspace, cudaStream_t stream);
 size_t workspace_bytes(const LogitsBatch& call);
 cudaError_t launch_probabilities(const LogitsBatch& call, float* out, cudaStream_t stream);

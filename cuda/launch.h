@@ -7,9 +7,10 @@
 
 namespace rsk {
 
+// With more blocks than a launch may have, it is one without any, which CUDA refuses.
 inline cudaLaunchConfig_t launch_config(int64_t blocks, int32_t threads, cudaStream_t stream) {
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3((uint32_t)blocks);
+  config.gridDim = dim3(blocks <= INT32_MAX ? (uint32_t)blocks : 0u);
   config.blockDim = dim3((uint32_t)threads);
   config.stream = stream;
   return config;
@@ -18,6 +19,12 @@ inline cudaLaunchConfig_t launch_config(int64_t blocks, int32_t threads, cudaStr
 struct Device {
   int id = -1, capability = 0, multiprocessors = 0;  // the capability times ten
   int shared_memory = 0;  // bytes that a block may have
+
+  // Blocks. All devices with clusters have room for 8; 16 are only known of the large ones.
+  int32_t largest_cluster() const {
+    const bool is_large = capability == 90 || capability == 100 || capability == 103;
+    return capability < 90 ? 1 : is_large ? 16 : 8;
+  }
 };
 
 // The current device; it is asked about itself once, since even that takes a microsecond.

@@ -28,9 +28,7 @@ __device__ Kind judge_ours(const Call& call, int32_t b, int32_t k) {
                                                      Means::of_draft(call, b, k), column)
                                     : 1.0f;
   if (!is_finite(p) || !is_finite(q)) return INVALID;
-  const uint64_t word = random_word(seed_of(batch, b), position_of(batch, b) + (uint64_t)k, COIN);
-  const double u = (double)(int32_t)(word >> 35) * (1.0 / (1 << 29));
-  return u * (double)q < (double)p ? ACCEPTED : REJECTED;
+  return coin(batch, b, k) * (double)q < (double)p ? ACCEPTED : REJECTED;
 }
 
 // The walk as far as this rank can tell: where it ends at the latest, and what is known of draft

@@ -63,7 +63,9 @@ struct Succession {
       volatile uint64_t* place = slot(index, i);
       Ending ending = ending_of(i < 32 ? seen : *place);
       while (ending == Ending::unknown) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 700
         __nanosleep(32);
+#endif
         ending = ending_of(*place);
       }
       *place = 0;

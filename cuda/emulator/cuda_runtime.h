@@ -351,6 +351,7 @@ enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidConfiguration = 9,
   cudaErrorLaunchTimeout = 702,
   cudaErrorLaunchFailure = 719,
   cudaErrorNotSupported = 801
@@ -394,6 +395,7 @@ inline const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
     case cudaSuccess: return "no error";
     case cudaErrorInvalidValue: return "invalid argument";
+    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
     case cudaErrorMemoryAllocation: return "out of memory for the emulated threads";
     case cudaErrorLaunchTimeout:
       return "the kernel does not end: a barrier was not reached by all, or a loop goes on for ever";
@@ -402,6 +404,12 @@ inline const char* cudaGetErrorString(cudaError_t error) {
   }
   return "unknown error";
 }
+// Of this thread: CUDA keeps it until someone asks, be it PyTorch after a launch of its own.
+namespace emulator {
+inline thread_local cudaError_t last_error = cudaSuccess;
+}
+inline cudaError_t cudaGetLastError() { return std::exchange(emulator::last_error, cudaSuccess); }
+
 inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
   memset(memory, value, bytes);
   return cudaSuccess;
@@ -448,7 +456,8 @@ inline cudaError_t launch(const cudaLaunchConfig_t* config, std::function<void()
     if (config->attrs[i].id == cudaLaunchAttributeClusterDimension)
       per_cluster = config->attrs[i].val.clusterDim.x;
   }
-  if (config->blockDim.x > 1024 || config->gridDim.x % per_cluster) return cudaErrorInvalidValue;
+  if (config->blockDim.x > 1024 || config->gridDim.x == 0) return cudaErrorInvalidConfiguration;
+  if (config->gridDim.x % per_cluster) return cudaErrorInvalidValue;
 
   const size_t fibers_per_cluster = (size_t)per_cluster * config->blockDim.x;
   const size_t at_once = std::max<size_t>(1, FIBERS_AT_ONCE / fibers_per_cluster);
@@ -486,9 +495,12 @@ inline cudaError_t launch(const cudaLaunchConfig_t* config, std::function<void()
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
+  cudaError_t error;
   try {
-    return emulator::launch(config, [&] { kernel(arguments...); });
+    error = emulator::launch(config, [&] { kernel(arguments...); });
   } catch (const std::bad_alloc&) {
-    return cudaErrorMemoryAllocation;
+    error = cudaErrorMemoryAllocation;
   }
+  if (error != cudaSuccess) emulator::last_error = error;
+  return error;
 }

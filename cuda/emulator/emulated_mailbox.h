@@ -32,13 +32,16 @@ inline void send(Mailbox& mailbox, int32_t to, int32_t from, int64_t letter) {
   // Our mailbox's place in the shared memory of the other block.
   emulator::Block& block = *emulator::current().block;
   emulator::Block& other = emulator::current().cluster->blocks.at((size_t)to);
+  if (other.barrier.expected == 0) throw "a letter was sent to a block that has returned";
   for (auto& [type, memory] : block.shared) {
     const ptrdiff_t offset = (char*)&mailbox - memory.data();
     if (offset < 0 || offset >= (ptrdiff_t)memory.size()) continue;
     auto& theirs = *(Mailbox*)(other.shared_memory(type, memory.size()) + offset);
     theirs.letters[from] = letter;
     theirs.arrivals.arrive();
+    return;
   }
+  throw "a letter was sent from a mailbox that is not in shared memory";
 }
 
 inline void wait_for_letters(Mailbox& mailbox) { emulator::wait(mailbox.arrivals, 0); }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,137 @@ def test_a_piece_may_have_more_tiles_than_a_warp_has_lanes(name, vocab_size):
     for seed in range(8):
         expected = rsk.rejection_sample(*batch, seed=seed, backend="baseline")
         assert torch.equal(rsk.KERNELS[name](*batch, seed=seed).tokens, expected.tokens)
+
+
+PROBE = """
+#include "arguments.h"
+#include "launch.h"
+#include "mailbox.h"
+
+namespace probe {
+
+enum Wrong { LETTER_FROM_A_STACK, LETTER_TO_NOBODY, TOO_MANY_BLOCKS, TOO_MANY_THREADS };
+
+__global__ void kernel(int64_t wrong) {
+  rsk::Mailbox& mailbox = rsk::shared_memory<rsk::Mailbox>();
+  rsk::Mailbox elsewhere;
+  if (wrong == LETTER_FROM_A_STACK) rsk::send(elsewhere, 0, 0, 1);
+  if (wrong == LETTER_TO_NOBODY && rsk::rank_in_cluster() == 0) {
+    for (int i = 0; i < 1000; ++i) __nanosleep(32);  // the other block has returned by then
+    rsk::send(mailbox, 1, 0, 1);
+  }
+}
+
+cudaError_t launch(const rsk::Batch& batch, void*, cudaStream_t stream) {
+  const int64_t wrong = batch.seed;
+  auto config = rsk::launch_config(wrong == TOO_MANY_BLOCKS ? (1ll << 32) + 2 : 2,
+                                   wrong == TOO_MANY_THREADS ? 2048 : 32, stream);
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = 2;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, wrong);
+  if (wrong != TOO_MANY_THREADS) return error;
+  const bool is_refused = rsk::check_launch(error) != nullptr;
+  return is_refused && cudaGetLastError() == cudaSuccess ? cudaErrorNotSupported : cudaSuccess;
+}
+
+}  // namespace probe
+"""
+
+
+SMALL_CLUSTERS = """
+#include <cuda_runtime.h>
+
+inline cudaError_t second_device(int* device) {
+  *device = 1;
+  return cudaSuccess;
+}
+inline cudaError_t attribute_of_second(int* value, cudaDeviceAttr attribute, int device) {
+  const cudaError_t error = cudaDeviceGetAttribute(value, attribute, device);
+  if (attribute == cudaDevAttrComputeCapabilityMajor) *value = 12;
+  return error;
+}
+template <class... Arguments>
+cudaError_t launch_on_second(const cudaLaunchConfig_t* config, Arguments&&... arguments) {
+  for (unsigned i = 0; i < config->numAttrs; ++i) {
+    const cudaLaunchAttribute& attribute = config->attrs[i];
+    if (attribute.id != cudaLaunchAttributeClusterDimension) continue;
+    if (attribute.val.clusterDim.x > 8) return cudaErrorInvalidConfiguration;
+    if (attribute.val.clusterDim.x < 8) return cudaErrorInvalidValue;  // the test wants the limit
+  }
+  return cudaLaunchKernelEx(config, arguments...);
+}
+#define cudaGetDevice second_device
+#define cudaDeviceGetAttribute attribute_of_second
+#define cudaLaunchKernelEx launch_on_second
+"""
+
+
+class TestLaunches:
+    """What a GPU refuses, or does not survive; and what the binding makes of it."""
+
+    @pytest.mark.parametrize(
+        ("wrong", "message"),
+        [
+            (0, "not possible on a GPU"),
+            (1, "not possible on a GPU"),
+            (2, "invalid configuration"),  # and not the number of blocks modulo 2^32
+            (3, "not supported"),  # what the probe returns if no error is left behind
+        ],
+    )
+    def test_what_is_wrong_is_an_error(self, wrong, message, monkeypatch):
+        monkeypatch.setenv("CPATH", str(Path(torch.__file__).parent / "include"))
+        probe = emulator.compile_kernel(PROBE, "probe::launch")
+        with pytest.raises(RuntimeError, match=message):
+            probe(*random_batch(1, 1, 10), seed=wrong)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", ["cluster", "from_logits"])
+    def test_a_device_of_small_clusters_gets_no_larger_ones(self, name):
+        """Compute capability 12.0: it has clusters, but not of 16 blocks."""
+        entry, call = "rsk::small::launch", "batch"
+        if name == "from_logits":
+            call = "LogitsBatch{batch, {nullptr, nullptr, nullptr, nullptr, {}, 0, 1, 1, 0, false}}"
+        launch = f"""
+namespace rsk::small {{
+cudaError_t launch(const Batch& batch, void* workspace, cudaStream_t stream) {{
+  return {name}::launch({call}, workspace, stream);
+}}
+}}"""
+        kernel = emulator.compile_kernel(SMALL_CLUSTERS + kernel_text(name) + launch, entry)
+        batch = random_batch(1, 1, 150_000)
+        of_package = rsk.rejection_sample
+        if name == "from_logits":
+            of_package = rsk.rejection_sample_from_logits
+        assert torch.equal(kernel(*batch, seed=1).tokens, of_package(*batch, seed=1).tokens)
+
+    def test_old_gpus_see_no_function_that_they_lack(self):
+        """As the preprocessor says: no compiler of today makes code for all of them."""
+        lacking = {600: ["__nanosleep"], 700: ["__reduce_max_sync", "__reduce_add_sync", "cp.async"]}
+        for capability, names in lacking.items():
+            command = [*build.find_compiler(), "-E", "-P", "-x", "c++", "-"]
+            command += ["-DRSK_CUDA", "-D__CUDACC__", f"-D__CUDA_ARCH__={capability}"]
+            kernels = sorted(path.name for path in SOURCES.glob("*.cu"))
+            lines = [line for name in kernels for line in included(name, set())]
+            text = "".join(line for line in lines if not line.lstrip().startswith("#include"))
+            done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+            assert "wait_for_those_before" in done.stdout
+            assert [name for name in names if name in done.stdout] == []
+
+
+def included(name: str, seen: set[str]) -> list[str]:
+    """The lines of a file of cuda/ and of those that it includes, each once."""
+    lines = []
+    for line in (SOURCES / name).read_text().splitlines(keepends=True):
+        found = re.match(r'#include "(.+)"', line)
+        if found is None:
+            lines.append(line)
+        elif found[1] not in seen:
+            seen.add(found[1])
+            lines += included(found[1], seen)
+    return lines
 
 
 class TestCompileKernel:

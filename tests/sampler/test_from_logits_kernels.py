@@ -209,3 +209,9 @@ def test_one_value_of_each_filter_a_request():
     check_rows(random_logits(6, 700), **filters)
     draft, target = random_logits(6, 2, 700), random_logits(6, 3, 700)
     check_draft(draft.argmax(-1), draft, target, seed=1, **filters)
+
+
+def test_more_rows_than_a_launch_can_have_blocks():
+    rows = 2**31 - 1
+    with pytest.raises(RuntimeError, match=f"at most 134217727 rows, got {rows**2}"):
+        rsk.probabilities(torch.zeros(1).expand(rows, rows, 1), backend="fused")

@@ -155,6 +155,51 @@ class TestAgreement:
         assert torch.equal(got.tokens, clean.tokens)
 
 
+class TestGivenLaws:
+    """The laws of the draft's rows, where they are not what the rows give under these filters."""
+
+    @pytest.mark.parametrize("sizes", [(9001, 9001), (3000, 4500), (4500, 3000)])
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_greedy_ones_beside_a_target_that_is_not(self, sizes, dtype):
+        """Of which every token is kept, so that none are listed."""
+        target = rows("normal", 16, 2, sizes[0]).to(dtype)
+        draft = rows("normal", 16, 1, sizes[1], seed=1)
+        draft[:8, 0, :3000] += 2 * target[:8, 0, :3000].float()
+        draft, target[8:, 0, 7] = draft.to(dtype), 30.0
+        draft[8:, 0, 7] = 40.0  # accepted, but for the largest coins
+        greedy, seed = {"temperature": 0.0, "return_laws": True}, torch.arange(16)
+        tokens, laws = rsk.sample_from_logits(draft[:, 0], seed=0, backend="fused", **greedy)
+        one, other, without = (
+            rsk.rejection_sample_from_logits(
+                tokens[:, None], draft_rows, target, seed=seed, backend=backend, draft_laws=given
+            )
+            for backend, draft_rows, given in [
+                ("vectorized", draft, laws[:, None]),
+                ("fused", draft, laws[:, None]),
+                ("fused", None, None),  # a point mass, too
+            ]
+        )
+        assert {0, 1} <= set(one.num_accepted.tolist())
+        assert torch.equal(other.tokens, one.tokens)
+        assert torch.equal(without.tokens, one.tokens)
+
+    @pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf, -1.0, 0.5, 2.0**31])
+    def test_ones_that_no_row_has_do_no_harm(self, number):
+        """What is drawn with them means nothing, but it comes soon and is a token, or none."""
+        target, draft = rows("peaked", 8, 2, 3000), rows("normal", 8, 1, 3000)
+        tokens = draft.argmax(-1)
+        for temperature in (0.0, 1.0):
+            options = {"temperature": temperature, "return_laws": True, "backend": "fused"}
+            _, laws = rsk.sample_from_logits(draft[:, 0], seed=0, **options)
+            for place in range(4):
+                laws[:, place], whole = number, laws[:, place].clone()
+                got = rsk.rejection_sample_from_logits(
+                    tokens, draft, target, seed=0, draft_laws=laws[:, None], backend="fused"
+                )
+                laws[:, place] = whole
+                assert ((got.tokens >= -1) & (got.tokens < 3000)).all()
+
+
 class TestOperators:
     NUMBERS = (None, 0.8, None, 50, None, 0.9, None, 0.02)
 
