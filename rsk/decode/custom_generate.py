@@ -238,7 +238,7 @@ def _streaming(streamer: BaseStreamer) -> Callable[[Emission], None]:
 
     def stream(emission: Emission) -> None:
         for token in emission.tokens:
-            streamer.put(torch.tensor([token]))
+            streamer.put(torch.tensor([token], device="cpu"))
 
     return stream
 
@@ -246,8 +246,10 @@ def _streaming(streamer: BaseStreamer) -> Callable[[Emission], None]:
 def _sequences(input_ids: Tensor, texts: list[list[int]], pad: int) -> Tensor:
     """Prompts and new tokens, padded on the right."""
     longest = max(map(len, texts))
-    new = torch.tensor([[*text, *[pad] * (longest - len(text))] for text in texts])
-    return torch.cat([input_ids, new.to(input_ids)], 1)
+    new = torch.tensor(
+        [[*text, *[pad] * (longest - len(text))] for text in texts], device=input_ids.device
+    )
+    return torch.cat([input_ids, new.to(input_ids.dtype)], 1)
 
 
 def _sampling(processors: Sequence[Processor], do_sample: bool, batch_size: int) -> Sampling:
