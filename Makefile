@@ -43,11 +43,10 @@ publish: $(STAMP)
 	$(BIN)/rsk report --publish
 	$(BIN)/rsk report --publish --lang zh-TW
 
-# Side by side, as tests/conftest.py says how many; then one by one what times something. 5 says "no
-# such test".
+# Side by side on up to four cores, then one by one what times something; 5 says "no such test".
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder $(TEST_ARGS) || \
-	  [ $$? = 5 ]
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder \
+	  $(TEST_ARGS) || [ $$? = 5 ]
 	$(BIN)/python -m pytest --alone $(TEST_ARGS) || [ $$? = 5 ]
 
 lint: $(STAMP)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 OLDEST_PYTHON = (3, 11)
 TESTED_TORCH = ((2, 11), (2, 13))
+_ANOTHER_CACHE = "set RSK_CACHE_DIR to a folder that can be written"
 
 
 @dataclass(frozen=True)
@@ -164,14 +165,17 @@ def check_nvcc() -> Diagnosis:
 
 def check_cache() -> Diagnosis:
     """Where compiled kernels are kept, how large they are, and whether it can be written."""
-    folder = build.cache_dir()
-    advice = "set RSK_CACHE_DIR to a folder that can be written"
+    try:
+        folder = build.cache_dir()
+    except build.BuildError as error:
+        return Diagnosis("build cache", "problem", str(error), _ANOTHER_CACHE)
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
         with tempfile.NamedTemporaryFile(dir=existing):
             pass
     except OSError as error:
-        return Diagnosis("build cache", "problem", f"{folder}: {error.strerror or error}", advice)
+        reason = f"{folder}: {error.strerror or error}"
+        return Diagnosis("build cache", "problem", reason, _ANOTHER_CACHE)
     libraries = [path for path in folder.glob("*") if path.suffix in (".so", ".pyd", ".dll")]
     if not libraries:
         return Diagnosis("build cache", "ok", f"{folder}: empty, the first use compiles")
@@ -185,8 +189,8 @@ def check_leftovers() -> Diagnosis:
     """Builds that were killed and left a folder, with a lock in it, that nobody holds."""
     try:
         folders = build.leftovers()
-    except OSError as error:
-        return Diagnosis("stale locks", "problem", str(error), "delete the build cache")
+    except build.BuildError as error:
+        return Diagnosis("stale locks", "problem", str(error), _ANOTHER_CACHE)
     if not folders:
         return Diagnosis("stale locks", "ok", "none")
     names = ", ".join(str(folder) for folder in folders)

@@ -36,12 +36,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--alone", action="store_true", help="only the tests marked alone")
 
 
-@pytest.hookimpl(optionalhook=True)  # pytest-xdist may be missing
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One process more than there are cores, up to four: now and then one waits for something."""
-    return min(4, (os.cpu_count() or 1) + 1)
-
-
 def pytest_configure() -> None:
     """Give each of several processes, and those that it starts, its share of the cores."""
     programs.interruptible()

@@ -16,7 +16,7 @@ SAME = 0.03
 
 
 @dataclass(frozen=True)
-class Outcome:
+class IdeaOutcome:
     """What a change did to the times at several points."""
 
     name: str
@@ -33,7 +33,9 @@ class Outcome:
     """Points at which it did not run or gave wrong tokens."""
 
     @classmethod
-    def of(cls, idea: ideas.Idea, unchanged_us: Sequence[float], within: float = SAME) -> Outcome:
+    def of(
+        cls, idea: ideas.Idea, unchanged_us: Sequence[float], within: float = SAME
+    ) -> IdeaOutcome:
         """Compare an idea's times with those of the unchanged kernel.
 
         Args:
@@ -119,9 +121,9 @@ def within(tried: ideas.Ideas) -> float:
     return max(SAME, noise(tried))
 
 
-def outcomes(tried: ideas.Ideas) -> list[Outcome]:
+def outcomes(tried: ideas.Ideas) -> list[IdeaOutcome]:
     """What came of each."""
-    return [Outcome.of(idea, tried.unchanged_us, within(tried)) for idea in tried.ideas]
+    return [IdeaOutcome.of(idea, tried.unchanged_us, within(tried)) for idea in tried.ideas]
 
 
 def _name_of(point: Point, points: Sequence[Point]) -> str:

@@ -126,7 +126,8 @@ def seeds(seed: Any, count: int) -> list[int]:
         ValueError: out of range, or as many as there are not prompts.
     """
     if seed is None:
-        seed = int(torch.empty((), dtype=torch.int64).random_(-(2**63), None))
+        drawn = torch.empty((), dtype=torch.int64, device="cpu").random_(-(2**63), None)
+        seed = int(drawn)
     if _index(seed) is not None:
         first = integer("seed", seed, -(2**63), 2**63 - 1)
         return [(first + i + 2**63) % 2**64 - 2**63 for i in range(count)]

@@ -125,8 +125,11 @@ def _draft(
     draft = given
     if draft is None:  # as with a streamer
         draft = _argument_of_generate(model, "assistant_model")
-    if draft is None and getattr(config, "prompt_lookup_num_tokens", None):
-        draft, spec_len = NGRAM, spec_len or config.prompt_lookup_num_tokens
+    lookup_tokens = getattr(config, "prompt_lookup_num_tokens", None)
+    if draft is None and lookup_tokens:
+        draft = NGRAM
+    if draft == NGRAM and spec_len is None:
+        spec_len = lookup_tokens
     if draft is None:
         raise ValueError(
             "custom_generate=rsk.decode.generate: expected a draft, in assistant_model=, or in "
@@ -235,7 +238,7 @@ def _streaming(streamer: BaseStreamer) -> Callable[[Emission], None]:
 
     def stream(emission: Emission) -> None:
         for token in emission.tokens:
-            streamer.put(torch.tensor([token]))
+            streamer.put(torch.tensor([token], device="cpu"))
 
     return stream
 
@@ -243,8 +246,10 @@ def _streaming(streamer: BaseStreamer) -> Callable[[Emission], None]:
 def _sequences(input_ids: Tensor, texts: list[list[int]], pad: int) -> Tensor:
     """Prompts and new tokens, padded on the right."""
     longest = max(map(len, texts))
-    new = torch.tensor([[*text, *[pad] * (longest - len(text))] for text in texts])
-    return torch.cat([input_ids, new.to(input_ids)], 1)
+    new = torch.tensor(
+        [[*text, *[pad] * (longest - len(text))] for text in texts], device=input_ids.device
+    )
+    return torch.cat([input_ids, new.to(input_ids.dtype)], 1)
 
 
 def _sampling(processors: Sequence[Processor], do_sample: bool, batch_size: int) -> Sampling:

@@ -163,7 +163,8 @@ def speculative_generate(
         raise TypeError(f"tokenizer: expected a tokenizer, got {arguments.shown(tokenizer)}")
     stops = arguments.stop_ids(stop_tokens, target, tokenizer)
     # The first use of a backend may compile it: not a part of decoding.
-    sample_from_logits(torch.zeros(1, 1, device=target.device), seed=0, backend=backend)
+    row = torch.zeros(1, 1, dtype=torch.float32, device=target.device)
+    sample_from_logits(row, seed=0, backend=backend)
 
     clock = Clock(target.device)
     ids = arguments.token_ids(prompts, tokenizer)

@@ -50,7 +50,8 @@ class Sampling:
             "top_p": real("top_p", top_p),
             "min_p": real("min_p", min_p),
         }
-        probabilities(torch.zeros(1, 1), backend="baseline", **self.filters)  # refuses bad numbers
+        row = torch.zeros(1, 1, dtype=torch.float32, device="cpu")
+        probabilities(row, backend="baseline", **self.filters)  # refuses bad numbers
         self.processors, self.batch_size = tuple(processors), batch_size
         for processor in self.processors:
             if not callable(processor):

@@ -33,7 +33,7 @@ from rsk.measure.provenance import provenance
 from rsk.measure.record_files import RecordError
 from rsk.measure.records import Spread
 from rsk.measure.run_files import PartsRecord, Recorder
-from rsk.measure.step_models import MINIATURE, PAIRS, Model, Pair
+from rsk.measure.step_models import MINIATURE, PAIRS, Model, ModelPair
 from rsk.sampler import logits
 from rsk.sampler.api import RejectionSamples
 
@@ -251,7 +251,7 @@ class _Run(Recorder[ModelStepRecord]):
         )
 
 
-def measure(run: _Run, pairs: dict[str, Pair], *, runs: int, batch_sizes: Sequence[int],
+def measure(run: _Run, pairs: dict[str, ModelPair], *, runs: int, batch_sizes: Sequence[int],
             context: int, time_limit_s: float | None) -> None:  # fmt: skip
     """Measure all pairs, in whole runs; ends early, unfinished, when the time is up."""
     until = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
@@ -261,8 +261,8 @@ def measure(run: _Run, pairs: dict[str, Pair], *, runs: int, batch_sizes: Sequen
     run.end(is_complete)
 
 
-def _measure_pair(run: _Run, name: str, pair: Pair, cases: Sequence[tuple[int, int]], context: int,
-                  until: float) -> bool:  # fmt: skip
+def _measure_pair(run: _Run, name: str, pair: ModelPair, cases: Sequence[tuple[int, int]],
+                  context: int, until: float) -> bool:  # fmt: skip
     """Measure one pair; whether the time sufficed. Its models are gone when this returns."""
     try:
         target, drafter = (Model(size, pair, run.device) for size in (pair.target, pair.draft))

@@ -26,7 +26,7 @@ from rsk.measure.provenance import provenance
 from rsk.measure.records import parse
 from rsk.measure.sharded_clocks import clock_mhz
 from rsk.measure.sharded_records import SCHEMA, Sharded
-from rsk.sampler import build, fused
+from rsk.sampler import build
 
 
 class RankError(RuntimeError):
@@ -71,7 +71,7 @@ def run(ranks: int, *, quick: bool = False, console: Console | None = None) -> S
         "ranks": ranks,
         "nccl": ".".join(map(str, torch.cuda.nccl.version())) if on_gpu else None,
         "topology": _topology() if on_gpu else "one host",
-        "rival": "fused" if is_built and fused.takes_logits(device_type) else "vectorized",
+        "rival": "fused" if is_built else "vectorized",
         **found,
     }
     return parse(Sharded, data)

@@ -23,7 +23,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ModelPair:
     """A target and a draft with one vocabulary."""
 
     target: Size
@@ -33,23 +33,23 @@ class Pair:
 
 
 PAIRS = {
-    "1.1 B with 68 M": Pair(
+    "1.1 B with 68 M": ModelPair(
         Size(2048, 22, 32, 4, 5632), Size(768, 2, 12, 12, 3072), vocab_size=32000
     ),
-    "8 B with 1 B": Pair(
+    "8 B with 1 B": ModelPair(
         Size(4096, 32, 32, 8, 14336), Size(2048, 16, 32, 8, 8192, tied=True), vocab_size=128256
     ),
 }
 """The shapes of TinyLlama 1.1B with Llama 68M, and of Llama 3.1 8B with Llama 3.2 1B."""
 MINIATURE = {
-    "miniature": Pair(Size(32, 2, 4, 2, 64), Size(16, 1, 2, 2, 32), 97, dtype=torch.float32)
+    "miniature": ModelPair(Size(32, 2, 4, 2, 64), Size(16, 1, 2, 2, 32), 97, dtype=torch.float32)
 }
 
 
 class Model:
     """A model with random weights, and a context in a static cache that passes rewind to."""
 
-    def __init__(self, size: Size, pair: Pair, device: torch.device) -> None:
+    def __init__(self, size: Size, pair: ModelPair, device: torch.device) -> None:
         from transformers import AutoModelForCausalLM, LlamaConfig
 
         self.config = LlamaConfig(

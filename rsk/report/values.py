@@ -71,8 +71,8 @@ def report(found: Measurements, here: Here) -> dict[str, object]:
     * ``public_model``: a list of :class:`rsk.decode.decoding_speeds.DecodingSpeeds`, one of each
       device that it was recorded on;
     * ``tried``: what came of the ideas tried on the kernels, a list of
-      :class:`rsk.course.tried_ideas.Outcome`; ``tried_on``, the GPU, and ``tried_earlier``, whether
-      the kernels have changed since.
+      :class:`rsk.course.tried_ideas.IdeaOutcome`; ``tried_on``, the GPU, and ``tried_earlier``,
+      whether the kernels have changed since.
     """
     return {
         **shared(found),

@@ -65,7 +65,8 @@ def rejection_sample(
     requests, their order, the backend, the kernel or the device.
 
     With a fixed int ``seed`` and the default ``position`` the same random numbers are used again
-    at EVERY call. In a decoding loop pass each request's position, or leave ``seed=None``.
+    at EVERY call. In a decoding loop pass each request's position, or leave ``seed=None``. A CUDA
+    graph keeps every int: there give both as tensors, and change one between replays.
 
     Args:
         draft_tokens: int64 or int32 [B, K], 0 <= K <= 128. The first -1 in a row ends that
@@ -77,7 +78,8 @@ def rejection_sample(
             draft position and after the last one. Its V and dtype may differ from the draft's
             (padded vocabularies): what only one of the two has is 0 in the other.
         seed: int64 [B], one seed per request; or an int s in [-2^63, 2^63), and request b uses
-            s + b, wrapping; or ``None``, and s is drawn from PyTorch's global CPU generator.
+            s + b, wrapping; or ``None``, and s is drawn from PyTorch's global CPU generator, which
+            is refused while a CUDA graph is captured: its replays would repeat that s.
         position: index of each request's first draft position in its sequence, int64 [B], or one
             int for all. A step that accepted n tokens is followed by one at position + n + 1.
         backend: "baseline", "vectorized", "fused", or "auto": fused where it can be built, else
@@ -105,7 +107,7 @@ def rejection_sample(
     tensors = draft_tokens, draft_probs, target_probs
     if is_ready(backend, target_probs, seed, position):
         # The operator checks its arguments itself, in a tenth of the time that Python takes.
-        drawn = draw_seed() if seed is None else seed
+        drawn = draw_seed(target_probs.is_cuda) if seed is None else seed
         try:
             samples = RejectionSamples(*fused.rejection_sample(*tensors, drawn, position))
         except (RuntimeError, TypeError, OverflowError):

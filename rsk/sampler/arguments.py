@@ -17,6 +17,7 @@ MAX_SPEC_LEN = 128
 MAX_VOCAB_SIZE = 1 << 20
 PROBABILITY_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TOKEN_DTYPES = (torch.int64, torch.int32)
+_CPU = torch.device("cpu")
 
 
 def check_request(
@@ -118,14 +119,27 @@ def check_seed(seed: int | Tensor | None, batch_size: int, device: torch.device)
     if seed is not None:
         return check_int64("seed", seed, batch_size, device)
     if torch.compiler.is_compiling():  # stay a tensor: .item() would break the graph
-        drawn = torch.randint(-(2**63), 2**63 - 1, ())
+        drawn = torch.randint(-(2**63), 2**63 - 1, (), device=_CPU)
         return drawn.to(device) + torch.arange(batch_size, device=device)
-    return draw_seed()
+    return draw_seed(device.type == "cuda")
 
 
-def draw_seed() -> int:
-    """A seed from PyTorch's global CPU generator."""
-    return int(torch.randint(-(2**63), 2**63 - 1, ()).item())
+def draw_seed(is_cuda: bool) -> int:
+    """A seed from PyTorch's global CPU generator.
+
+    Args:
+        is_cuda: whether the call that it is for is on a GPU.
+
+    Raises:
+        ValueError: a CUDA graph is being captured, which would keep this one seed.
+    """
+    if is_cuda and torch.cuda.is_current_stream_capturing():
+        raise ValueError(
+            "seed: expected an int64 tensor [B] while a CUDA graph is captured, got None, of which "
+            "every replay would repeat one seed; change the seed's tensor, or the position's, "
+            "between replays"
+        )
+    return int(torch.randint(-(2**63), 2**63 - 1, (), device=_CPU).item())
 
 
 def check_int64(name: str, value: object, batch_size: int, device: torch.device) -> int | Tensor:

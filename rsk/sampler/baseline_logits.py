@@ -105,7 +105,7 @@ def row_law(
 def from_laws(logits: Tensor, laws: Tensor, filters: Filters) -> Tensor:
     """Probabilities, float32, of logits [B, V] or [B, K, V] whose laws are known."""
     tokens = torch.arange(logits.shape[-1], device=logits.device)
-    probs = torch.empty(logits.shape, device=logits.device)
+    probs = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
     for b, min_p in enumerate(_per_request(filters.min_p, len(logits))):
         probs[b] = probability(logits[b], laws[b], min_p, tokens)
     return probs

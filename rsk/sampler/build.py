@@ -273,25 +273,32 @@ def _toolchain(folder: Path) -> Iterator[None]:
     import ninja
 
     cpp_extension = _cpp_extension()
-    before, torch_folder = dict(os.environ), cpp_extension.TORCH_LIB_PATH
-    os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, os.environ.get("PATH", "")])
-    os.environ["TORCH_DONT_CHECK_COMPILER_ABI"] = "1"  # it is C's that we use, the same for all
-    os.environ["TORCH_NO_COMPILER_WRAPPER"] = "1"  # CXX alone says whether to use ccache
-    command = host_compiler()
-    os.environ["CXX"] = command[0]
+    torch_folder, command = cpp_extension.TORCH_LIB_PATH, host_compiler()
+    ours = {
+        "PATH": os.pathsep.join([ninja.BIN_DIR, os.environ.get("PATH", "")]),
+        "CXX": command[0],
+        "TORCH_DONT_CHECK_COMPILER_ABI": "1",  # it is C's that we use, the same for all
+        "TORCH_NO_COMPILER_WRAPPER": "1",  # CXX alone says whether to use ccache
+    }
     if sys.platform != "win32":
         cpp_extension.TORCH_LIB_PATH = shlex.quote(torch_folder)  # it does not do that itself
         if len(command) > 1 or shlex.quote(command[0]) != command[0]:
             script = folder / "cxx"  # one word where PyTorch expects one
             script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
             script.chmod(0o700)
-            os.environ["CXX"] = "./cxx"
+            ours["CXX"] = "./cxx"
+    # These alone are put back: other threads may change others meanwhile.
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
     try:
         yield
     finally:
         cpp_extension.TORCH_LIB_PATH = torch_folder
-        os.environ.clear()
-        os.environ.update(before)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _register_fakes() -> None:
@@ -323,13 +330,16 @@ def _register_fakes() -> None:
         check_devices((rows, *arguments))
         return rows.new_empty(rows.shape, dtype=torch.float32)
 
-    fakes: dict[str, Callable[..., object]] = {
-        "rejection_sample": fake_samples,
-        "launch": lambda kernel, *arguments: fake_samples(*arguments),
-        "sample": fake_sample,
+    from_logits: dict[str, Callable[..., object]] = {
         "probabilities": fake_probabilities,
         "sample_from_logits": fake_sample_and_laws,
         "rejection_sample_from_logits": fake_samples,
     }
+    fakes = from_logits | {
+        "rejection_sample": fake_samples,
+        "launch": lambda kernel, *arguments: fake_samples(*arguments),
+        "sample": fake_sample,
+    }
+    fakes |= {f"emulated_{name}": fake for name, fake in from_logits.items()}
     for name, fake in fakes.items():
         torch.library.register_fake(f"rsk::{name}", fake)

@@ -80,11 +80,11 @@ def usable() -> Iterator[None]:
     """Say of a file that cannot be written, read or loaded what to do about it.
 
     Raises:
-        BuildError: instead of an ``OSError``.
+        BuildError: instead of an ``OSError``; or where files cannot be locked.
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the second is filelock's, without flock
         raise BuildError(
             f"cannot use the build cache {cache_dir()}: {error.__cause__ or error}; "
             "set RSK_CACHE_DIR to a folder that can be written and programs can be loaded from"
@@ -127,15 +127,20 @@ def held(library: Path, waiting: str) -> Iterator[None]:
 
 
 def leftovers() -> list[Path]:
-    """Folders of builds that were interrupted: nobody holds the lock of their library."""
+    """Folders of builds that were interrupted: nobody holds the lock of their library.
+
+    Raises:
+        BuildError: there is no cache, or it cannot be used.
+    """
     found = []
-    for folder in sorted(cache_dir().glob("*.building")):
-        try:
-            with lock_of(folder.with_suffix("")).acquire(timeout=0):
-                if folder.is_dir():
-                    found.append(folder)
-        except TimeoutError:
-            pass  # being built right now
+    with usable():
+        for folder in sorted(cache_dir().glob("*.building")):
+            try:
+                with lock_of(folder.with_suffix("")).acquire(timeout=0):
+                    if folder.is_dir():
+                        found.append(folder)
+            except TimeoutError:
+                pass  # being built right now
     return found
 
 

@@ -101,13 +101,13 @@ class Channel:
         self._raise_what_was_found(device)
         look = look or self.is_on_host(device)
         if not look and self.differing is None:
-            pin = device.type == "cuda"
-            self.differing = torch.zeros((self.size, HEADER), dtype=torch.int64, pin_memory=pin)
+            shape, pin = (self.size, HEADER), device.type == "cuda"
+            self.differing = torch.zeros(shape, dtype=torch.int64, device="cpu", pin_memory=pin)
         key = meaning.target_columns, meaning.draft_columns
         while True:
             layout = self._layouts.get(key)
             ready = layout is not None and meaning.length <= self.words - HEADER
-            if not ready and device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            if not ready and _is_capturing(device):
                 raise ValueError(
                     "the ranks have not agreed on a call of this size yet: make one before you "
                     "capture it"
@@ -143,10 +143,14 @@ class Channel:
         self.words = WORDS
 
     def fail(self, error: Exception, device: torch.device) -> NoReturn:
-        """Raise what is wrong with this rank's arguments, and tell the others, who wait for it."""
-        self._raise_what_was_found(device)
+        """Raise what is wrong with this rank's arguments, and tell the others, who wait for it.
+
+        Into a CUDA graph nobody waits, and no answer can be read.
+        """
         text = f"rank {self.rank}: {error}"
-        self._tell(FAULT, text, device)
+        if not _is_capturing(device):
+            self._raise_what_was_found(device)
+            self._tell(FAULT, text, device)
         raise type(error)(text) from error
 
     def _tell(self, purpose: int, text: str, device: torch.device) -> None:
@@ -155,8 +159,8 @@ class Channel:
         letters += b"\0" * (-len(letters) % 8)
         header = [0] * HEADER
         header[PURPOSE], header[LENGTH], header[LOOKS] = purpose, len(letters) // 8, 1
-        message = torch.frombuffer(bytearray(letters), dtype=torch.int64)
-        answers = self.gather(torch.cat([torch.tensor(header), message]).to(device))
+        message = torch.tensor([*header, *memoryview(letters).cast("q")], device=device)
+        answers = self.gather(message)
         self._join(answers[:, :HEADER].tolist(), device)
 
     def gather(self, message: Tensor) -> Tensor:
@@ -244,6 +248,11 @@ class Channel:
         text = f"at an earlier call, {difference}"
         self._tell(LATE, text, device)
         raise ValueError(text)
+
+
+def _is_capturing(device: torch.device) -> bool:
+    """Whether what is called now is not run but kept, in a CUDA graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 _channels: weakref.WeakKeyDictionary[dist.ProcessGroup, Channel] = weakref.WeakKeyDictionary()

@@ -56,7 +56,8 @@ def compile_kernel(source: str, launch: str) -> Callable[..., RejectionSamples]:
 
     Returns:
         A function with the arguments and the result of the kernels in :data:`rsk.KERNELS`, for
-        CPU tensors. It raises ``RuntimeError`` if a barrier is not reached by all threads.
+        CPU tensors; others are a ``ValueError``. It raises ``RuntimeError`` if a barrier is not
+        reached by all threads.
 
     Raises:
         rsk.BuildError: the source does not compile; the message is the compiler's.
@@ -73,9 +74,13 @@ def compile_kernel(source: str, launch: str) -> Callable[..., RejectionSamples]:
         position: int | Tensor = 0,
     ) -> RejectionSamples:
         seed, position = check_request(draft_tokens, draft_probs, target_probs, seed, position)
+        if draft_tokens.device.type != "cpu":
+            raise ValueError(
+                f"draft_tokens: expected tensors on cpu for the emulator, got {draft_tokens.device}"
+            )
         batch_size, spec_len = draft_tokens.shape
-        tokens = torch.full((batch_size, spec_len + 1), -7)  # whatever is not written shows
-        num_accepted = torch.full((batch_size,), -7)
+        tokens = _filled(batch_size, spec_len + 1)
+        num_accepted = _filled(batch_size)
         draft = target_probs if draft_probs is None else draft_probs
         fields = dict.fromkeys(_FIELDS, 0) | {
             "draft_tokens": draft_tokens.data_ptr(),
@@ -101,7 +106,7 @@ def compile_kernel(source: str, launch: str) -> Callable[..., RejectionSamples]:
             else:
                 fields[name] = value
         if batch_size > 0:
-            workspace = torch.full((batch_size * 1024 + 64,), -7)  # nobody may rely on its content
+            workspace = _filled(batch_size * 1024 + 64)
             values = (ctypes.c_int64 * len(fields))(*fields.values())
             error = library.rsk_launch(values, ctypes.c_void_p(workspace.data_ptr()))
             if error is not None:
@@ -109,6 +114,11 @@ def compile_kernel(source: str, launch: str) -> Callable[..., RejectionSamples]:
         return RejectionSamples(tokens, num_accepted)
 
     return run
+
+
+def _filled(*shape: int) -> Tensor:
+    """Memory, int64, whose content nobody may rely on: what is not written shows."""
+    return torch.full(shape, -7, dtype=torch.int64, device="cpu")
 
 
 def _compile(source: str) -> Path:

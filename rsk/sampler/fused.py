@@ -81,16 +81,6 @@ class FromLogits:
         return tokens, num_accepted
 
 
-def takes_logits(device_type: str) -> bool:
-    """Whether the library for "cpu" or "cuda" has the operators that begin with logits."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(
-        "rsk::rejection_sample_from_logits", device_type.upper()
-    )
-
-
-takes_logits._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
 def _filters(filters: Filters) -> list[Tensor | float | None]:
     """Each filter as a tensor and a number, one of which counts."""
     return [

@@ -99,7 +99,7 @@ def make_header(numbers: list[int], contents: tuple[Tensor, ...]) -> Tensor:
     device = contents[0].device
     header = torch.zeros(HEADER, dtype=torch.int64, device=device)
     if device.type == "cpu":
-        header[:GIVEN] = torch.tensor(numbers)
+        header[:GIVEN] = torch.tensor(numbers, device=device)
     else:  # a graph can capture these, but no copy from the host
         for place, number in enumerate(numbers):
             header[place].fill_(number)

@@ -38,7 +38,7 @@ def rejection_sample(
     drafted = drafts.clamp(min=0)[:, :, None]
     p = target_probs[:, :spec_len].gather(2, drafted).squeeze(2)
     q = 1.0 if draft_probs is None else draft_probs.gather(2, drafted).squeeze(2)
-    coins = torch.rand(p.shape, generator=generator, device=p.device)
+    coins = torch.rand(p.shape, generator=generator, dtype=torch.float32, device=p.device)
     accepted = (coins * q < p) & (drafts >= 0)
     n = accepted.cumprod(1).sum(1, keepdim=True)
 

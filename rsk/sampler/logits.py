@@ -148,7 +148,7 @@ def sample_from_logits(
     """
     given = Filters(temperature, top_k, top_p, min_p)
     if _is_ready(backend, logits, given, seed, position):
-        drawn = draw_seed() if seed is None else seed
+        drawn = draw_seed(logits.is_cuda) if seed is None else seed
         try:
             tokens, laws = _FUSED.sample_from_logits(logits, given, drawn, position)
         except (RuntimeError, TypeError, OverflowError):
@@ -213,7 +213,7 @@ def rejection_sample_from_logits(
         draft_laws is None or isinstance(draft_laws, Tensor)
     ):
         # The operator checks its arguments itself, in a tenth of the time that Python takes.
-        drawn = draw_seed() if seed is None else seed
+        drawn = draw_seed(target_logits.is_cuda) if seed is None else seed
         try:
             samples = RejectionSamples(
                 *_FUSED.rejection_sample_from_logits(*tensors, given, drawn, position)
@@ -278,10 +278,7 @@ def _module(backend: str, device: torch.device) -> Any:
     if backend == _EMULATOR and device.type == "cpu":
         build.load(_EMULATOR)
         return _MODULES[_EMULATOR]
-    chosen = api._choose(backend, device)
-    if chosen == "fused" and not fused.takes_logits(device.type):
-        chosen = "vectorized"
-    return _MODULES[chosen]
+    return _MODULES[api._choose(backend, device)]
 
 
 def _check_logits(logits: Tensor, dims: tuple[str, ...]) -> None:

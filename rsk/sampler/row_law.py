@@ -68,6 +68,12 @@ def relative_weight(x: Tensor, maximum: Tensor | float, scale: Tensor | float) -
     return r.masked_fill_(y < LOWEST_EXPONENT, 0.0)
 
 
+def scale_of(temperature: Tensor) -> Tensor:
+    """The scale c = log2(e) / T, rounded once in double and once to float32."""
+    t = temperature.double()
+    return torch.full_like(t, LOG2_E).div_(t).float()  # a number / t would be 1 / t times it
+
+
 def fixed_point(e: Tensor) -> Tensor:
     """Relative weights as int64 multiples of 2^-42: their sums are exact in any order."""
     return (e * UNIT).long()

@@ -77,7 +77,8 @@ class ShardedCall:
             return value
         if isinstance(value, int):
             return torch.arange(self.batch_size, device=self.draft_tokens.device) * step + value
-        return torch.full((self.batch_size,), value, device=self.draft_tokens.device)
+        device = self.draft_tokens.device
+        return torch.full((self.batch_size,), value, dtype=torch.float32, device=device)
 
     @property
     def contents(self) -> tuple[Tensor, ...]:

@@ -96,7 +96,7 @@ class Kernels:
             *(header or [0] * GIVEN),
         ]
         return [
-            torch.tensor(numbers),
+            torch.tensor(numbers, device="cpu"),
             *(call.draft_tokens, call.draft, call.target, seed, position),
             *(tensor for tensor, _ in filters or [(None, 0)] * 4),
             *(self.laws, self.draft_laws),

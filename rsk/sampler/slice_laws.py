@@ -26,12 +26,12 @@ from torch import Tensor
 
 from rsk.sampler.row_law import (
     HOTTEST,
-    LOG2_E,
     UNIT,
     Filters,
     fixed_point,
     probability,
     relative_weight,
+    scale_of,
 )
 from rsk.sampler.slices import Rows
 
@@ -117,7 +117,7 @@ def opening(logits: Tensor, start: int, listed: int) -> Tensor:
     """
     batch_size, rows, size = logits.shape
     if size == 0:
-        largest = torch.full((batch_size, rows, 1), -math.inf, device=logits.device)
+        largest = logits.new_full((batch_size, rows, 1), -math.inf, dtype=torch.float32)
         token = torch.zeros_like(largest, dtype=torch.int64)
     else:
         largest = logits.amax(-1, keepdim=True).float() + 0.0  # +0, if it is -0
@@ -151,7 +151,7 @@ def laws_from(
     opening = openings[..., :1].amax(0)
     maximum = _value_of(opening >> _TOKEN_BITS, 32, torch.float32)
     t, k, p, least = (_column(value, maximum) for value in filters)
-    scale = (LOG2_E / t.double()).float()
+    scale = scale_of(t)
     threshold = torch.full_like(maximum, -math.inf)
     total = torch.ones_like(maximum, dtype=torch.int64)
 

@@ -42,7 +42,7 @@ class Rows:
     def pick(self, columns: Tensor) -> Tensor:
         """The probability in one column of each of the first rows, float32 [B, K]."""
         if self.size == 0:
-            return torch.zeros(columns.shape, device=columns.device)
+            return torch.zeros(columns.shape, dtype=torch.float32, device=columns.device)
         rows = (slice(None), slice(columns.shape[1]))
         within = columns.clamp(max=self.size - 1).unsqueeze(2)
         picked = self._probabilities(self.values[rows].gather(2, within), rows, within).squeeze(2)

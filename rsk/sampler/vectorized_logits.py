@@ -16,12 +16,12 @@ from torch import Tensor
 from rsk.sampler import vectorized
 from rsk.sampler.row_law import (
     HOTTEST,
-    LOG2_E,
     UNIT,
     Filters,
     fixed_point,
     probability,
     relative_weight,
+    scale_of,
 )
 
 CHUNK = 1 << 22
@@ -122,7 +122,7 @@ def _eager_laws(
         top_p0 if top_p is None else top_p,
         min_p0 if min_p is None else min_p,
     )
-    laws = torch.empty((*logits.shape[:-1], 4), device=logits.device)
+    laws = torch.empty((*logits.shape[:-1], 4), dtype=torch.float32, device=logits.device)
     for part in _chunks(logits):
         x = logits[part]
         laws[part] = _laws(x, *(_beside(x, value, part) for value in filters))
@@ -132,7 +132,7 @@ def _eager_laws(
 def _eager_probabilities(
     x: Tensor, laws: Tensor, min_p: Tensor | None, min_p0: float, tokens: Tensor
 ) -> Tensor:
-    probs = torch.empty(x.shape, device=x.device)
+    probs = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     for part in _chunks(x):
         least = _beside(x[part], min_p0 if min_p is None else min_p, part)
         of = tokens if tokens.dim() == 1 else tokens[part]
@@ -196,7 +196,7 @@ def _laws(x: Tensor, temperature: Any, top_k: Any, top_p: Any, min_p: Any) -> Te
     t, k, p, least = (_column(f, maximum) for f in (temperature, top_k, top_p, min_p))
     valid = maximum.isfinite() & ((t == 0) | (t >= 1 / HOTTEST) & (t <= HOTTEST))
     valid = valid & (k >= 0) & (p >= 0) & (p <= 1) & (least >= 0) & (least <= 1)
-    scale = (LOG2_E / t.double()).float()
+    scale = scale_of(t)
 
     if isinstance(top_k, Tensor) or isinstance(top_p, Tensor) or top_k or top_p < 1:
         values, e, weights, threshold = _sorted(

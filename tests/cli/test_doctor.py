@@ -7,6 +7,7 @@ import platform
 import stat
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import measured
 import pytest
@@ -150,6 +151,20 @@ def test_a_cache_that_cannot_be_written_is_a_problem(tmp_path, monkeypatch):
     diagnosis = doctor.check_cache()
     assert diagnosis.status == "problem"
     assert "RSK_CACHE_DIR" in diagnosis.advice
+
+
+def test_no_home_folder_is_a_problem(monkeypatch):
+    for name in ("RSK_CACHE_DIR", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    for check in (doctor.check_cache, doctor.check_leftovers):
+        diagnosis = check()
+        assert diagnosis.status == "problem" and "no home folder" in diagnosis.detail
+        assert "RSK_CACHE_DIR" in diagnosis.advice
 
 
 def test_an_interrupted_build_is_found(cache):

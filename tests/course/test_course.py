@@ -355,13 +355,13 @@ def test_a_device_that_is_not_there_stops_the_run_before_it_starts(
 @pytest.mark.parametrize("whole_group", [True, False])
 def test_an_interrupted_run_keeps_the_last_good_state(write_notebook, tmp_path, whole_group):
     """As Ctrl-C sends the signal (to the whole group), and as ``kill -INT`` does."""
-    sources = write_notebook("00_a", "print('good')").parent
     folder = tmp_path / "out"
-    running.run_course(sources=sources, output=folder, console=console())
-    good = (folder / "notebooks" / "00_a.ipynb").read_bytes()
-    write_notebook(
+    (folder / "notebooks").mkdir(parents=True)
+    good = write_notebook("00_a", "print('good')").read_bytes()
+    (folder / "notebooks" / "00_a.ipynb").write_bytes(good)  # of an earlier run
+    sources = write_notebook(
         "00_a", "import os; print(os.getpid())", "import time; open('at', 'w'); time.sleep(99)"
-    )
+    ).parent
     code = (
         "from pathlib import Path; from rsk.base import folders; from rsk import cli\n"
         f"folders.notebooks_dir = lambda: Path({str(sources)!r})\n"

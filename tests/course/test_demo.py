@@ -39,8 +39,8 @@ def test_the_demo_runs_and_draws(tmp_path: Path) -> None:
     assert found.agreement.backends == rsk.BACKENDS
     assert found.agreement.requests == found.agreement.sampled == 10
     assert str(found.agreement).split(":")[0] in text.replace("\n", " ")
-    assert [line.split() for line in text.splitlines() if "times faster" in line] == [
-        ["B", "baseline", "PyTorch", "C++", "times", "faster"]
+    assert [line.split() for line in text.splitlines() if "times as fast" in line] == [
+        ["B", "baseline", "PyTorch", "C++", "times", "as", "fast"]
     ]
     assert [row.batch_size for row in found.rows] == [1, 4]
     assert text.count("×") + text.count("unclear") >= 2

@@ -118,10 +118,13 @@ def test_its_solutions_pass_its_checks(path: Path, whole_course: WholeCourse) ->
 
 @pytest.mark.slow
 def test_what_takes_sizes_runs_with_others(tmp_path: Path) -> None:
-    """And so does the report on what was measured with them; chapter 07 takes no sizes."""
+    """And so does the report on what was measured with them; chapter 07 takes no sizes.
+
+    The demo runs with others in test_plain_papermill_runs_a_notebook_from_any_folder.
+    """
     declared = {path.stem: declared_parameters(read(path), path.name) for path in NOTEBOOKS}
-    chosen = [name for name, its in declared.items() if "batch_sizes" in its]
-    assert len(chosen) == len(NOTEBOOKS) - 2
+    demo, *chosen = [name for name, its in declared.items() if "batch_sizes" in its]
+    assert demo == "00_quick_demo" and len(chosen) == len(NOTEBOOKS) - 3
     only = [*chosen, Path(running.REPORT).stem]
     running.run_course(TINY, only=only, output=tmp_path, export=False, console=Console(quiet=True))
 

@@ -17,7 +17,7 @@ from rsk.measure import ideas
 
 def outcome(before, times):
     idea = ideas.Idea("more of it", "Faster.", times_us=times)
-    return tried_ideas.Outcome.of(idea, before)
+    return tried_ideas.IdeaOutcome.of(idea, before)
 
 
 def test_the_outcome_of_an_idea_follows_from_its_times():

@@ -88,10 +88,18 @@ def test_prompt_lookup_by_its_own_argument_and_by_name(pair):
     target, _ = pair
     ids = torch.tensor([[1, 2, 3, 4, 1, 2, 3]])
     expected = speculative_generate(target, "ngram", ids, spec_len=2, seed=1, max_new_tokens=12)
-    settings = {"do_sample": True, "max_new_tokens": 12, "seed": 1}
-    for settled in ({"prompt_lookup_num_tokens": 2}, {"draft": "ngram", "spec_len": 2}):
+    settings = {"do_sample": True, "max_new_tokens": 12, "seed": 1, "top_k": 0}
+    for settled in (
+        {"prompt_lookup_num_tokens": 2},
+        {"draft": "ngram", "spec_len": 2},
+        {"draft": "ngram", "prompt_lookup_num_tokens": 2},
+        {"spec_len": 2, "prompt_lookup_num_tokens": 9},
+    ):
         got = target.generate(ids, **settings, **settled, **OURS)
         assert got[0, 7:].tolist() == expected.tokens[0]
+    plain = speculative_generate(target, "ngram", ids, spec_len=0, seed=1, max_new_tokens=12)
+    got = target.generate(ids, **settings, spec_len=0, prompt_lookup_num_tokens=2, **OURS)
+    assert got[0, 7:].tolist() == plain.tokens[0] != expected.tokens[0]
 
 
 @pytest.mark.slow

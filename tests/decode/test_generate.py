@@ -128,6 +128,17 @@ def test_sliding_window_attention(pair):
 # --- sampling -------------------------------------------------------------------------------------
 
 
+def test_the_default_dtype_does_not_matter(pair):
+    options = {"max_new_tokens": 12, "seed": 3, "temperature": 0.9, "top_p": 0.95}
+    expected = speculative_generate(*pair, PROMPTS, **options).tokens
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert speculative_generate(*pair, PROMPTS, **options).tokens == expected
+    finally:
+        torch.set_default_dtype(before)
+
+
 def joint_law(model, prompt, new, sampling):
     """Exact probability of each continuation of length `new`, float64 [V ** new], no cache."""
     vocab_size = model.config.vocab_size

@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import filelock
 import pytest
 import torch
 import warm
@@ -297,6 +298,36 @@ def test_flags_and_compilers_make_another_library(monkeypatch):
         monkeypatch.setenv("CXX", compiler)
         paths.add(build._library_path("cpu"))
     assert len(paths) == 3
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    """Older versions of filelock say so by another error."""
+
+    def acquire(self, timeout=None):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setenv("RSK_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    with pytest.raises(build.BuildError, match="does not appear to support flock; set RSK_CACHE"):
+        build._load_library("cpu")
+    (tmp_path / "rsk_cpu-0123.building").mkdir()
+    with pytest.raises(build.BuildError, match="does not appear to support flock; set RSK_CACHE"):
+        build.leftovers()
+
+
+def test_a_build_leaves_the_environment_as_it_was(tmp_path, monkeypatch):
+    """But for what somebody else has changed in the meantime."""
+    monkeypatch.setenv("CXX", build.find_compiler()[0])
+    monkeypatch.delenv("TORCH_NO_COMPILER_WRAPPER", raising=False)
+    monkeypatch.setenv("RSK_TEST_BEFORE", "1")
+    monkeypatch.delenv("RSK_TEST_MEANWHILE", raising=False)
+    expected = os.environ | {"RSK_TEST_BEFORE": "2", "RSK_TEST_MEANWHILE": "3"}
+    with build._toolchain(tmp_path):
+        assert os.environ["TORCH_NO_COMPILER_WRAPPER"] == "1"
+        assert os.environ["PATH"] != expected["PATH"]
+        monkeypatch.setenv("RSK_TEST_BEFORE", "2")
+        monkeypatch.setenv("RSK_TEST_MEANWHILE", "3")
+    assert dict(os.environ) == expected
 
 
 def _leftovers(cache):

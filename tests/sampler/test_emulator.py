@@ -214,8 +214,11 @@ cudaError_t launch(const Batch& batch, void* workspace, cudaStream_t stream) {{
 
     def test_old_gpus_see_no_function_that_they_lack(self):
         """As the preprocessor says: no compiler of today makes code for all of them."""
-        of_ampere = ["__reduce_max_sync", "__reduce_add_sync", "cp.async"]
-        for capability, names in {600: ["__nanosleep"], 700: of_ampere}.items():
+        lacking = {
+            600: ["__nanosleep"],
+            700: ["__reduce_max_sync", "__reduce_add_sync", "cp.async"],
+        }
+        for capability, names in lacking.items():
             command = [*build.find_compiler(), "-E", "-P", "-x", "c++", "-"]
             command += ["-DRSK_CUDA", "-D__CUDACC__", f"-D__CUDA_ARCH__={capability}"]
             kernels = sorted(path.name for path in SOURCES.glob("*.cu"))

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rsk
 from rsk.check.logit_recipes import random_logit_recipe
@@ -45,6 +46,22 @@ def check_rows(logits, **filters):
     assert torch.equal(tokens, expected_tokens)
     assert torch.equal(laws.isnan(), expected_laws.isnan())
     assert torch.equal(laws.nan_to_num(7), expected_laws.nan_to_num(7))
+
+
+def test_what_torch_compile_sees_of_the_emulator():
+    """Tensors without values: what is traced is the operators' shapes."""
+    tokens, rows = torch.zeros(3, 2, dtype=torch.int64), torch.ones(3, 3, 10).half()
+
+    def run():
+        options = {"backend": "emulator", "seed": 1}
+        yield rsk.probabilities(rows, backend="emulator")
+        yield from rsk.sample_from_logits(rows[:, 0], return_laws=True, **options)
+        yield from rsk.rejection_sample_from_logits(tokens, None, rows, **options)
+
+    expected = [(x.shape, x.dtype) for x in run()]
+    with FakeTensorMode() as mode:
+        tokens, rows = map(mode.from_tensor, (tokens, rows))
+        assert [(x.shape, x.dtype) for x in run()] == expected
 
 
 def check_draft(draft_tokens, draft_logits, target_logits, draft_laws=None, **arguments):

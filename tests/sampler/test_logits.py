@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 
+import numpy as np
 import pytest
 import reference
 import torch
@@ -16,7 +17,7 @@ import rsk
 from rsk.base import machine
 from rsk.check.logit_recipes import LogitRecipe, random_logit_recipe
 from rsk.sampler import vectorized_logits
-from rsk.sampler.row_law import probability, relative_weight
+from rsk.sampler.row_law import LOG2_E, probability, relative_weight, scale_of
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 NAN, INF = math.nan, math.inf
@@ -87,6 +88,12 @@ class TestProbabilities:
         known = ["1", "0x1.368b2ep-1", "0x1.78b564p-2", "0x1.1e6448p-42", "0", "0", "0"]
         scale = reference.float32(1.4426950408889634)
         assert relative_weight(x, 0.0, scale).tolist() == [*map(float.fromhex, known)]
+
+    def test_every_scale(self):
+        """Of all temperatures from 1 to 2, and so of all others: powers of two change no digit."""
+        temperatures = np.arange(0x3F800000, 0x40000000, dtype=np.uint32).view(np.float32)
+        expected = (LOG2_E / temperatures.astype(np.float64)).astype(np.float32)
+        assert np.array_equal(scale_of(torch.from_numpy(temperatures)).numpy(), expected)
 
     def test_they_are_the_softmax(self):
         logits = random_logits(8, 4, 1000)

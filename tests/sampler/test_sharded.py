@@ -120,6 +120,46 @@ def test_emulated_kernels_on_long_rows(groups, dtype, aligned):
     groups(2).run(with_kernels, (0, 1), 3, long_rows, dtype, aligned)
 
 
+# --- PyTorch's defaults ------------------------------------------------------------------------
+
+
+def with_defaults(rank, size, dtype, function, *arguments):
+    """Run a function whose calls find this default dtype, and a default device without values."""
+
+    def elsewhere(call):
+        def run(*rows, **options):
+            before = torch.get_default_dtype()
+            torch.set_default_dtype(dtype)
+            try:
+                with torch.device("meta"):
+                    return call(*rows, **options)
+            finally:
+                torch.set_default_dtype(before)
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("rejection_sample", "sample"):
+            for each in (name, f"{name}_from_logits"):
+                patch.setattr(sharded, each, elsewhere(getattr(sharded, each)))
+        return function(rank, size, *arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_defaults_do_not_matter(groups, dtype):
+    groups(2).run(with_defaults, dtype, random_calls, 6, 3)
+    told = groups(2).run(with_defaults, dtype, random_logit_calls, 8, 3, 1 << 9)
+    assert len(told[0]) >= 4, told  # ways to find laws
+    groups(2).run(with_kernels, (0, 1), 4, with_defaults, dtype, random_logit_calls, 2, 4, 1 << 8)
+
+
+def test_a_fault_is_told_whatever_the_defaults(groups):
+    groups(2).send(with_defaults, torch.float64, changed_call, "wrong shape")
+    for answer in groups(2).answers():
+        assert isinstance(answer, Raised) and "rank 1: target_probs: expected" in answer.message
+    groups(2).run(usual_call)
+
+
 # --- bad input ---------------------------------------------------------------------------------
 
 
