@@ -119,9 +119,11 @@ def load(device_type: str) -> None:
         _loaded.add(device_type)
 
 
-# torch.compile calls these two while it traces, and takes their result as a constant. This is all
-# that torch.compiler.assume_constant_result does, but for importing the compiler: that takes 1 s.
+# torch.compile calls these while it traces, and takes their result as a constant: nothing that it
+# makes depends on whether a library was loaded before. This is all that
+# torch.compiler.assume_constant_result does, but for importing the compiler: that takes 1 s.
 available._dynamo_marked_constant = load._dynamo_marked_constant = True  # type: ignore[attr-defined]
+is_loaded._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _load_library(device_type: str) -> None:

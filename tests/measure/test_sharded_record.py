@@ -80,7 +80,8 @@ def test_no_compiler_is_needed_on_a_cpu(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=os.environ | {"RSK_CACHE_DIR": str(tmp_path), "CXX": "no-such-compiler"},
+        env=os.environ
+        | {"RSK_CACHE_DIR": str(tmp_path), "CXX": "no-such-compiler", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
     )

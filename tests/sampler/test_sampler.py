@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+import warm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -778,6 +779,19 @@ class TestPyTorch:
             got = compiled(*batch, seed=seed, position=position, backend=backend)
             expected = rsk.rejection_sample(*batch, seed=seed, position=position)
             assert torch.equal(got.tokens, expected.tokens)
+
+    def test_the_first_call_of_a_process_may_be_compiled(self):
+        """Nothing that is loaded meanwhile makes the compiled function one of another time."""
+        code = (
+            "import torch, rsk\n"
+            "from rsk.check.synthetic import make_batch\n"
+            "step = torch.compile(rsk.rejection_sample, fullgraph=True, backend='eager')\n"
+            "batch = make_batch(3, 2, 40)\n"
+            "expected = rsk.rejection_sample(*batch, seed=1, backend='baseline')\n"
+            "print(torch.equal(step(*batch, seed=1).tokens, expected.tokens))\n"
+        )
+        done = warm.run(code, os.environ)
+        assert done.stdout == "True\n", done.stderr
 
     def test_probabilities_that_require_gradients(self):
         tokens, draft, target = random_batch(3, 2, 10)
