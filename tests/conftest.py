@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ import torch
 
 from rsk.base import machine, programs
 from rsk.course import labels
+
+# Before any test imports nbformat: with this package, jsonschema spends seconds on a grammar for
+# addresses in other scripts, which no notebook of ours holds.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 
 class WholeCourse(NamedTuple):
