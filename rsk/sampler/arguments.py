@@ -133,7 +133,7 @@ def draw_seed(is_cuda: bool) -> int:
     Raises:
         ValueError: a CUDA graph is being captured, which would keep this one seed.
     """
-    if is_cuda and torch.cuda.is_current_stream_capturing():
+    if is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing():
         raise ValueError(
             "seed: expected an int64 tensor [B] while a CUDA graph is captured, got None, of which "
             "every replay would repeat one seed; change the seed's tensor, or the position's, "

@@ -9,8 +9,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rsk
+from rsk.check.synthetic import make_batch
 from rsk.sampler import build, emulator
-from rsk.sampler.arguments import check_seed_and_position
+from rsk.sampler.arguments import check_seed_and_position, draw_seed
 from rsk.sampler.channel import Channel
 
 
@@ -37,6 +38,37 @@ def test_a_seed_that_every_replay_would_repeat_is_refused(backend):
             call(backend=backend)
     seeds = torch.zeros(3, dtype=torch.int64, device="cuda")
     assert check_seed_and_position(seeds, 5, row) == (seeds, 5)
+
+
+def test_torch_compile_does_not_ask_whether_a_graph_is_captured():
+    """It cannot; what it makes draws a seed at every call."""
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def drawn(x):
+        return x + draw_seed(is_cuda=True)
+
+    assert drawn(torch.zeros(2, dtype=torch.int64)).shape == (2,)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [None, -5 * 10**18])
+@pytest.mark.parametrize("backend", ["vectorized", "fused"])
+def test_compiled_on_a_gpu(backend, seed):
+    """With the default compiler, and with numbers whose sums wrap."""
+    torch._dynamo.reset()
+    batch = [one.cuda() for one in make_batch(4, 3, 60)]
+    logits = batch[0], batch[1].log(), batch[2].log()
+    for function, arguments in (
+        (rsk.rejection_sample, batch),
+        (rsk.rejection_sample_from_logits, logits),
+    ):
+        compiled = torch.compile(function, fullgraph=True)
+        got = compiled(*arguments, seed=seed, position=3, backend=backend)
+        if seed is not None:
+            expected = function(*arguments, seed=seed, position=3, backend=backend)
+            assert torch.equal(got.tokens, expected.tokens)
+        assert got.num_accepted.min() >= 0
 
 
 def test_a_kernel_given_as_text_is_for_the_cpu(monkeypatch):
