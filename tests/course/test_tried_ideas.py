@@ -80,7 +80,7 @@ def test_ideas_are_shown_with_prediction_and_outcome(tmp_path, monkeypatch, caps
     assert "1 × 32,000\t1,024 × 32,000, cold" in said
     assert "Unchanged (µs)\t4.00\t200" in said
     caption = templates.exhibit("tab-ideas", tried_ideas.table(ideas.load()).values).caption
-    assert caption.endswith("2026-01-02, of an earlier version of the kernels.")
+    assert caption.endswith("2026-01-02, of earlier sources.")
     assert "Failed: it did not run" in caption
     assert "Less of it\tsame\t+25%" in said and "More of it\t\u221225%\tfailed" in said
     assert "**Less of it.** Predicted: Nothing. Measured: hurt at 1 of 2 points, 25%" in said
